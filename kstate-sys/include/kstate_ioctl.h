@@ -1,0 +1,98 @@
+/* kstate_ioctl.h - control interface of a kstate file system, ABI version 1.
+ *
+ * Calls on an open state file. Integers are in the machine's byte order; what is not used is
+ * zero when sent and ignored when received. Errors are ordinary errno values; an unknown call
+ * answers ENOTTY. The Rust side is kstate-sys/src/ioctl.rs; a test compares the two.
+ */
+#ifndef KSTATE_IOCTL_H
+#define KSTATE_IOCTL_H
+
+#include <stdint.h>
+#include <sys/ioctl.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KSTATE_ABI_VERSION 1
+#define KSTATE_IOC_TYPE 0xb5
+#define KSTATE_LAYOUT_TEXT_BYTES 960
+#define KSTATE_MAX_NAME_BYTES 247
+
+/* Add to the flags of open(2) when the program will not map the file by itself: an open without
+ * it arms the live page, which then costs every commit one more copy. (The value of O_ASYNC.) */
+#define KSTATE_O_LIBRARY 020000
+
+/* What is wanted of the state, and how to map it. */
+struct kstate_subscribe {
+    uint32_t abi_version;          /* in: caller's; out: daemon's */
+    uint32_t outcome;              /* out: KSTATE_OUTCOME_* */
+    uint32_t capacity;             /* in: bytes wanted, 0: no opinion; out: in force */
+    uint32_t transport;            /* out: KSTATE_TRANSPORT_* */
+    uint32_t page_size;            /* out: bytes */
+    uint32_t clock_kind;           /* out: 1 time stamp counter, 2 ns of CLOCK_MONOTONIC */
+    uint64_t clock_ns_per_tick_32; /* out: ns a tick, in units of 2^-32 */
+    uint64_t state_id;             /* out: inode number */
+    uint64_t layout_id;            /* in: caller's, 0: untyped; out: recorded */
+    uint32_t layout_text_length;   /* in and out: bytes used of layout_text */
+    uint32_t reserved;
+    char layout_text[KSTATE_LAYOUT_TEXT_BYTES];
+};
+
+#define KSTATE_OUTCOME_OK 0
+#define KSTATE_OUTCOME_ABI_VERSION 1
+#define KSTATE_OUTCOME_LAYOUT 2
+
+#define KSTATE_TRANSPORT_PASSTHROUGH 1
+#define KSTATE_TRANSPORT_SOCKET 2
+
+/* A slot group of the calling process. */
+struct kstate_claim {
+    uint32_t group;
+    uint32_t class_;   /* 0: 64 bytes, 1: 256, 2: 1024, 3: a page */
+    uint32_t capacity; /* bytes */
+    uint32_t reserved;
+};
+
+struct kstate_info {
+    uint64_t state_id;
+    uint64_t generation;
+    uint64_t age_ns;    /* UINT64_MAX: never written or not stamped */
+    uint64_t layout_id; /* 0: none */
+    uint64_t linger_ms;
+    uint32_t length;    /* bytes */
+    uint32_t capacity;  /* bytes */
+    uint32_t subscribers;
+    uint32_t writers;
+    uint32_t waiters;
+    uint32_t flags;     /* KSTATE_INFO_* */
+};
+
+#define KSTATE_INFO_ARMED 1
+#define KSTATE_INFO_KEPT 2
+
+struct kstate_ticket {
+    uint8_t secret[16];
+    uint32_t address_length; /* bytes */
+    uint32_t reserved;
+    char address[104];       /* path of the daemon's Unix socket */
+};
+
+#define KSTATE_IOC_SUBSCRIBE _IOWR(KSTATE_IOC_TYPE, 1, struct kstate_subscribe)
+#define KSTATE_IOC_CLAIM _IOR(KSTATE_IOC_TYPE, 2, struct kstate_claim)
+#define KSTATE_IOC_RELEASE _IOW(KSTATE_IOC_TYPE, 3, uint32_t)
+#define KSTATE_IOC_SET_CAPACITY _IOWR(KSTATE_IOC_TYPE, 4, uint32_t)
+#define KSTATE_IOC_WAIT_BEGIN _IO(KSTATE_IOC_TYPE, 5)
+#define KSTATE_IOC_WAIT_END _IO(KSTATE_IOC_TYPE, 6)
+#define KSTATE_IOC_SEEN _IOW(KSTATE_IOC_TYPE, 7, uint64_t)
+#define KSTATE_IOC_ARM _IO(KSTATE_IOC_TYPE, 8)
+#define KSTATE_IOC_SET_LINGER _IOW(KSTATE_IOC_TYPE, 9, uint64_t)
+#define KSTATE_IOC_INFO _IOR(KSTATE_IOC_TYPE, 10, struct kstate_info)
+#define KSTATE_IOC_TICKET _IOR(KSTATE_IOC_TYPE, 11, struct kstate_ticket)
+#define KSTATE_IOC_VERSION _IOR(KSTATE_IOC_TYPE, 255, uint32_t)
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* KSTATE_IOCTL_H */

@@ -1,0 +1,57 @@
+//! The memory protocol of one state: `head`, slots, live page.
+//!
+//! A region is read and written by processes that do not trust each other's contents, so every
+//! word is fetched once and checked, and no reference is ever made to payload. The protocol is
+//! written over [`Memory`], which a mapped region implements ([`Mapped`]) and the loom tests
+//! implement with a few words of their own: what loom explores is this code.
+//!
+//! | page | what |
+//! |---|---|
+//! | 0 | the live page |
+//! | 1 | the [`Header`], then the slots' metadata, 64 bytes each, running on into further pages |
+//! | then | one area of slots for each [`Class`](crate::abi::Class), smallest first |
+
+mod commit;
+mod head;
+mod header;
+mod live;
+#[cfg(not(kstate_loom))]
+mod mapped;
+mod payload;
+mod read;
+#[cfg(not(kstate_loom))]
+mod registry;
+mod slot;
+
+pub use commit::{CommitError, Group, Writer};
+pub use head::{Generation, Head, MAX_GENERATION, Slot};
+pub use header::{Header, Notice};
+pub use live::{LiveOwner, live_generation, refresh_live};
+#[cfg(not(kstate_loom))]
+pub use mapped::{HeaderError, Mapped, initialise};
+pub use payload::Payload;
+pub use read::{Corruption, MAX_READ_ATTEMPTS, ReadError, Version, newest, read};
+#[cfg(not(kstate_loom))]
+pub use registry::{Registry, RegistryPage};
+pub use slot::{BUSY, SlotMeta, SlotSize};
+
+use crate::abi::Class;
+
+/// The words of one region, however they are held.
+pub trait Memory {
+    /// The header.
+    fn header(&self) -> &Header;
+
+    /// The metadata of `slot`. Every [`Slot`] is in range, so this cannot fail.
+    fn slot(&self, slot: Slot) -> &SlotMeta;
+
+    /// The payload of `slot` in the area of `class`; `None` when this process has not mapped so
+    /// far (a state that has grown).
+    fn payload(&self, slot: Slot, class: Class) -> Option<Payload<'_>>;
+
+    /// The live page.
+    fn live(&self) -> Payload<'_>;
+
+    /// Payload bytes of a slot of `class`.
+    fn slot_bytes(&self, class: Class) -> usize;
+}

@@ -1,0 +1,168 @@
+//! The header page of a region: the one table of its layout.
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// The first [`HEADER_BYTES`](crate::abi::HEADER_BYTES) of page 1.
+///
+/// | offset | bytes | field | written by |
+/// |---|---|---|---|
+/// | 0 | 8 | `magic` | daemon, before anybody maps |
+/// | 8 | 4 | `abi_version` | daemon, before anybody maps |
+/// | 12 | 4 | `page_size` in bytes | daemon, before anybody maps |
+/// | 16 | 8 | `state_id`, the inode number | daemon, before anybody maps |
+/// | 24 | 8 | `layout_id`, 0 for none | daemon |
+/// | 32 | 4 | `capacity` in bytes | daemon |
+/// | 36 | 4 | `clock_kind` | daemon, before anybody maps |
+/// | 40 | 8 | `clock_ns_per_tick_32` | daemon, before anybody maps |
+/// | 64 | 8 | `head` | whoever commits |
+/// | 128 | 4 | `notice` bits | daemon |
+/// | 132 | 4 | `epoch`, counts restarts of the daemon | daemon |
+/// | 192 | 8 | `live_lock`: 0, or who refreshes the live page | writers |
+/// | 200 | 8 | `live_tag`: the generation in the live page, or BUSY | holder of `live_lock` |
+/// | 208 | 4 | `live_length` in bytes | holder of `live_lock` |
+///
+/// Bytes not listed are zero and reserved.
+///
+/// # Invariants
+///
+/// 1. `head` is only ever accessed as a whole 64-bit word by programs; the kernel's futex reads
+///    its first four bytes.
+/// 2. A process with a writable mapping may have put anything anywhere here. What a check or a
+///    bound depends on is fetched once, or taken from the daemon's reply instead.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Header {
+    /// [`MAGIC`](crate::abi::MAGIC).
+    pub magic: AtomicU64,
+    /// [`ABI_VERSION`](crate::abi::ABI_VERSION).
+    pub abi_version: AtomicU32,
+    /// Page size in bytes.
+    pub page_size: AtomicU32,
+    /// The state's inode number, for tools that find a region by itself.
+    pub state_id: AtomicU64,
+    /// Id of the layout the first typed subscriber recorded; 0 for none.
+    pub layout_id: AtomicU64,
+    /// Room of the state in bytes, as far as the daemon has announced it.
+    pub capacity: AtomicU32,
+    /// [`ClockKind`](crate::clock::ClockKind) of commit times.
+    pub clock_kind: AtomicU32,
+    /// Nanoseconds per tick in units of 2^-32 ns.
+    pub clock_ns_per_tick_32: AtomicU64,
+    reserved0: [AtomicU64; 2],
+    /// The state: see [`Head`](super::Head).
+    pub head: AtomicU64,
+    reserved1: [AtomicU64; 7],
+    /// [`Notice`] bits, looked at after each commit.
+    pub notice: AtomicU32,
+    /// Counts restarts of the daemon; who returns from a wait looks at it and registers again.
+    pub epoch: AtomicU32,
+    reserved2: [AtomicU64; 7],
+    /// Who refreshes the live page: 0 for nobody.
+    pub live_lock: AtomicU64,
+    /// Generation in the live page, or [`BUSY`](super::BUSY) while it is being written.
+    pub live_tag: AtomicU64,
+    /// Length in bytes of the version in the live page.
+    pub live_length: AtomicU32,
+    reserved3: AtomicU32,
+    reserved4: [AtomicU64; 37],
+}
+
+#[cfg(not(kstate_loom))]
+const _: () = {
+    use core::mem::{align_of, offset_of, size_of};
+    assert!(size_of::<Header>() == crate::abi::HEADER_BYTES);
+    assert!(align_of::<Header>() == 64);
+    assert!(offset_of!(Header, magic) == 0);
+    assert!(offset_of!(Header, abi_version) == 8);
+    assert!(offset_of!(Header, page_size) == 12);
+    assert!(offset_of!(Header, state_id) == 16);
+    assert!(offset_of!(Header, layout_id) == 24);
+    assert!(offset_of!(Header, capacity) == 32);
+    assert!(offset_of!(Header, clock_kind) == 36);
+    assert!(offset_of!(Header, clock_ns_per_tick_32) == 40);
+    assert!(offset_of!(Header, head) == 64);
+    assert!(offset_of!(Header, notice) == 128);
+    assert!(offset_of!(Header, epoch) == 132);
+    assert!(offset_of!(Header, live_lock) == 192);
+    assert!(offset_of!(Header, live_tag) == 200);
+    assert!(offset_of!(Header, live_length) == 208);
+};
+
+impl Header {
+    /// A header as a fresh region has it, all zero but for the live page's tag of generation 0.
+    #[cfg(kstate_loom)]
+    pub fn for_loom() -> Self {
+        fn zeros<const N: usize>() -> [AtomicU64; N] {
+            core::array::from_fn(|_| AtomicU64::new(0))
+        }
+        Self {
+            magic: AtomicU64::new(0),
+            abi_version: AtomicU32::new(0),
+            page_size: AtomicU32::new(0),
+            state_id: AtomicU64::new(0),
+            layout_id: AtomicU64::new(0),
+            capacity: AtomicU32::new(0),
+            clock_kind: AtomicU32::new(0),
+            clock_ns_per_tick_32: AtomicU64::new(0),
+            reserved0: zeros(),
+            head: AtomicU64::new(0),
+            reserved1: zeros(),
+            notice: AtomicU32::new(0),
+            epoch: AtomicU32::new(0),
+            reserved2: zeros(),
+            live_lock: AtomicU64::new(0),
+            live_tag: AtomicU64::new(0),
+            live_length: AtomicU32::new(0),
+            reserved3: AtomicU32::new(0),
+            reserved4: zeros(),
+        }
+    }
+
+    /// What a committer must look at after its compare-and-swap of `head`.
+    #[inline]
+    pub fn notice(&self) -> Notice {
+        // ORDERING: SeqCst with the SeqCst swap of `head` before it, against the daemon's
+        // `raise` and the waiter's SeqCst load of `head` after that: either the waiter sees the
+        // new head, or this load sees the mark. On x86 the swap is already the barrier.
+        Notice(self.notice.load(Ordering::SeqCst))
+    }
+
+    /// Sets `bits`. The daemon's alone: a count of reasons stays in its own memory.
+    pub fn raise(&self, bits: Notice) {
+        // ORDERING: SeqCst: pairs with `notice`; the raiser loads `head` SeqCst afterwards.
+        self.notice.fetch_or(bits.0, Ordering::SeqCst);
+        crate::sync::fence_for_loom();
+    }
+
+    /// Clears `bits`. The daemon's alone.
+    pub fn lower(&self, bits: Notice) {
+        // ORDERING: SeqCst, so that a later `raise` of the same bits is not overtaken.
+        self.notice.fetch_and(!bits.0, Ordering::SeqCst);
+    }
+}
+
+/// What a committer owes others after its commit; nothing, nearly always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice(u32);
+
+impl Notice {
+    /// Nobody waits, no live page, not deleted.
+    pub const NONE: Self = Self(0);
+    /// Somebody waits on `head`: wake.
+    pub const WAITERS: Self = Self(1);
+    /// The live page is armed: refresh it.
+    pub const ARMED: Self = Self(2);
+    /// The state was deleted: nobody will see what is committed here.
+    pub const DELETED: Self = Self(4);
+
+    /// Whether nothing is owed.
+    #[inline]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether all of `bits` are set.
+    pub const fn contains(self, bits: Self) -> bool {
+        self.0 & bits.0 == bits.0
+    }
+}

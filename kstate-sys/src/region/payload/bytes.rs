@@ -1,0 +1,345 @@
+//! Payload as mapped bytes, and the copies that may race.
+
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+/// A run of shared bytes.
+///
+/// # Invariants
+///
+/// 1. `start..start + len` stays mapped for `'a`.
+/// 2. No reference to these bytes exists anywhere in this process; they are only reached through
+///    the copies below.
+#[derive(Clone, Copy, Debug)]
+pub struct Payload<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    mapped: PhantomData<&'a ()>,
+}
+
+// SAFETY: invariant 1 holds in every thread while 'a lasts, and the copies may race by design.
+unsafe impl Send for Payload<'_> {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Payload<'_> {}
+
+impl Payload<'_> {
+    /// A payload over mapped bytes.
+    ///
+    /// # Safety
+    ///
+    /// The invariants of this type hold for `start`, `len` and the lifetime chosen. For
+    /// [`store`](Self::store), [`zero`](Self::zero) and as the destination of
+    /// [`copy_to`](Self::copy_to) the bytes must be mapped writable.
+    #[inline]
+    pub unsafe fn new(start: NonNull<u8>, len: usize) -> Self {
+        // INVARIANT: 1 and 2, by the caller's promise.
+        Self { start, len, mapped: PhantomData }
+    }
+
+    /// Room in bytes.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "a slot always has room")]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Copies `bytes` to the start.
+    ///
+    /// # Panics
+    ///
+    /// When there is no room.
+    #[inline]
+    pub fn store(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.len, "a version longer than its slot");
+        // SAFETY: invariants 1 and 2; the source is a borrowed slice and the lengths fit.
+        unsafe { copy(self.start.as_ptr(), bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// Fills `into` from the start.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer bytes.
+    #[inline]
+    pub fn load(&self, into: &mut [MaybeUninit<u8>]) {
+        assert!(into.len() <= self.len, "a version longer than its slot");
+        // SAFETY: invariants 1 and 2; the destination is a borrowed slice and the lengths fit.
+        unsafe { copy(into.as_mut_ptr().cast(), self.start.as_ptr(), into.len()) }
+    }
+
+    /// Copies the first `length` bytes to the start of `other`.
+    ///
+    /// # Panics
+    ///
+    /// When either is shorter.
+    #[inline]
+    pub fn copy_to(&self, other: &Payload<'_>, length: usize) {
+        assert!(length <= self.len && length <= other.len, "a version longer than its slot");
+        // SAFETY: invariants 1 and 2 of both; slots and the live page do not overlap.
+        unsafe { copy(other.start.as_ptr(), self.start.as_ptr(), length) }
+    }
+
+    /// Zeroes the bytes `from..to`.
+    ///
+    /// # Panics
+    ///
+    /// When the range is not within.
+    #[inline]
+    pub fn zero(&self, from: usize, to: usize) {
+        assert!(from <= to && to <= self.len, "zeroing outside the payload");
+        static ZEROS: [u8; 256] = [0; 256];
+        let mut at = from;
+        while at < to {
+            let run = (to - at).min(ZEROS.len());
+            // SAFETY: `at` is within the payload: asserted above.
+            let destination = unsafe { self.start.add(at) };
+            // SAFETY: invariants 1 and 2; `run` bytes remain in both.
+            unsafe { copy(destination.as_ptr(), ZEROS.as_ptr(), run) };
+            at += run;
+        }
+    }
+}
+
+/// Copies `len` bytes, either side of which may be changing.
+///
+/// # Safety
+///
+/// Both ranges are mapped, the destination writable, and they do not overlap.
+///
+/// # Cost
+///
+/// That of `memcpy`: four blocks of 16 bytes for 64, the processor's 32-byte moves above 256.
+#[inline]
+#[cfg(target_arch = "x86_64")]
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    use core::arch::asm;
+    match len {
+        0 => {}
+        // Two blocks, overlapping where the length is between two sizes.
+        1..=3 => {
+            // SAFETY: the caller's promise; the last byte is at len - 1, the middle at len / 2.
+            unsafe {
+                asm!(
+                    "movzx {a:e}, byte ptr [{from}]",
+                    "movzx {b:e}, byte ptr [{from} + {mid}]",
+                    "movzx {c:e}, byte ptr [{from} + {last}]",
+                    "mov byte ptr [{to}], {a:l}",
+                    "mov byte ptr [{to} + {mid}], {b:l}",
+                    "mov byte ptr [{to} + {last}], {c:l}",
+                    from = in(reg) from, to = in(reg) to,
+                    mid = in(reg) len / 2, last = in(reg) len - 1,
+                    a = out(reg_abcd) _, b = out(reg_abcd) _, c = out(reg_abcd) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        4..=7 => {
+            // SAFETY: the caller's promise; two words of 4 that cover 4 to 8 bytes.
+            unsafe {
+                asm!(
+                    "mov {a:e}, [{from}]",
+                    "mov {b:e}, [{from} + {len} - 4]",
+                    "mov [{to}], {a:e}",
+                    "mov [{to} + {len} - 4], {b:e}",
+                    from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                    a = out(reg) _, b = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        8..=15 => {
+            // SAFETY: the caller's promise; two words of 8 that cover 8 to 16 bytes.
+            unsafe {
+                asm!(
+                    "mov {a}, [{from}]",
+                    "mov {b}, [{from} + {len} - 8]",
+                    "mov [{to}], {a}",
+                    "mov [{to} + {len} - 8], {b}",
+                    from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                    a = out(reg) _, b = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        16..=32 => {
+            // SAFETY: the caller's promise; two blocks of 16 that cover 16 to 32 bytes.
+            unsafe {
+                asm!(
+                    "movups {a}, [{from}]",
+                    "movups {b}, [{from} + {len} - 16]",
+                    "movups [{to}], {a}",
+                    "movups [{to} + {len} - 16], {b}",
+                    from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        33..=64 => {
+            // SAFETY: the caller's promise; four blocks of 16 that cover 32 to 64 bytes.
+            unsafe {
+                asm!(
+                    "movups {a}, [{from}]",
+                    "movups {b}, [{from} + 16]",
+                    "movups {c}, [{from} + {len} - 32]",
+                    "movups {d}, [{from} + {len} - 16]",
+                    "movups [{to}], {a}",
+                    "movups [{to} + 16], {b}",
+                    "movups [{to} + {len} - 32], {c}",
+                    "movups [{to} + {len} - 16], {d}",
+                    from = in(reg) from, to = in(reg) to, len = in(reg) len,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _,
+                    c = out(xmm_reg) _, d = out(xmm_reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        // SAFETY: the caller's promise, and more than 64 bytes.
+        _ if len >= 256 && std::arch::is_x86_feature_detected!("avx") => unsafe {
+            copy_wide(to, from, len);
+        },
+        _ => {
+            // SAFETY: the caller's promise. Whole blocks of 64 from the start, then the last 64
+            // bytes, which overlap them where the length is no multiple.
+            unsafe {
+                asm!(
+                    "2:",
+                    "movups {a}, [{from}]",
+                    "movups {b}, [{from} + 16]",
+                    "movups {c}, [{from} + 32]",
+                    "movups {d}, [{from} + 48]",
+                    "movups [{to}], {a}",
+                    "movups [{to} + 16], {b}",
+                    "movups [{to} + 32], {c}",
+                    "movups [{to} + 48], {d}",
+                    "add {from}, 64",
+                    "add {to}, 64",
+                    "sub {left}, 64",
+                    "ja 2b",
+                    "movups {a}, [{from} + {left}]",
+                    "movups {b}, [{from} + {left} + 16]",
+                    "movups {c}, [{from} + {left} + 32]",
+                    "movups {d}, [{from} + {left} + 48]",
+                    "movups [{to} + {left}], {a}",
+                    "movups [{to} + {left} + 16], {b}",
+                    "movups [{to} + {left} + 32], {c}",
+                    "movups [{to} + {left} + 48], {d}",
+                    from = inout(reg) from => _, to = inout(reg) to => _,
+                    left = inout(reg) len - 64 => _,
+                    a = out(xmm_reg) _, b = out(xmm_reg) _,
+                    c = out(xmm_reg) _, d = out(xmm_reg) _,
+                    options(nostack)
+                );
+            }
+        }
+    }
+}
+
+/// As [`copy`] for 128 bytes and more, with 32-byte moves.
+///
+/// # Safety
+///
+/// As [`copy`]; the processor has AVX and `len` is at least 128.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy_wide(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's promise. Whole blocks of 128 from the start while more than 128 are
+    // left, then the last 128 bytes, which overlap them where the length is no multiple.
+    unsafe {
+        core::arch::asm!(
+            "test {left}, {left}",
+            "jz 3f",
+            "2:",
+            "vmovdqu ymm0, [{from}]",
+            "vmovdqu ymm1, [{from} + 32]",
+            "vmovdqu ymm2, [{from} + 64]",
+            "vmovdqu ymm3, [{from} + 96]",
+            "vmovdqu [{to}], ymm0",
+            "vmovdqu [{to} + 32], ymm1",
+            "vmovdqu [{to} + 64], ymm2",
+            "vmovdqu [{to} + 96], ymm3",
+            "add {from}, 128",
+            "add {to}, 128",
+            "sub {left}, 128",
+            "ja 2b",
+            "3:",
+            "vmovdqu ymm0, [{from} + {left}]",
+            "vmovdqu ymm1, [{from} + {left} + 32]",
+            "vmovdqu ymm2, [{from} + {left} + 64]",
+            "vmovdqu ymm3, [{from} + {left} + 96]",
+            "vmovdqu [{to} + {left}], ymm0",
+            "vmovdqu [{to} + {left} + 32], ymm1",
+            "vmovdqu [{to} + {left} + 64], ymm2",
+            "vmovdqu [{to} + {left} + 96], ymm3",
+            "vzeroupper",
+            from = inout(reg) from => _, to = inout(reg) to => _,
+            left = inout(reg) len - 128 => _,
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            options(nostack)
+        );
+    }
+}
+
+/// As on x86-64, by relaxed atomic words where both sides are aligned alike, else by bytes.
+///
+/// # Safety
+///
+/// Both ranges are mapped, the destination writable, and they do not overlap.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
+    use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+    let words = if to.addr() % 8 == 0 && from.addr() % 8 == 0 { len / 8 } else { 0 };
+    for i in 0..words {
+        // SAFETY: within the range, aligned by the check above.
+        let source = unsafe { AtomicU64::from_ptr(from.cast_mut().cast::<u64>().add(i)) };
+        // SAFETY: as above.
+        let destination = unsafe { AtomicU64::from_ptr(to.cast::<u64>().add(i)) };
+        destination.store(source.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+    for i in words * 8..len {
+        // SAFETY: within the range; a byte is always aligned.
+        let source = unsafe { AtomicU8::from_ptr(from.cast_mut().add(i)) };
+        // SAFETY: as above.
+        let destination = unsafe { AtomicU8::from_ptr(to.add(i)) };
+        destination.store(source.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_copies_exactly_its_bytes() {
+        let source: Vec<u8> = (0..5000_u32).map(|i| (i % 251 + 1).to_le_bytes()[0]).collect();
+        for len in (0..600).chain([1000, 1023, 1024, 1025, 2048, 4000, 4095, 4096]) {
+            for shift in [0, 1, 7] {
+                let mut shared = vec![0_u8; 4200];
+                // SAFETY: `shared` lives to the end of this block and is only looked at after
+                // the last use of the payload.
+                let payload = unsafe {
+                    Payload::new(NonNull::new(shared.as_mut_ptr()).unwrap().add(8), 4096)
+                };
+                payload.store(&source[shift..shift + len]);
+                let mut back = vec![MaybeUninit::new(0_u8); len];
+                payload.load(&mut back);
+                // SAFETY: written by `new(0)` at the latest.
+                let back: Vec<u8> = back.iter().map(|b| unsafe { b.assume_init() }).collect();
+                assert_eq!(back, source[shift..shift + len], "length {len}");
+                assert!(shared[..8].iter().all(|b| *b == 0), "length {len} wrote before");
+                assert!(shared[8 + len..].iter().all(|b| *b == 0), "length {len} wrote behind");
+            }
+        }
+    }
+
+    #[test]
+    fn zeroing_keeps_to_its_range() {
+        let mut shared = vec![1_u8; 1000];
+        // SAFETY: as above.
+        let payload = unsafe { Payload::new(NonNull::new(shared.as_mut_ptr()).unwrap(), 1000) };
+        payload.zero(100, 900);
+        let zeroed = |at: usize| (100..900).contains(&at);
+        assert!(shared.iter().enumerate().all(|(at, b)| *b == u8::from(!zeroed(at))));
+    }
+}

@@ -1,0 +1,223 @@
+//! One consistent version out of a region that others are writing.
+
+use core::mem::MaybeUninit;
+
+use super::{Generation, Head, Memory, Slot, SlotSize};
+use crate::abi::Class;
+use crate::clock::Ticks;
+use crate::sync::{Ordering, fence};
+
+/// How often a reader begins again because `head` moved on under it.
+///
+/// A ring of four slots makes even one repetition rare; this many in a row mean that somebody
+/// moves `head` without publishing.
+pub const MAX_READ_ATTEMPTS: u32 = 100_000;
+
+/// What is known of a version besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The head that named it: base of a commit on top of it.
+    pub head: Head,
+    /// Length in bytes.
+    pub length: u32,
+    /// Commit time, [`Ticks::NONE`] if not stamped.
+    pub time: Ticks,
+}
+
+impl Version {
+    /// Its generation.
+    #[inline]
+    pub const fn generation(&self) -> Generation {
+        self.head.generation()
+    }
+}
+
+/// Why no version could be read. Nothing was changed; the destination holds arbitrary bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The version is longer than the room given.
+    #[error("the newest version has {length} bytes, the reader has room for {room}")]
+    TooLong {
+        /// Bytes of the version.
+        length: u32,
+        /// Bytes of room.
+        room: usize,
+    },
+    /// The version lies in a class this process has not mapped: map more and try again.
+    #[error("the state has grown to slots of class {class:?}, which are not mapped yet")]
+    Unmapped {
+        /// The class to map.
+        class: Class,
+    },
+    /// A writer has damaged the region.
+    #[error("the region is damaged: {0}; a process that may write it wrote over it")]
+    Corrupt(Corruption),
+    /// `head` kept moving without a readable version behind it.
+    #[error(
+        "no version stood still in {MAX_READ_ATTEMPTS} attempts; a process that may write the \
+         state moves its head without publishing"
+    )]
+    Unstable,
+}
+
+/// What is wrong with a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Corruption {
+    /// `head` stands still and names a slot with another tag.
+    #[error("head says generation {expected}, the tag of its slot {found}")]
+    Tag {
+        /// Generation in `head`.
+        expected: u64,
+        /// Tag found.
+        found: u64,
+    },
+    /// A size word with no such class, or longer than its class.
+    #[error("a slot's size word is {0:#010x}")]
+    Size(u32),
+    /// The intent bit is set with no commit of several states known to this version.
+    #[error("head carries an intent that this version does not know")]
+    Intent,
+}
+
+/// Copies the newest version to the start of `into`.
+///
+/// # Errors
+///
+/// [`ReadError`]; `into` then holds arbitrary bytes.
+///
+/// # Memory ordering
+///
+/// What the committer did before its commit is visible after this.
+///
+/// # Cost
+///
+/// No system call; copies `length` bytes once, again for each time that `head` has moved four
+/// versions of one writer meanwhile.
+#[inline]
+pub fn read<M: Memory>(memory: &M, into: &mut [MaybeUninit<u8>]) -> Result<Version, ReadError> {
+    // ORDERING: Acquire with the committer's SeqCst swap: its tag and size are visible.
+    let mut head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
+    for _ in 0..MAX_READ_ATTEMPTS {
+        match copy_version(memory, head, into)? {
+            Attempt::Done(version) => return Ok(version),
+            Attempt::Overtaken(newer) => head = newer,
+        }
+    }
+    Err(ReadError::Unstable)
+}
+
+/// The newest head, resolved to one without intent.
+///
+/// # Errors
+///
+/// [`ReadError::Corrupt`].
+#[inline]
+pub fn newest<M: Memory>(memory: &M) -> Result<Head, ReadError> {
+    // ORDERING: Acquire, as in `read`.
+    let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
+    if head.has_intent() {
+        return Err(ReadError::Corrupt(Corruption::Intent));
+    }
+    Ok(head)
+}
+
+pub(super) enum Attempt {
+    Done(Version),
+    Overtaken(Head),
+}
+
+/// Copies the version that `head` names, if it is still there.
+#[inline]
+fn copy_version<M: Memory>(
+    memory: &M,
+    head: Head,
+    into: &mut [MaybeUninit<u8>],
+) -> Result<Attempt, ReadError> {
+    let room = into.len();
+    visit_version(memory, head, |payload, length| {
+        if length == room {
+            // The usual case, with a length the compiler knows.
+            payload.load(into);
+        } else if let Some(into) = into.get_mut(..length) {
+            payload.load(into);
+        } else {
+            return Err(ReadError::TooLong { length: size_of_version(length), room });
+        }
+        Ok(())
+    })
+}
+
+fn size_of_version(length: usize) -> u32 {
+    // A slot's length has 24 bits.
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+/// Hands the payload of the version that `head` names to `copy`, and says whether what `copy`
+/// saw was that version. `copy` is not called for a version without bytes.
+#[inline]
+pub(super) fn visit_version<M: Memory>(
+    memory: &M,
+    head: Head,
+    copy: impl FnOnce(super::Payload<'_>, usize) -> Result<(), ReadError>,
+) -> Result<Attempt, ReadError> {
+    if head.has_intent() {
+        return Err(ReadError::Corrupt(Corruption::Intent));
+    }
+    let slot = memory.slot(head.slot());
+    // ORDERING: Acquire with the filler's Release of this tag: size, time and payload are those
+    // of this generation or later ones.
+    let tag = slot.tag.load(Ordering::Acquire);
+    if tag != head.generation().0 {
+        return overtaken(memory, head, tag);
+    }
+    // Fetched once: checked below, used for the copy.
+    let size = SlotSize::from_raw(slot.size.load(Ordering::Relaxed));
+    let time = Ticks(slot.time.load(Ordering::Relaxed));
+    let length = size.length() as usize;
+    let copied = match length {
+        0 => Ok(()),
+        _ => checked_payload(memory, head.slot(), size).and_then(|payload| copy(payload, length)),
+    };
+    // ORDERING: the fence keeps the copy before the second look at the tag. Its partner is the
+    // filler's Release fence between BUSY and its first byte: if the copy saw any byte of a
+    // later filling, this load sees that filling's BUSY or a later tag.
+    fence(Ordering::Acquire);
+    let again = slot.tag.load(Ordering::Relaxed);
+    if again != tag {
+        return overtaken(memory, head, again);
+    }
+    // Only now is an error one of this version and not of a mixture.
+    copied?;
+    Ok(Attempt::Done(Version { head, length: size.length(), time }))
+}
+
+#[inline]
+fn checked_payload<M: Memory>(
+    memory: &M,
+    slot: Slot,
+    size: SlotSize,
+) -> Result<super::Payload<'_>, ReadError> {
+    let corrupt = ReadError::Corrupt(Corruption::Size(size.raw()));
+    let class = size.class().ok_or(corrupt)?;
+    if size.length() as usize > memory.slot_bytes(class) {
+        return Err(corrupt);
+    }
+    memory.payload(slot, class).ok_or(ReadError::Unmapped { class })
+}
+
+/// The slot has another tag: `head` has moved on, or the region is damaged.
+#[cold]
+fn overtaken<M: Memory>(memory: &M, was: Head, tag: u64) -> Result<Attempt, ReadError> {
+    // ORDERING: Acquire before the load of `head`. The filler stores BUSY and later tags with
+    // Release after it has seen `head` beyond `was`; having seen its tag, this thread sees that
+    // head. A head that still stands therefore means that nobody followed the protocol.
+    fence(Ordering::Acquire);
+    let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
+    if head == was {
+        let expected = was.generation().0;
+        return Err(ReadError::Corrupt(Corruption::Tag { expected, found: tag }));
+    }
+    Ok(Attempt::Overtaken(head))
+}
