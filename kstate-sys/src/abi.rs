@@ -102,7 +102,11 @@ impl Geometry {
             first + (slots << 6) + (slots << 8),
             first + (slots << 6) + (slots << 8) + (slots << 10),
         ];
-        Some(Self { page, areas, shifts })
+        Some(Self {
+            page,
+            areas,
+            shifts,
+        })
     }
 
     /// The geometry of this machine's pages.
@@ -201,8 +205,15 @@ mod tests {
             let mut end = geometry.slot_meta(SLOTS);
             for class in CLASSES {
                 let start = geometry.payload(0, class);
-                assert!(start >= end, "{class:?} of {page} overlaps what is before it");
-                assert_eq!(start % page as usize, 0, "{class:?} of {page} is not page aligned");
+                assert!(
+                    start >= end,
+                    "{class:?} of {page} overlaps what is before it"
+                );
+                assert_eq!(
+                    start % page as usize,
+                    0,
+                    "{class:?} of {page} is not page aligned"
+                );
                 end = geometry.area_end(class);
                 assert_eq!(end - start, usize::from(SLOTS) * geometry.slot_bytes(class));
             }
@@ -213,10 +224,22 @@ mod tests {
     #[test]
     fn class_is_the_smallest_that_fits() {
         let geometry = Geometry::new(4096).unwrap();
-        let cases = [(1, Class::B64), (64, Class::B64), (65, Class::B256), (256, Class::B256),
-            (257, Class::B1024), (1024, Class::B1024), (1025, Class::Page), (4096, Class::Page)];
+        let cases = [
+            (1, Class::B64),
+            (64, Class::B64),
+            (65, Class::B256),
+            (256, Class::B256),
+            (257, Class::B1024),
+            (1024, Class::B1024),
+            (1025, Class::Page),
+            (4096, Class::Page),
+        ];
         for (capacity, class) in cases {
-            assert_eq!(geometry.class_for(capacity), Some(class), "capacity {capacity}");
+            assert_eq!(
+                geometry.class_for(capacity),
+                Some(class),
+                "capacity {capacity}"
+            );
         }
         assert_eq!(geometry.class_for(4097), None);
     }

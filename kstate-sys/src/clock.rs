@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "reads the time stamp counter and the CPU's identification")]
+#![expect(
+    unsafe_code,
+    reason = "reads the time stamp counter and the CPU's identification"
+)]
 //! How a commit is stamped without a system call.
 //!
 //! A slot carries *ticks*. Where the processor has an invariant time stamp counter they are that
@@ -37,7 +40,10 @@ pub struct Clock {
 
 impl Clock {
     /// Nanoseconds of `CLOCK_MONOTONIC`: needs no calibration.
-    pub const MONOTONIC: Self = Self { kind: ClockKind::Monotonic, ns_per_tick_32: 1 << 32 };
+    pub const MONOTONIC: Self = Self {
+        kind: ClockKind::Monotonic,
+        ns_per_tick_32: 1 << 32,
+    };
 
     /// The best clock of this machine, calibrated against `CLOCK_MONOTONIC` for 20 ms.
     ///
@@ -55,9 +61,10 @@ impl Clock {
         let ticks = end.1.wrapping_sub(start.1);
         let ns = end.0.saturating_sub(start.0);
         match u64::try_from((u128::from(ns) << 32) / u128::from(ticks.max(1))) {
-            Ok(ns_per_tick_32) if ns_per_tick_32 > 0 => {
-                Self { kind: ClockKind::TimeStampCounter, ns_per_tick_32 }
-            }
+            Ok(ns_per_tick_32) if ns_per_tick_32 > 0 => Self {
+                kind: ClockKind::TimeStampCounter,
+                ns_per_tick_32,
+            },
             _ => Self::MONOTONIC,
         }
     }
@@ -70,7 +77,10 @@ impl Clock {
             2 => ClockKind::Monotonic,
             _ => return None,
         };
-        (ns_per_tick_32 > 0).then_some(Self { kind, ns_per_tick_32 })
+        (ns_per_tick_32 > 0).then_some(Self {
+            kind,
+            ns_per_tick_32,
+        })
     }
 
     /// Where ticks come from.
@@ -107,13 +117,20 @@ impl Clock {
     /// The tick that lies `ago` before `now`: how a caller's own stamp becomes one of this clock.
     pub fn before(&self, now: Ticks, ago: Duration) -> Ticks {
         let ticks = (ago.as_nanos() << 32) / u128::from(self.ns_per_tick_32);
-        Ticks(now.0.saturating_sub(u64::try_from(ticks).unwrap_or(u64::MAX)).max(1))
+        Ticks(
+            now.0
+                .saturating_sub(u64::try_from(ticks).unwrap_or(u64::MAX))
+                .max(1),
+        )
     }
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
 pub fn monotonic_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `now` is a valid place for a timespec. The call cannot fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     // A monotonic clock is never negative.
@@ -175,7 +192,10 @@ mod tests {
         let measured = clock.between(ticks, clock.now());
         let real = Duration::from_nanos(monotonic_ns() - ns);
         let error = measured.abs_diff(real);
-        assert!(error < Duration::from_millis(1), "{measured:?} beside {real:?}");
+        assert!(
+            error < Duration::from_millis(1),
+            "{measured:?} beside {real:?}"
+        );
     }
 
     #[test]
@@ -183,13 +203,19 @@ mod tests {
         let clock = Clock::calibrate();
         let now = clock.now();
         let age = clock.between(clock.before(now, Duration::from_millis(250)), now);
-        assert!(age.abs_diff(Duration::from_millis(250)) < Duration::from_micros(1), "{age:?}");
+        assert!(
+            age.abs_diff(Duration::from_millis(250)) < Duration::from_micros(1),
+            "{age:?}"
+        );
     }
 
     #[test]
     fn raw_parts_round_trip_and_nonsense_is_refused() {
         let clock = Clock::MONOTONIC;
-        assert_eq!(Clock::from_raw(clock.kind() as u32, clock.ns_per_tick_32()), Some(clock));
+        assert_eq!(
+            Clock::from_raw(clock.kind() as u32, clock.ns_per_tick_32()),
+            Some(clock)
+        );
         assert_eq!(Clock::from_raw(0, 1), None);
         assert_eq!(Clock::from_raw(3, 1), None);
         assert_eq!(Clock::from_raw(2, 0), None);

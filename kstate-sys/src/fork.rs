@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "maps the page that the kernel wipes in a forked child")]
+#![expect(
+    unsafe_code,
+    reason = "maps the page that the kernel wipes in a forked child"
+)]
 //! How a process notices that it is a forked child.
 //!
 //! Slot groups and open transactions belong to one process. `fork` copies the memory that says

@@ -165,7 +165,12 @@ pub struct Claim {
 impl Claim {
     /// A claim as the daemon answers it.
     pub const fn new(group: u32, class: u32, capacity: u32) -> Self {
-        Self { group, class, capacity, reserved: 0 }
+        Self {
+            group,
+            class,
+            capacity,
+            reserved: 0,
+        }
     }
 }
 
@@ -224,7 +229,12 @@ impl Ticket {
     pub fn new(secret: [u8; 16], path: &[u8]) -> Option<Self> {
         let mut address = [0; 104];
         address.get_mut(..path.len())?.copy_from_slice(path);
-        Some(Self { secret, address_length: u32::try_from(path.len()).ok()?, reserved: 0, address })
+        Some(Self {
+            secret,
+            address_length: u32::try_from(path.len()).ok()?,
+            reserved: 0,
+            address,
+        })
     }
 
     /// The socket's path; `None` when the length is out of range.

@@ -91,12 +91,19 @@ impl StateName {
                         Some(found) if found != char::REPLACEMENT_CHARACTER => format!("{found:?}"),
                         _ => format!("byte 0x{byte:02x}"),
                     };
-                    return Err(NameError::BadCharacter { name: shown(), found, at });
+                    return Err(NameError::BadCharacter {
+                        name: shown(),
+                        found,
+                        at,
+                    });
                 }
             }
         }
         if word_is_empty {
-            return Err(NameError::EmptyWord { name: shown(), at: bytes.len() });
+            return Err(NameError::EmptyWord {
+                name: shown(),
+                at: bytes.len(),
+            });
         }
         // Every byte was found to be ASCII, so the lossy conversion loses nothing.
         Ok(Self(String::from_utf8_lossy(bytes).into()))
@@ -150,22 +157,36 @@ mod tests {
     #[test]
     fn each_offence_is_named_with_its_place() {
         assert_eq!(StateName::new("").unwrap_err(), NameError::Empty);
-        assert_eq!(StateName::new("x".repeat(248)).unwrap_err(), NameError::TooLong { found: 248 });
+        assert_eq!(
+            StateName::new("x".repeat(248)).unwrap_err(),
+            NameError::TooLong { found: 248 }
+        );
         for (name, at) in [(".a", 0), ("a..b", 2), ("a.", 2), (".", 0)] {
             let error = StateName::new(name).unwrap_err();
-            assert!(matches!(error, NameError::EmptyWord { at: found, .. } if found == at), "{name}");
+            assert!(
+                matches!(error, NameError::EmptyWord { at: found, .. } if found == at),
+                "{name}"
+            );
         }
         for (name, at) in [("a b", 1), ("a/b", 1), ("gps@4hz", 3), ("é", 0), ("a\0", 1)] {
             let error = StateName::new(name).unwrap_err();
             let placed = matches!(error, NameError::BadCharacter { at: found, .. } if found == at);
             assert!(placed, "{name}: {error}");
         }
-        assert!(StateName::new(b"\xff").unwrap_err().to_string().contains("0xff"));
+        assert!(
+            StateName::new(b"\xff")
+                .unwrap_err()
+                .to_string()
+                .contains("0xff")
+        );
     }
 
     #[test]
     fn too_long_and_illegal_have_their_own_errno() {
-        assert_eq!(StateName::new("x".repeat(248)).unwrap_err().errno(), libc::ENAMETOOLONG);
+        assert_eq!(
+            StateName::new("x".repeat(248)).unwrap_err().errno(),
+            libc::ENAMETOOLONG
+        );
         assert_eq!(StateName::new("a b").unwrap_err().errno(), libc::EINVAL);
     }
 

@@ -26,11 +26,13 @@ mod slot;
 pub use commit::{CommitError, Group, Writer};
 pub use head::{Generation, Head, MAX_GENERATION, Slot};
 pub use header::{Header, Notice};
-pub use live::{LiveOwner, live_generation, refresh_live};
+pub use live::{LiveOwner, live_generation, refresh_live, seize_live};
 #[cfg(not(kstate_loom))]
 pub use mapped::{HeaderError, Mapped, initialise};
 pub use payload::Payload;
-pub use read::{Corruption, MAX_READ_ATTEMPTS, ReadError, Version, newest, read};
+pub use read::{
+    Corruption, MAX_READ_ATTEMPTS, ReadError, Version, describe, newest, read, read_at,
+};
 #[cfg(not(kstate_loom))]
 pub use registry::{Registry, RegistryPage};
 pub use slot::{BUSY, SlotMeta, SlotSize};

@@ -8,8 +8,8 @@ mod imp {
     pub type AtomicU32 = core::sync::atomic::AtomicU32;
     /// A 64-bit word shared between processes.
     pub type AtomicU64 = core::sync::atomic::AtomicU64;
-    pub use core::sync::atomic::fence;
     pub use core::sync::atomic::Ordering;
+    pub use core::sync::atomic::fence;
 
     /// Orders an earlier `SeqCst` access of one word before a later `SeqCst` access of another.
     ///
@@ -25,8 +25,8 @@ mod imp {
     pub type AtomicU32 = loom::sync::atomic::AtomicU32;
     /// A 64-bit word shared between processes.
     pub type AtomicU64 = loom::sync::atomic::AtomicU64;
-    pub use loom::sync::atomic::fence;
     pub use loom::sync::atomic::Ordering;
+    pub use loom::sync::atomic::fence;
 
     /// Orders an earlier `SeqCst` access of one word before a later one of another.
     pub fn fence_for_loom() {

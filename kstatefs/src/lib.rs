@@ -1,1 +1,40 @@
-//! Placeholder.
+//! The kstate daemon as a library: names, rights, sizes, lifetime, and `read(2)`, `write(2)` and
+//! `poll(2)` for programs without the library.
+//!
+//! It is never on the path of a mapped read or of a commit. Data flows through the files in this
+//! order: a request comes in at `fuse`, means something in `fs`, concerns a `state` through an
+//! open `handle`, whose bytes are in a `region` over a `backing` file.
+//!
+//! ```no_run
+//! let mut config = kstatefs::Config::new("/run/kstate");
+//! config.linger = std::time::Duration::from_secs(2);
+//! kstatefs::serve(config, |mounted| println!("mounted on {}", mounted.path.display()))?;
+//! # Ok::<(), kstatefs::ServeError>(())
+//! ```
+
+mod attr;
+mod backing;
+mod capabilities;
+pub mod config;
+pub mod daemonize;
+mod errno;
+mod fs;
+mod fuse;
+mod guard;
+mod handle;
+mod ioctl;
+mod linger;
+pub mod mountpoint;
+mod poll;
+mod reaper;
+mod region;
+mod registry;
+mod session;
+mod socket;
+mod state;
+mod table;
+mod xattr;
+
+pub use backing::Transport;
+pub use config::Config;
+pub use session::{Mounted, ServeError, Server, serve};

@@ -180,17 +180,24 @@ impl Writer {
         let room = memory.slot_bytes(self.class);
         let length = match u32::try_from(bytes.len()) {
             Ok(length) if bytes.len() <= room => length,
-            _ => return Err(CommitError::TooLong { length: bytes.len(), room }),
+            _ => {
+                return Err(CommitError::TooLong {
+                    length: bytes.len(),
+                    room,
+                });
+            }
         };
-        let payload =
-            memory.payload(slot, self.class).ok_or(CommitError::Unmapped { class: self.class })?;
+        let payload = memory
+            .payload(slot, self.class)
+            .ok_or(CommitError::Unmapped { class: self.class })?;
         let meta = memory.slot(slot);
         // ORDERING: Release, so that a reader who meets BUSY sees the head this thread has seen
         // (`overtaken` in read.rs); the fence keeps BUSY before the first byte (`copy_version`).
         meta.tag.store(BUSY, Ordering::Release);
         fence(Ordering::Release);
         payload.store(bytes);
-        meta.size.store(SlotSize::new(length, self.class).raw(), Ordering::Relaxed);
+        meta.size
+            .store(SlotSize::new(length, self.class).raw(), Ordering::Relaxed);
         meta.time.store(time.0, Ordering::Relaxed);
         meta.intent_ref.store(0, Ordering::Relaxed);
         Ok(())
@@ -203,7 +210,10 @@ impl Writer {
         }
         let next = Head::new(Generation(base.generation().0 + 1), slot);
         // ORDERING: Release: whoever finds this tag finds the filling.
-        memory.slot(slot).tag.store(next.generation().0, Ordering::Release);
+        memory
+            .slot(slot)
+            .tag
+            .store(next.generation().0, Ordering::Release);
         // ORDERING: SeqCst on success: publishes the filling, and stands before the look at
         // `notice` (see there). Relaxed on failure: what was found is only compared.
         let head = &memory.header().head;
@@ -213,7 +223,9 @@ impl Writer {
                 self.last = slot;
                 Ok(next)
             }
-            Err(found) => Err(CommitError::Conflict { found: Head::from_raw(found) }),
+            Err(found) => Err(CommitError::Conflict {
+                found: Head::from_raw(found),
+            }),
         }
     }
 }

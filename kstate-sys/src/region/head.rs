@@ -35,7 +35,11 @@ pub struct Slot(u16);
 impl Slot {
     /// The slot with `index`, if there is one.
     pub const fn new(index: u16) -> Option<Self> {
-        if index < SLOTS { Some(Self(index)) } else { None }
+        if index < SLOTS {
+            Some(Self(index))
+        } else {
+            None
+        }
     }
 
     /// Slot `offset` of the group `group`, both taken modulo what there is.
@@ -109,7 +113,10 @@ impl Head {
     /// The 32 bits a futex waits on.
     #[inline]
     pub const fn futex_word(self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the low half is what is wanted"
+        )]
         {
             self.0 as u32
         }
@@ -119,7 +126,12 @@ impl Head {
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let intent = if self.has_intent() { ", intent" } else { "" };
-        write!(f, "Head(g{}, slot {}{intent})", self.generation(), self.slot().0)
+        write!(
+            f,
+            "Head(g{}, slot {}{intent})",
+            self.generation(),
+            self.slot().0
+        )
     }
 }
 
@@ -150,7 +162,10 @@ mod tests {
             for offset in 0..SLOTS_PER_GROUP {
                 let slot = Slot::of_group(group, offset);
                 assert_eq!(slot.group(), group);
-                assert!(!std::mem::replace(&mut seen[usize::from(slot.index())], true));
+                assert!(!std::mem::replace(
+                    &mut seen[usize::from(slot.index())],
+                    true
+                ));
             }
         }
         assert!(seen.into_iter().all(|slot| slot));

@@ -37,7 +37,9 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
     for _ in 0..MAX_ROUNDS {
         // ORDERING: Acquire with the unlocking store: the last holder's copy is complete.
         let locked =
-            header.live_lock.compare_exchange(0, owner.0, Ordering::Acquire, Ordering::Relaxed);
+            header
+                .live_lock
+                .compare_exchange(0, owner.0, Ordering::Acquire, Ordering::Relaxed);
         if locked.is_err() {
             // The holder looks at `head` again after it unlocks, so it will see our commit.
             return Ok(());
@@ -55,6 +57,25 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         }
     }
     Ok(())
+}
+
+/// Frees the lock that a dead owner left behind and brings the live page up to date.
+///
+/// Never to be called for a living owner: two would write the live page at once.
+///
+/// # Errors
+///
+/// As [`refresh_live`].
+pub fn seize_live<M: Memory>(
+    memory: &M,
+    dead: LiveOwner,
+    heir: LiveOwner,
+) -> Result<(), ReadError> {
+    // ORDERING: Acquire: whatever the dead owner stored before it died is settled; it stores
+    // nothing more.
+    let lock = &memory.header().live_lock;
+    let _ = lock.compare_exchange(dead.0, 0, Ordering::Acquire, Ordering::Relaxed);
+    refresh_live(memory, heir)
 }
 
 /// The generation that the live page holds, `None` while it is being written.
@@ -108,7 +129,9 @@ fn copy_once<M: Memory>(memory: &M, head: Head) -> Result<Attempt, ReadError> {
         }
         header.live_length.store(version.length, Ordering::Relaxed);
         // ORDERING: Release: whoever finds this tag finds the whole copy.
-        header.live_tag.store(head.generation().0, Ordering::Release);
+        header
+            .live_tag
+            .store(head.generation().0, Ordering::Release);
     }
     Ok(attempt)
 }

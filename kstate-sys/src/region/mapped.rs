@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "turns mapped bytes into the words of the protocol")]
+#![expect(
+    unsafe_code,
+    reason = "turns mapped bytes into the words of the protocol"
+)]
 //! A region as it is mapped into a process.
 
 use core::marker::PhantomData;
@@ -88,7 +91,12 @@ impl<'a> Mapped<'a> {
             return Err(HeaderError::TooShort { found: len, needed });
         }
         // INVARIANT: 1 and 2, by the caller's promise and the check.
-        Ok(Self { base, len, geometry, mapped: PhantomData })
+        Ok(Self {
+            base,
+            len,
+            geometry,
+            mapped: PhantomData,
+        })
     }
 
     /// Checks that the header is of this version and this machine.
@@ -106,7 +114,10 @@ impl<'a> Mapped<'a> {
         if found != ABI_VERSION {
             return Err(HeaderError::Version { found });
         }
-        let (found, expected) = (header.page_size.load(Ordering::Relaxed), self.geometry.page());
+        let (found, expected) = (
+            header.page_size.load(Ordering::Relaxed),
+            self.geometry.page(),
+        );
         if found != expected {
             return Err(HeaderError::PageSize { found, expected });
         }
@@ -183,11 +194,17 @@ impl Memory for Mapped<'_> {
 pub fn initialise(region: &Mapped<'_>, state_id: u64, capacity: u32, clock: &Clock) {
     let header = region.header();
     header.abi_version.store(ABI_VERSION, Ordering::Relaxed);
-    header.page_size.store(region.geometry.page(), Ordering::Relaxed);
+    header
+        .page_size
+        .store(region.geometry.page(), Ordering::Relaxed);
     header.state_id.store(state_id, Ordering::Relaxed);
     header.capacity.store(capacity, Ordering::Relaxed);
-    header.clock_kind.store(clock.kind() as u32, Ordering::Relaxed);
-    header.clock_ns_per_tick_32.store(clock.ns_per_tick_32(), Ordering::Relaxed);
+    header
+        .clock_kind
+        .store(clock.kind() as u32, Ordering::Relaxed);
+    header
+        .clock_ns_per_tick_32
+        .store(clock.ns_per_tick_32(), Ordering::Relaxed);
     // ORDERING: Release: pairs with `check`.
     header.magic.store(MAGIC, Ordering::Release);
 }

@@ -1,4 +1,7 @@
-#![cfg_attr(not(kstate_loom), expect(unsafe_code, reason = "copies bytes that others are writing"))]
+#![cfg_attr(
+    not(kstate_loom),
+    expect(unsafe_code, reason = "copies bytes that others are writing")
+)]
 //! Bytes of a region that another process may be writing while they are copied.
 //!
 //! Rust has no type for racing memory: a reference promises that nobody writes, and even a

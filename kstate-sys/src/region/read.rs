@@ -108,6 +108,47 @@ pub fn read<M: Memory>(memory: &M, into: &mut [MaybeUninit<u8>]) -> Result<Versi
     Err(ReadError::Unstable)
 }
 
+/// Copies the version that `head` names to the start of `into`, even if a newer one stands now;
+/// `None` when its slot holds another version by now.
+///
+/// What a transaction sees is the value as of its start: `head` is its base.
+///
+/// # Errors
+///
+/// [`ReadError`]; `into` then holds arbitrary bytes, as it does after `None`.
+///
+/// # Cost
+///
+/// No system call; copies `length` bytes once.
+#[inline]
+pub fn read_at<M: Memory>(
+    memory: &M,
+    head: Head,
+    into: &mut [MaybeUninit<u8>],
+) -> Result<Option<Version>, ReadError> {
+    match copy_version(memory, head, into)? {
+        Attempt::Done(version) => Ok(Some(version)),
+        Attempt::Overtaken(_) => Ok(None),
+    }
+}
+
+/// What is known of the newest version, without its bytes.
+///
+/// # Errors
+///
+/// [`ReadError`], except that no length is too long.
+pub fn describe<M: Memory>(memory: &M) -> Result<Version, ReadError> {
+    // ORDERING: Acquire, as in `read`.
+    let mut head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
+    for _ in 0..MAX_READ_ATTEMPTS {
+        match visit_version(memory, head, |_, _| Ok(()))? {
+            Attempt::Done(version) => return Ok(version),
+            Attempt::Overtaken(newer) => head = newer,
+        }
+    }
+    Err(ReadError::Unstable)
+}
+
 /// The newest head, resolved to one without intent.
 ///
 /// # Errors
@@ -143,7 +184,10 @@ fn copy_version<M: Memory>(
         } else if let Some(into) = into.get_mut(..length) {
             payload.load(into);
         } else {
-            return Err(ReadError::TooLong { length: size_of_version(length), room });
+            return Err(ReadError::TooLong {
+                length: size_of_version(length),
+                room,
+            });
         }
         Ok(())
     })
@@ -190,7 +234,11 @@ pub(super) fn visit_version<M: Memory>(
     }
     // Only now is an error one of this version and not of a mixture.
     copied?;
-    Ok(Attempt::Done(Version { head, length: size.length(), time }))
+    Ok(Attempt::Done(Version {
+        head,
+        length: size.length(),
+        time,
+    }))
 }
 
 #[inline]
@@ -204,7 +252,9 @@ fn checked_payload<M: Memory>(
     if size.length() as usize > memory.slot_bytes(class) {
         return Err(corrupt);
     }
-    memory.payload(slot, class).ok_or(ReadError::Unmapped { class })
+    memory
+        .payload(slot, class)
+        .ok_or(ReadError::Unmapped { class })
 }
 
 /// The slot has another tag: `head` has moved on, or the region is damaged.
@@ -217,7 +267,10 @@ fn overtaken<M: Memory>(memory: &M, was: Head, tag: u64) -> Result<Attempt, Read
     let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
     if head == was {
         let expected = was.generation().0;
-        return Err(ReadError::Corrupt(Corruption::Tag { expected, found: tag }));
+        return Err(ReadError::Corrupt(Corruption::Tag {
+            expected,
+            found: tag,
+        }));
     }
     Ok(Attempt::Overtaken(head))
 }

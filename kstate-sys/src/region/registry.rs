@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "turns a mapped page into the words of the registry")]
+#![expect(
+    unsafe_code,
+    reason = "turns a mapped page into the words of the registry"
+)]
 //! The page of the whole mount: a word that grows when a state is created or deleted.
 //!
 //! A program that waits for a state which is not there yet maps `.kstate/registry` read-only and

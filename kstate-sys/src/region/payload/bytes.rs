@@ -34,7 +34,11 @@ impl Payload<'_> {
     #[inline]
     pub unsafe fn new(start: NonNull<u8>, len: usize) -> Self {
         // INVARIANT: 1 and 2, by the caller's promise.
-        Self { start, len, mapped: PhantomData }
+        Self {
+            start,
+            len,
+            mapped: PhantomData,
+        }
     }
 
     /// Room in bytes.
@@ -75,7 +79,10 @@ impl Payload<'_> {
     /// When either is shorter.
     #[inline]
     pub fn copy_to(&self, other: &Payload<'_>, length: usize) {
-        assert!(length <= self.len && length <= other.len, "a version longer than its slot");
+        assert!(
+            length <= self.len && length <= other.len,
+            "a version longer than its slot"
+        );
         // SAFETY: invariants 1 and 2 of both; slots and the live page do not overlap.
         unsafe { copy(other.start.as_ptr(), self.start.as_ptr(), length) }
     }
@@ -289,7 +296,11 @@ unsafe fn copy_wide(to: *mut u8, from: *const u8, len: usize) {
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
     use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-    let words = if to.addr() % 8 == 0 && from.addr() % 8 == 0 { len / 8 } else { 0 };
+    let words = if to.addr() % 8 == 0 && from.addr() % 8 == 0 {
+        len / 8
+    } else {
+        0
+    };
     for i in 0..words {
         // SAFETY: within the range, aligned by the check above.
         let source = unsafe { AtomicU64::from_ptr(from.cast_mut().cast::<u64>().add(i)) };
@@ -312,7 +323,9 @@ mod tests {
 
     #[test]
     fn every_length_copies_exactly_its_bytes() {
-        let source: Vec<u8> = (0..5000_u32).map(|i| (i % 251 + 1).to_le_bytes()[0]).collect();
+        let source: Vec<u8> = (0..5000_u32)
+            .map(|i| (i % 251 + 1).to_le_bytes()[0])
+            .collect();
         for len in (0..600).chain([1000, 1023, 1024, 1025, 2048, 4000, 4095, 4096]) {
             for shift in [0, 1, 7] {
                 let mut shared = vec![0_u8; 4200];
@@ -327,8 +340,14 @@ mod tests {
                 // SAFETY: written by `new(0)` at the latest.
                 let back: Vec<u8> = back.iter().map(|b| unsafe { b.assume_init() }).collect();
                 assert_eq!(back, source[shift..shift + len], "length {len}");
-                assert!(shared[..8].iter().all(|b| *b == 0), "length {len} wrote before");
-                assert!(shared[8 + len..].iter().all(|b| *b == 0), "length {len} wrote behind");
+                assert!(
+                    shared[..8].iter().all(|b| *b == 0),
+                    "length {len} wrote before"
+                );
+                assert!(
+                    shared[8 + len..].iter().all(|b| *b == 0),
+                    "length {len} wrote behind"
+                );
             }
         }
     }
@@ -340,6 +359,11 @@ mod tests {
         let payload = unsafe { Payload::new(NonNull::new(shared.as_mut_ptr()).unwrap(), 1000) };
         payload.zero(100, 900);
         let zeroed = |at: usize| (100..900).contains(&at);
-        assert!(shared.iter().enumerate().all(|(at, b)| *b == u8::from(!zeroed(at))));
+        assert!(
+            shared
+                .iter()
+                .enumerate()
+                .all(|(at, b)| *b == u8::from(!zeroed(at)))
+        );
     }
 }

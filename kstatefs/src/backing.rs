@@ -1,0 +1,267 @@
+//! Where the bytes of regions live: a file on tmpfs each, or a sealed memfd each.
+//!
+//! With passthrough the kernel maps the backing file itself when a program maps the state, so the
+//! file must be one that `mmap` shares: tmpfs. Without passthrough programs get the descriptor of
+//! a memfd over the daemon's socket, sealed so that nobody can cut it short under a reader.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
+/// How programs get at a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// By mapping the state's own descriptor.
+    Passthrough,
+    /// By a descriptor passed over the daemon's socket.
+    Socket,
+}
+
+/// The daemon's private directory of region files; removed with everything in it when dropped.
+#[derive(Debug)]
+pub(crate) struct Backing {
+    directory: PathBuf,
+}
+
+/// The bytes of one region.
+#[derive(Debug)]
+pub(crate) enum RegionFile {
+    /// A file of the backing directory, opened when needed, so that ten thousand states do not
+    /// hold ten thousand descriptors.
+    Tmpfs(PathBuf),
+    /// A memfd, which lives as long as its descriptor.
+    Memfd(OwnedFd),
+}
+
+/// The directories tried for region files, in this order.
+const CANDIDATES: [&str; 3] = ["/dev/shm", "/run/shm", "/run"];
+
+impl Backing {
+    /// Makes a private directory below `parent`, or below the first tmpfs found.
+    ///
+    /// # Errors
+    ///
+    /// No tmpfs, or no right to make a directory there; the message says what to do.
+    pub(crate) fn create(parent: Option<&Path>) -> io::Result<Self> {
+        let parent = match parent {
+            Some(parent) if is_tmpfs(parent)? => parent.to_owned(),
+            Some(parent) => {
+                return Err(io::Error::other(format!(
+                    "{} is not on a tmpfs; give --backing a directory that is, such as /dev/shm",
+                    parent.display()
+                )));
+            }
+            None => CANDIDATES
+                .iter()
+                .map(Path::new)
+                .find(|path| is_tmpfs(path).unwrap_or(false))
+                .ok_or_else(|| {
+                    io::Error::other(
+                        "none of /dev/shm, /run/shm and /run is a tmpfs; mount one and name it \
+                         with --backing",
+                    )
+                })?
+                .to_owned(),
+        };
+        for attempt in 0..1000 {
+            let directory = parent.join(format!("kstatefs-{}-{attempt}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
+                Ok(()) => return Ok(Self { directory }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(io::Error::other(format!(
+                        "cannot make a directory in {}: {error}; name another tmpfs with --backing",
+                        parent.display()
+                    )));
+                }
+            }
+        }
+        Err(io::Error::other(format!(
+            "{} is full of directories of ours",
+            parent.display()
+        )))
+    }
+
+    /// A fresh, zeroed file of `length` bytes for the state `ino`, all holes.
+    pub(crate) fn region(
+        &self,
+        ino: u64,
+        length: usize,
+        transport: Transport,
+    ) -> io::Result<RegionFile> {
+        let length = length as u64;
+        match transport {
+            Transport::Passthrough => {
+                let path = self.directory.join(ino.to_string());
+                let file = File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)?;
+                let region = RegionFile::Tmpfs(path);
+                file.set_len(length)?;
+                Ok(region)
+            }
+            Transport::Socket => {
+                let name = CString::new(format!("kstate-{ino}")).unwrap_or_default();
+                let memfd =
+                    memfd_create(&*name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+                let file = File::from(memfd);
+                // A memfd is born with mode 0777: without this any user could open it again for
+                // writing through /proc/PID/fd.
+                nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::from_bits_truncate(0o600))?;
+                file.set_len(length)?;
+                let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+                let seals = nix::fcntl::SealFlag::from_bits_retain(seals);
+                nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))?;
+                Ok(RegionFile::Memfd(file.into()))
+            }
+        }
+    }
+
+    /// Size and free space of the tmpfs, in bytes.
+    pub(crate) fn space(&self) -> io::Result<Space> {
+        let stat = statfs(&self.directory)?;
+        let block = u64::try_from(stat.block_size()).unwrap_or(4096);
+        Ok(Space {
+            block,
+            blocks: stat.blocks(),
+            free: stat.blocks_available(),
+        })
+    }
+}
+
+/// What `statfs` reports, in blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Space {
+    pub(crate) block: u64,
+    pub(crate) blocks: u64,
+    pub(crate) free: u64,
+}
+
+impl Backing {
+    /// Removes the directory and what is in it; again, nothing.
+    pub(crate) fn remove(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.directory)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(directory = %self.directory.display(), %error, "left behind");
+        }
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl RegionFile {
+    /// Runs `work` with an open descriptor of the file.
+    pub(crate) fn with<R>(
+        &self,
+        work: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> io::Result<R> {
+        match self {
+            Self::Tmpfs(path) => {
+                let file = File::options().read(true).write(true).open(path)?;
+                work(file.as_fd())
+            }
+            Self::Memfd(memfd) => work(memfd.as_fd()),
+        }
+    }
+
+    /// Allocates every page that `offset..offset + length` touches, so that no later access can
+    /// find the tmpfs full.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`; nothing the region had is lost.
+    pub(crate) fn allocate(&self, offset: usize, length: usize) -> io::Result<()> {
+        let offset = i64::try_from(offset).map_err(io::Error::other)?;
+        let length = i64::try_from(length).map_err(io::Error::other)?;
+        self.with(|file| {
+            Ok(fallocate(
+                file,
+                FallocateFlags::FALLOC_FL_KEEP_SIZE,
+                offset,
+                length,
+            )?)
+        })
+    }
+
+    /// A descriptor for a program: writable, or one that cannot be mapped writable.
+    pub(crate) fn for_program(&self, writable: bool) -> io::Result<OwnedFd> {
+        self.with(|file| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            Ok(File::options()
+                .read(true)
+                .write(writable)
+                .open(path)?
+                .into())
+        })
+    }
+}
+
+impl Drop for RegionFile {
+    fn drop(&mut self) {
+        if let Self::Tmpfs(path) = self
+            && let Err(error) = std::fs::remove_file(&*path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "region file left behind");
+        }
+    }
+}
+
+fn is_tmpfs(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.filesystem_type() == TMPFS_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn region_files_and_their_directory_go_away() {
+        let backing = Backing::create(None).unwrap();
+        let directory = backing.directory.clone();
+        let region = backing.region(7, 1 << 20, Transport::Passthrough).unwrap();
+        region.allocate(4096, 4096).unwrap();
+        assert!(directory.join("7").exists());
+        drop(region);
+        assert!(!directory.join("7").exists());
+        drop(backing);
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn a_memfd_cannot_be_cut_short_and_a_readers_copy_cannot_be_written() {
+        let backing = Backing::create(None).unwrap();
+        let region = backing.region(7, 1 << 20, Transport::Socket).unwrap();
+        region
+            .with(|fd| {
+                let shrunk = nix::unistd::ftruncate(fd, 4096);
+                assert_eq!(shrunk, Err(nix::errno::Errno::EPERM));
+                Ok(())
+            })
+            .unwrap();
+        let reader = File::from(region.for_program(false).unwrap());
+        let written = nix::unistd::write(&reader, b"x");
+        assert_eq!(written, Err(nix::errno::Errno::EBADF));
+    }
+
+    #[test]
+    fn a_directory_that_is_no_tmpfs_is_refused_with_advice() {
+        let error = Backing::create(Some(Path::new("/proc"))).unwrap_err();
+        assert!(error.to_string().contains("--backing"), "{error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! How the daemon is set up: options of the command line, and of mount(8).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::xattr::parse_duration;
+
+/// Everything that can be chosen.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where to mount.
+    pub directory: PathBuf,
+    /// A tmpfs directory for region files; `None` for the first one found.
+    pub backing: Option<PathBuf>,
+    /// Whether the kernel shall pass maps through.
+    pub passthrough: Passthrough,
+    /// Whether users other than the one who mounts may come in; `None`: if that is root.
+    pub allow_other: Option<bool>,
+    /// Mode bits of the root directory; `None`: 1777 if others may come in, else 0700.
+    pub root_mode: Option<u32>,
+    /// How long a new state outlives its last subscriber.
+    pub linger: Duration,
+    /// Threads that answer requests.
+    pub threads: usize,
+    /// Unmount on SIGINT, SIGTERM and SIGHUP. Not for a daemon inside another program.
+    pub handle_signals: bool,
+}
+
+/// Whether the kernel passes maps through to the backing pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Passthrough {
+    /// If it can.
+    #[default]
+    Auto,
+    /// Or the mount fails.
+    Require,
+    /// Programs get the region's descriptor over the daemon's socket instead.
+    Off,
+}
+
+impl Config {
+    /// The defaults, mounted on `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            backing: None,
+            passthrough: Passthrough::Auto,
+            allow_other: None,
+            root_mode: None,
+            linger: Duration::ZERO,
+            threads: 4,
+            handle_signals: true,
+        }
+    }
+
+    /// Takes over options in the form of mount(8)'s `-o`, separated by commas. The generic ones
+    /// that mount(8) passes on are taken as given.
+    ///
+    /// # Errors
+    ///
+    /// A sentence naming the option.
+    pub fn apply_mount_options(&mut self, options: &str) -> Result<(), String> {
+        const GENERIC: [&str; 16] = [
+            "rw",
+            "suid",
+            "nosuid",
+            "dev",
+            "nodev",
+            "exec",
+            "noexec",
+            "auto",
+            "noauto",
+            "user",
+            "nouser",
+            "defaults",
+            "_netdev",
+            "nofail",
+            "default_permissions",
+            "noatime",
+        ];
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            let (key, value) = match option.split_once('=') {
+                Some((key, value)) => (key, Some(value)),
+                None => (option, None),
+            };
+            match (key, value) {
+                ("allow_other", None) => self.allow_other = Some(true),
+                ("backing", Some(path)) => self.backing = Some(path.into()),
+                ("linger", Some(value)) => self.linger = duration(value)?,
+                ("mode", Some(value)) => self.root_mode = Some(mode(value)?),
+                ("threads", Some(value)) => self.threads = threads(value)?,
+                ("nopassthrough", None) => self.passthrough = Passthrough::Off,
+                ("passthrough", None) => self.passthrough = Passthrough::Require,
+                (key, _) if GENERIC.contains(&key) || key.starts_with("x-") => {}
+                _ => {
+                    return Err(format!(
+                        "unknown mount option `{option}`; known are allow_other, backing=DIR, \
+                         linger=TIME, mode=OCTAL, threads=N, passthrough, nopassthrough"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the command line can say about a mount. Shared by `kstatefs` and `kstate mount`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Directory to mount on; it must exist
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+
+    /// Tmpfs directory to keep states in [default: the first of /dev/shm, /run/shm, /run]
+    #[arg(long, value_name = "DIR")]
+    pub backing: Option<PathBuf>,
+
+    /// Let the kernel pass maps through to the backing pages (Linux 6.9 and root): if it can
+    /// (auto), or fail (require), or use the daemon's socket instead (off)
+    #[arg(long, value_enum, default_value_t)]
+    pub passthrough: Passthrough,
+
+    /// Let users other than the one who mounts come in [default: only if root mounts]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub allow_other: Option<bool>,
+
+    /// Mode of the root directory, octal [default: 1777 if others may come in, else 0700]
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    pub root_mode: Option<u32>,
+
+    /// How long a new state outlives its last subscriber, as 500ms or 2s
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    pub linger: Duration,
+
+    /// Threads that answer requests
+    #[arg(long, value_name = "N", default_value = "4", value_parser = threads)]
+    pub threads: usize,
+
+    /// Options as mount(8) has them: allow_other, backing=DIR, linger=TIME, mode=OCTAL,
+    /// threads=N, passthrough, nopassthrough
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    pub options: Vec<String>,
+}
+
+impl Arguments {
+    /// The configuration they say.
+    ///
+    /// # Errors
+    ///
+    /// A sentence naming a mount option that does not exist or has no such value.
+    pub fn into_config(self) -> Result<Config, String> {
+        let mut config = Config {
+            backing: self.backing,
+            passthrough: self.passthrough,
+            allow_other: self.allow_other,
+            root_mode: self.root_mode,
+            linger: self.linger,
+            threads: self.threads,
+            ..Config::new(self.directory)
+        };
+        for options in &self.options {
+            config.apply_mount_options(options)?;
+        }
+        Ok(config)
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text.as_bytes())
+        .ok_or_else(|| format!("`{text}` is no time such as 500ms or 2s"))
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o1777)
+        .ok_or_else(|| format!("`{text}` is no octal mode such as 0750 or 1777"))
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|threads| (1..=64).contains(threads))
+        .ok_or_else(|| format!("`{text}` is no number of threads from 1 to 64"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_options_are_taken_over() {
+        let mut config = Config::new("/mnt");
+        config
+            .apply_mount_options("rw,nosuid,allow_other,backing=/dev/shm,linger=2s,mode=0750,x-a=b")
+            .unwrap();
+        assert_eq!(config.allow_other, Some(true));
+        assert_eq!(config.backing.as_deref(), Some("/dev/shm".as_ref()));
+        assert_eq!(config.linger, Duration::from_secs(2));
+        assert_eq!(config.root_mode, Some(0o750));
+    }
+
+    #[test]
+    fn an_unknown_or_malformed_option_is_named() {
+        let mut config = Config::new("/mnt");
+        for bad in [
+            "nonsense",
+            "linger=x",
+            "mode=9",
+            "threads=0",
+            "allow_other=1",
+        ] {
+            let error = config.apply_mount_options(bad).unwrap_err();
+            let shown = bad.split_once('=').map_or(bad, |(_, value)| value);
+            assert!(error.contains(shown), "{error}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+#![expect(unsafe_code, reason = "fork(2)")]
+//! Serving from the background: the caller returns once the file system is mounted.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+
+use nix::unistd::{ForkResult, fork, setsid};
+
+use crate::config::Config;
+use crate::session::{ServeError, serve};
+
+/// Why there is no daemon.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonizeError {
+    /// The daemon could not serve; this is what it said.
+    #[error("{0}")]
+    Serve(String),
+    /// It ended without a word.
+    #[error("the daemon ended before the file system was mounted")]
+    Silent,
+    /// The process could not be split.
+    #[error("cannot go to the background: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Mounts and serves from a process of its own, in a session of its own, with its standard
+/// streams on `/dev/null` (errors go to standard error until it is mounted). Returns in the caller
+/// once the file system can be used.
+///
+/// # Errors
+///
+/// What the daemon could not do; nothing is left mounted or running then.
+///
+/// # Panics
+///
+/// Never; but it must be called before any thread is started, as with any fork.
+pub fn run(config: Config) -> Result<(), DaemonizeError> {
+    let (mut reader, writer) = std::io::pipe()?;
+    // SAFETY: the caller has no other thread, by the contract above, so the child may do
+    // whatever a process may.
+    match unsafe { fork() }.map_err(std::io::Error::from)? {
+        ForkResult::Parent { child } => {
+            drop(writer);
+            let mut said = String::new();
+            reader.read_to_string(&mut said)?;
+            // The child has split off the daemon and ended, or will in a moment.
+            let _ = nix::sys::wait::waitpid(child, None);
+            match said.as_str() {
+                "mounted\n" => Ok(()),
+                "" => Err(DaemonizeError::Silent),
+                error => Err(DaemonizeError::Serve(error.trim_end().to_owned())),
+            }
+        }
+        ForkResult::Child => {
+            drop(reader);
+            std::process::exit(match split(config, writer) {
+                Ok(()) => 0,
+                Err(_) => 1,
+            })
+        }
+    }
+}
+
+/// In the child: a session of its own, then a second fork, so that no terminal can be gained.
+fn split(config: Config, mut tell: std::io::PipeWriter) -> Result<(), ServeError> {
+    let failed = |error: nix::errno::Errno| ServeError::System {
+        doing: "cannot go to the background",
+        source: error.into(),
+    };
+    setsid().map_err(failed)?;
+    // SAFETY: as in `run`: still a single thread.
+    if let ForkResult::Parent { .. } = unsafe { fork() }.map_err(failed)? {
+        return Ok(());
+    }
+    let result = serve(config, |_| {
+        // The path stays valid whatever directory this was started in; nothing else is held.
+        let _ = std::env::set_current_dir("/");
+        if let Ok(null) = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+        {
+            let null = null.as_fd();
+            let _ = nix::unistd::dup2_stdin(null);
+            let _ = nix::unistd::dup2_stdout(null);
+            let _ = nix::unistd::dup2_stderr(null);
+        }
+        let _ = tell.write_all(b"mounted\n");
+        drop(tell);
+    });
+    if let Err(error) = &result {
+        // Before the mount this reaches the caller's terminal by the pipe's other end.
+        tracing::error!(%error, "kstatefs ends");
+    }
+    result
+}

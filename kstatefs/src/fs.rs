@@ -1,0 +1,577 @@
+//! The file system without FUSE: what each call means, testable without a mount.
+//!
+//! Lock order: the table, the open files, one open file, its state, the reaper.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime};
+
+use kstate_sys::abi::{Geometry, page_size};
+use kstate_sys::clock::Clock;
+use kstate_sys::name::StateName;
+
+use crate::attr::{Attr, Kind};
+use crate::backing::{Backing, RegionFile, Space, Transport};
+use crate::errno::Errno;
+use crate::handle::{Handle, OpenMode};
+use crate::linger::Lingering;
+use crate::poll::{Hub, Poller};
+use crate::reaper::{Reaper, process_of};
+use crate::registry::RegistryFile;
+use crate::socket::Desk;
+use crate::state::{Attributes, Cause, PollState, State};
+use crate::table::{CONTROL, FIRST_STATE, REGISTRY, ROOT, Table};
+use crate::{ioctl, xattr};
+
+/// Who makes a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// Effective user id.
+    pub(crate) uid: u32,
+    /// Effective group id.
+    pub(crate) gid: u32,
+    /// Thread id in the daemon's pid namespace, 0 when it cannot be seen from there.
+    pub(crate) tid: u32,
+}
+
+/// What the mount is like as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) root_mode: u32,
+    pub(crate) linger: Duration,
+}
+
+/// What the parts of the daemon share.
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) reaper: Reaper,
+    pub(crate) registry: RegistryFile,
+    /// The socket; none where passthrough makes it needless.
+    pub(crate) desk: Option<Desk>,
+    pub(crate) lingering: Lingering,
+    pub(crate) hub: Hub,
+    pub(crate) backing: Backing,
+    transport: Transport,
+    settings: Settings,
+    mounted: SystemTime,
+    table: RwLock<Table>,
+    files: RwLock<HashMap<u64, OpenFile>>,
+    next_file: AtomicU64,
+    /// Told the inode number of each state that goes.
+    on_retired: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("transport", &self.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum OpenFile {
+    State(Arc<Handle>),
+    Registry,
+    Directory(Arc<Vec<Entry>>),
+}
+
+/// A directory entry.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) ino: u64,
+    pub(crate) kind: Kind,
+    pub(crate) name: String,
+}
+
+/// A file just opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: u64,
+    /// The state whose region the kernel may map, if any.
+    pub(crate) ino: u64,
+}
+
+/// Attributes to change; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) size: Option<u64>,
+}
+
+/// What poll found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        backing: Backing,
+        transport: Transport,
+        hub: Hub,
+        settings: Settings,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            clock: Clock::calibrate(),
+            reaper: Reaper::new()?,
+            registry: RegistryFile::create(&backing, transport)?,
+            desk: match transport {
+                Transport::Passthrough => None,
+                Transport::Socket => Some(Desk::open()?),
+            },
+            lingering: Lingering::default(),
+            hub,
+            backing,
+            transport,
+            settings,
+            mounted: SystemTime::now(),
+            table: RwLock::default(),
+            files: RwLock::default(),
+            next_file: AtomicU64::new(1),
+            on_retired: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Has `tell` called with the inode number of each state that goes.
+    pub(crate) fn on_retired(&self, tell: impl Fn(u64) + Send + Sync + 'static) {
+        // Set once, when the session is made.
+        let _ = self.on_retired.set(Box::new(tell));
+    }
+
+    // --- names ------------------------------------------------------------------------------
+
+    pub(crate) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr, Errno> {
+        match (parent, name) {
+            (ROOT, b".kstate") => Ok(self.directory(CONTROL)),
+            (ROOT, _) => {
+                let name = StateName::new(name)?;
+                let state = self
+                    .table()
+                    .named(name.as_str())
+                    .cloned()
+                    .ok_or(Errno::ENOENT)?;
+                Attr::of_state(&state)
+            }
+            (CONTROL, b"registry") => Ok(self.registry_attr()),
+            (CONTROL, _) => Err(Errno::ENOENT),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    pub(crate) fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
+        match ino {
+            ROOT | CONTROL => Ok(self.directory(ino)),
+            REGISTRY => Ok(self.registry_attr()),
+            _ => Attr::of_state(&*self.state(ino)?),
+        }
+    }
+
+    /// As `getattr`, through an open file: also of a state that has been deleted since.
+    pub(crate) fn getattr_open(&self, ino: u64, file: u64) -> Result<Attr, Errno> {
+        match self.file(file) {
+            Ok(OpenFile::State(handle)) => Attr::of_state(&handle.state),
+            _ => self.getattr(ino),
+        }
+    }
+
+    pub(crate) fn setattr(
+        &self,
+        ino: u64,
+        file: Option<u64>,
+        change: Change,
+    ) -> Result<Attr, Errno> {
+        if ino < FIRST_STATE {
+            return Err(Errno::EPERM);
+        }
+        let handle = match file.map(|file| self.file(file)) {
+            Some(Ok(OpenFile::State(handle))) => Some(handle),
+            _ => None,
+        };
+        let state = match &handle {
+            Some(handle) => handle.state.clone(),
+            None => self.state(ino)?,
+        };
+        match (change.size, &handle) {
+            (Some(0), Some(handle)) => handle.truncate(),
+            // Without an open file there is no next write: nothing to do, as nothing is committed.
+            (Some(0), None) | (None, _) => {}
+            (Some(size), _) => {
+                state.set_capacity(size)?;
+            }
+        }
+        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
+            state.set_attributes(|attributes| {
+                // No program is ever run from here: set-id bits mean nothing.
+                attributes.mode = change.mode.map_or(attributes.mode, |mode| mode & 0o1777);
+                attributes.uid = change.uid.unwrap_or(attributes.uid);
+                attributes.gid = change.gid.unwrap_or(attributes.gid);
+            });
+            self.look_after(&state);
+        }
+        Attr::of_state(&state)
+    }
+
+    pub(crate) fn unlink(&self, caller: Caller, parent: u64, name: &[u8]) -> Result<(), Errno> {
+        if parent != ROOT || name == b".kstate" {
+            return Err(Errno::EPERM);
+        }
+        let name = StateName::new(name)?;
+        let process = process_of(i32::try_from(caller.tid).unwrap_or(0));
+        let mut table = self.table_mut();
+        let state = table.named(name.as_str()).cloned().ok_or(Errno::ENOENT)?;
+        let others = self.files().values().any(|file| match file {
+            OpenFile::State(handle) => {
+                Arc::ptr_eq(&handle.state, &state)
+                    && (handle.opener.is_none() || handle.opener != process)
+            }
+            _ => false,
+        });
+        if others {
+            return Err(Errno::EBUSY);
+        }
+        self.retire(&mut table, &state, Cause::Deleted);
+        Ok(())
+    }
+
+    /// What is in a directory, as it is now.
+    pub(crate) fn list(&self, ino: u64) -> Result<Vec<Entry>, Errno> {
+        let entry = |ino, kind, name: &str| Entry {
+            ino,
+            kind,
+            name: name.into(),
+        };
+        let mut entries = vec![
+            entry(ino, Kind::Directory, "."),
+            entry(ROOT, Kind::Directory, ".."),
+        ];
+        match ino {
+            ROOT => {
+                entries.push(entry(CONTROL, Kind::Directory, ".kstate"));
+                let table = self.table();
+                entries.reserve(table.len());
+                entries.extend(
+                    table
+                        .iter()
+                        .map(|s| entry(s.ino(), Kind::File, s.name().as_str())),
+                );
+            }
+            CONTROL => entries.push(entry(REGISTRY, Kind::File, "registry")),
+            _ => return Err(Errno::ENOTDIR),
+        }
+        Ok(entries)
+    }
+
+    // --- open files -------------------------------------------------------------------------
+
+    pub(crate) fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Attr, Opened), Errno> {
+        if parent != ROOT {
+            return Err(Errno::EPERM);
+        }
+        let name = StateName::new(name)?;
+        let mut table = self.table_mut();
+        if table.named(name.as_str()).is_some() {
+            // Somebody was faster. The kernel has not checked this file's rights: have it look
+            // the name up again, which ESTALE makes it do.
+            return Err(if flags & libc::O_EXCL != 0 {
+                Errno::EEXIST
+            } else {
+                Errno::ESTALE
+            });
+        }
+        let ino = table.fresh_ino();
+        let length = Geometry::of_this_machine().region_len();
+        let file = self.backing.region(ino, length, self.transport)?;
+        let attributes = Attributes {
+            mode: mode & 0o1777,
+            uid: caller.uid,
+            gid: caller.gid,
+            changed: SystemTime::now(),
+            linger: self.settings.linger,
+        };
+        let state = Arc::new(State::create(ino, name, file, self.clock, attributes)?);
+        // Opened before anybody can see it, so that it cannot evaporate in between.
+        let opened = self.open_state(caller, &state, OpenMode::from_flags(flags))?;
+        let attr = Attr::of_state(&state)?;
+        table.insert(state);
+        drop(table);
+        self.registry.bump();
+        Ok((attr, opened))
+    }
+
+    pub(crate) fn open(&self, caller: Caller, ino: u64, flags: i32) -> Result<Opened, Errno> {
+        let mode = OpenMode::from_flags(flags);
+        match ino {
+            ROOT | CONTROL => Err(Errno::EISDIR),
+            REGISTRY if mode.write => Err(Errno::EACCES),
+            REGISTRY => Ok(Opened {
+                file: self.keep(OpenFile::Registry),
+                ino,
+            }),
+            _ => {
+                // ESTALE makes the kernel look the name up once more.
+                let state = self.state(ino).map_err(|_| Errno::ESTALE)?;
+                self.open_state(caller, &state, mode)
+            }
+        }
+    }
+
+    fn open_state(
+        &self,
+        caller: Caller,
+        state: &Arc<State>,
+        mode: OpenMode,
+    ) -> Result<Opened, Errno> {
+        state.open()?;
+        // A program that is not the library's may map the file and look at the live page.
+        if !mode.library
+            && let Err(error) = state.arm()
+        {
+            state.close(0);
+            self.look_after(state);
+            return Err(error);
+        }
+        let opener = process_of(i32::try_from(caller.tid).unwrap_or(0));
+        let file = self.next_file.fetch_add(1, Ordering::Relaxed);
+        let handle = Arc::new(Handle::new(file, state.clone(), mode, opener));
+        self.files_mut().insert(file, OpenFile::State(handle));
+        Ok(Opened {
+            file,
+            ino: state.ino(),
+        })
+    }
+
+    pub(crate) fn release(&self, file: u64) {
+        let Some(OpenFile::State(handle)) = self.files_mut().remove(&file) else {
+            return;
+        };
+        handle.state.close(handle.id);
+        self.look_after(&handle.state);
+    }
+
+    pub(crate) fn open_directory(&self, ino: u64) -> Result<u64, Errno> {
+        let entries = Arc::new(self.list(ino)?);
+        Ok(self.keep(OpenFile::Directory(entries)))
+    }
+
+    /// The entries as they were when the directory was opened.
+    pub(crate) fn entries(&self, file: u64) -> Result<Arc<Vec<Entry>>, Errno> {
+        match self.file(file)? {
+            OpenFile::Directory(entries) => Ok(entries),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// The file whose pages the kernel maps for programs that map the open file.
+    pub(crate) fn with_region_file<R>(
+        &self,
+        ino: u64,
+        work: impl FnOnce(&RegionFile) -> io::Result<R>,
+    ) -> Result<R, Errno> {
+        match ino {
+            REGISTRY => Ok(work(self.registry.region_file())?),
+            _ => Ok(work(self.state(ino)?.region_file())?),
+        }
+    }
+
+    // --- through an open file ---------------------------------------------------------------
+
+    pub(crate) fn read(&self, file: u64, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+        match self.file(file)? {
+            OpenFile::State(handle) if handle.mode.read => handle.read(offset, size),
+            OpenFile::State(_) => Err(Errno::EBADF),
+            OpenFile::Registry => Ok(Vec::new()),
+            OpenFile::Directory(_) => Err(Errno::EISDIR),
+        }
+    }
+
+    pub(crate) fn write(&self, file: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        match self.file(file)? {
+            OpenFile::State(handle) => handle.write(offset, data),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    pub(crate) fn ioctl(
+        &self,
+        caller: Caller,
+        file: u64,
+        command: u32,
+        argument: &[u8],
+    ) -> Result<Vec<u8>, Errno> {
+        match self.file(file)? {
+            OpenFile::State(handle) => ioctl::on_state(self, &handle, caller, command, argument),
+            OpenFile::Registry => ioctl::on_registry(self, caller, command),
+            OpenFile::Directory(_) => Err(Errno::ENOTTY),
+        }
+    }
+
+    /// Whether the file is readable now. If not, `poller` is called when it is.
+    pub(crate) fn poll(&self, file: u64, poller: Option<Poller>) -> Result<Readiness, Errno> {
+        match self.file(file)? {
+            OpenFile::State(handle) => {
+                let found = handle.state.poll(&handle, poller)?;
+                if found == PollState::Registered {
+                    self.hub.watch(&handle.state);
+                }
+                let readable = found == PollState::Readable;
+                Ok(Readiness {
+                    readable,
+                    writable: handle.mode.write,
+                })
+            }
+            _ => Ok(Readiness {
+                readable: true,
+                writable: false,
+            }),
+        }
+    }
+
+    // --- attributes -------------------------------------------------------------------------
+
+    pub(crate) fn get_xattr(&self, ino: u64, name: &str) -> Result<Vec<u8>, Errno> {
+        if ino < FIRST_STATE {
+            return Err(Errno::ENODATA);
+        }
+        xattr::get(&*self.state(ino)?, name)
+    }
+
+    pub(crate) fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, Errno> {
+        if ino < FIRST_STATE {
+            Ok(Vec::new())
+        } else {
+            Ok(xattr::list(&*self.state(ino)?))
+        }
+    }
+
+    pub(crate) fn set_xattr(
+        &self,
+        caller: Caller,
+        ino: u64,
+        name: &str,
+        value: &[u8],
+    ) -> Result<(), Errno> {
+        if ino < FIRST_STATE {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let state = self.state(ino)?;
+        // The kernel asks for write permission; what decides how long a state stays is its
+        // owner's to set, as with the ioctl.
+        if caller.uid != 0 && caller.uid != state.attributes().uid {
+            return Err(Errno::EPERM);
+        }
+        xattr::set(&state, name, value)
+    }
+
+    /// Space of the backing tmpfs, and how many states there are.
+    pub(crate) fn space(&self) -> Result<(Space, u64), Errno> {
+        Ok((self.backing.space()?, self.table().len() as u64))
+    }
+
+    // --- lifetime ---------------------------------------------------------------------------
+
+    /// Lets a state evaporate, at once or after its time to linger, if nobody is subscribed.
+    fn look_after(&self, state: &Arc<State>) {
+        match state.is_abandoned() {
+            Some(Duration::ZERO) => self.evaporate(state.ino()),
+            Some(linger) => self.lingering.schedule(state.ino(), linger),
+            None => {}
+        }
+    }
+
+    /// Removes the state if it is still abandoned.
+    pub(crate) fn evaporate(&self, ino: u64) {
+        let mut table = self.table_mut();
+        if let Some(state) = table.numbered(ino).cloned() {
+            self.retire(&mut table, &state, Cause::Abandoned);
+        }
+    }
+
+    fn retire(&self, table: &mut Table, state: &State, cause: Cause) {
+        if state.retire(cause) {
+            table.remove(state);
+            tracing::debug!(name = %state.name(), ?cause, "state gone");
+            if let Some(tell) = self.on_retired.get() {
+                tell(state.ino());
+            }
+            self.registry.bump();
+        }
+    }
+
+    // --- parts ------------------------------------------------------------------------------
+
+    fn directory(&self, ino: u64) -> Attr {
+        Attr {
+            ino,
+            kind: Kind::Directory,
+            mode: if ino == ROOT {
+                self.settings.root_mode
+            } else {
+                0o555
+            },
+            uid: self.settings.uid,
+            gid: self.settings.gid,
+            size: 0,
+            modified: self.mounted,
+            changed: self.mounted,
+            block: page_size(),
+        }
+    }
+
+    fn registry_attr(&self) -> Attr {
+        let directory = self.directory(REGISTRY);
+        Attr {
+            kind: Kind::File,
+            mode: 0o444,
+            ..directory
+        }
+    }
+
+    fn state(&self, ino: u64) -> Result<Arc<State>, Errno> {
+        self.table().numbered(ino).cloned().ok_or(Errno::ESTALE)
+    }
+
+    fn file(&self, file: u64) -> Result<OpenFile, Errno> {
+        self.files().get(&file).cloned().ok_or(Errno::EBADF)
+    }
+
+    fn keep(&self, file: OpenFile) -> u64 {
+        let number = self.next_file.fetch_add(1, Ordering::Relaxed);
+        self.files_mut().insert(number, file);
+        number
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files(&self) -> RwLockReadGuard<'_, HashMap<u64, OpenFile>> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn files_mut(&self) -> RwLockWriteGuard<'_, HashMap<u64, OpenFile>> {
+        self.files.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,572 @@
+//! FUSE requests to calls of [`fs`](crate::fs), and nothing else: the only file that knows FUSE's
+//! types.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    BackingId, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyPoll, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::attr::{Attr, Kind};
+use crate::backing::Transport;
+use crate::capabilities;
+use crate::errno::Errno;
+use crate::fs::{Caller, Change, Opened, Shared};
+use crate::poll::Poller;
+
+/// Nothing is cached: the length changes with each commit and a name may evaporate.
+const NO_CACHE: Duration = Duration::ZERO;
+
+/// The daemon as fuser sees it. The file system behind it is there from the first request on,
+/// but not yet at the handshake, whose outcome it depends on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fuse {
+    shared: Arc<OnceLock<Arc<Shared>>>,
+    /// What the kernel maps for each state that has been opened. One a state, as long as it
+    /// lives: a second one for the same inode would be refused with EIO.
+    backing: Arc<Mutex<HashMap<u64, Arc<BackingId>>>>,
+}
+
+impl Fuse {
+    /// Puts the file system in place, before the first request.
+    pub(crate) fn install(&self, shared: Arc<Shared>) {
+        let backing = self.backing.clone();
+        shared.on_retired(move |ino| {
+            backing
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&ino);
+        });
+        // Set once, between handshake and first request.
+        let _ = self.shared.set(shared);
+    }
+
+    fn fs(&self) -> Result<&Shared, Errno> {
+        self.shared.get().map(Arc::as_ref).ok_or(Errno::EIO)
+    }
+
+    /// The backing id of an open file's region, or `None` where there is no passthrough.
+    fn backing_id(
+        &self,
+        opened: &Opened,
+        register: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> Result<Option<Arc<BackingId>>, Errno> {
+        let fs = self.fs()?;
+        if fs.transport() != Transport::Passthrough {
+            return Ok(None);
+        }
+        // Held while registering: two openers must not register one inode twice.
+        let mut known = self.backing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = known.get(&opened.ino) {
+            return Ok(Some(id.clone()));
+        }
+        let id = fs.with_region_file(opened.ino, |file| file.with(register))?;
+        let id = Arc::new(id);
+        known.insert(opened.ino, id.clone());
+        Ok(Some(id))
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        tid: request.pid(),
+    }
+}
+
+fn errno(error: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(error.code())
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    let kind = match attr.kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+    };
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.size.div_ceil(512),
+        atime: attr.modified,
+        mtime: attr.modified,
+        ctime: attr.changed,
+        crtime: UNIX_EPOCH,
+        kind,
+        // Masked to the permission bits.
+        perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
+        nlink: if attr.kind == Kind::Directory { 2 } else { 1 },
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: attr.block,
+        flags: 0,
+    }
+}
+
+/// `match result { Ok(value) => reply.$how(value..), Err(error) => reply.error(error) }`.
+macro_rules! reply {
+    ($reply:ident, $result:expr, $value:pat => $answer:expr) => {
+        match $result {
+            Ok($value) => $answer,
+            Err(error) => $reply.error(errno(error)),
+        }
+    };
+}
+
+impl Filesystem for Fuse {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        capabilities::negotiate(config);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self
+            .fs()
+            .and_then(|fs| fs.lookup(parent.0, name.as_bytes()));
+        reply!(reply, found, attr => reply.entry(&NO_CACHE, &file_attr(&attr), Generation(0)));
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, file: Option<FileHandle>, reply: ReplyAttr) {
+        let found = self.fs().and_then(|fs| match file {
+            Some(file) => fs.getattr_open(ino.0, file.0),
+            None => fs.getattr(ino.0),
+        });
+        reply!(reply, found, attr => reply.attr(&NO_CACHE, &file_attr(&attr)));
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        _mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        file: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size,
+        };
+        let done = self
+            .fs()
+            .and_then(|fs| fs.setattr(ino.0, file.map(|file| file.0), change));
+        reply!(reply, done, attr => reply.attr(&NO_CACHE, &file_attr(&attr)));
+    }
+
+    fn mknod(
+        &self,
+        _: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(fuser::Errno::EPERM);
+    }
+
+    fn mkdir(
+        &self,
+        _: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        reply.error(fuser::Errno::EPERM);
+    }
+
+    fn rmdir(&self, _: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::EPERM);
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _newparent: INodeNo,
+        _newname: &OsStr,
+        _flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::EPERM);
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self
+            .fs()
+            .and_then(|fs| fs.unlink(caller(request), parent.0, name.as_bytes()));
+        reply!(reply, done, () => reply.ok());
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let opened = self
+            .fs()
+            .and_then(|fs| fs.open(caller(request), ino.0, flags.0));
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(errno(error)),
+        };
+        let file = FileHandle(opened.file);
+        match self.backing_id(&opened, |fd| reply.open_backing(fd)) {
+            Ok(Some(id)) => reply.opened_passthrough(file, FopenFlags::FOPEN_DIRECT_IO, &id),
+            Ok(None) => reply.opened(file, FopenFlags::FOPEN_DIRECT_IO),
+            Err(error) => {
+                self.forget_file(opened.file);
+                reply.error(errno(error));
+            }
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let created = self
+            .fs()
+            .and_then(|fs| fs.create(caller(request), parent.0, name.as_bytes(), mode, flags));
+        let (attr, opened) = match created {
+            Ok(created) => created,
+            Err(error) => return reply.error(errno(error)),
+        };
+        let (attr, file) = (file_attr(&attr), FileHandle(opened.file));
+        let flags = FopenFlags::FOPEN_DIRECT_IO;
+        match self.backing_id(&opened, |fd| reply.open_backing(fd)) {
+            Ok(Some(id)) => {
+                reply.created_passthrough(&NO_CACHE, &attr, Generation(0), file, flags, &id);
+            }
+            Ok(None) => reply.created(&NO_CACHE, &attr, Generation(0), file, flags),
+            Err(error) => {
+                self.forget_file(opened.file);
+                reply.error(errno(error));
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        // sendfile and splice read through the page cache, which would repeat what it has seen.
+        // Such reads have no lock owner; programs fall back to reading.
+        if lock_owner.is_none() {
+            return reply.error(fuser::Errno::EINVAL);
+        }
+        let read = self
+            .fs()
+            .and_then(|fs| fs.read(file.0, offset, size as usize));
+        reply!(reply, read, bytes => reply.data(&bytes));
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let written = self.fs().and_then(|fs| fs.write(file.0, offset, data));
+        // A request is at most 16 MiB.
+        let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        reply!(reply, written, () => reply.written(length));
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.forget_file(file.0);
+        reply.ok();
+    }
+
+    fn flush(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        _file: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Nothing is held back; ENOSYS tells the kernel never to ask again.
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fsync(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        _file: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // A transient state is as durable as it gets.
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        _file: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        // Not ENOSYS: posix_fallocate(3) would then write a byte a block, each a bogus commit.
+        reply.error(fuser::Errno::EOPNOTSUPP);
+    }
+
+    fn copy_file_range(
+        &self,
+        _: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // Programs fall back to reading and writing, which are consistent.
+        reply.error(fuser::Errno::EOPNOTSUPP);
+    }
+
+    fn opendir(&self, _: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let opened = self.fs().and_then(|fs| fs.open_directory(ino.0));
+        reply!(reply, opened, file => reply.opened(FileHandle(file), FopenFlags::empty()));
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let entries = match self.fs().and_then(|fs| fs.entries(file.0)) {
+            Ok(entries) => entries,
+            Err(error) => return reply.error(errno(error)),
+        };
+        for (at, entry) in (1_u64..).zip(entries.iter()).skip(skipped(offset)) {
+            let kind = file_type(entry.kind);
+            if reply.add(INodeNo(entry.ino), at, kind, &entry.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (fs, entries) = match self.fs().and_then(|fs| Ok((fs, fs.entries(file.0)?))) {
+            Ok(found) => found,
+            Err(error) => return reply.error(errno(error)),
+        };
+        for (at, entry) in (1_u64..).zip(entries.iter()).skip(skipped(offset)) {
+            // A state that has evaporated since the directory was opened is left out.
+            let Ok(attr) = fs.getattr(entry.ino) else {
+                continue;
+            };
+            let (ino, attr) = (INodeNo(entry.ino), file_attr(&attr));
+            if reply.add(ino, at, &entry.name, &NO_CACHE, &attr, Generation(0)) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.forget_file(file.0);
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        reply!(reply, self.fs().and_then(Shared::space), (space, states) => {
+            let block = u32::try_from(space.block).unwrap_or(4096);
+            let longest = u32::try_from(kstate_sys::name::MAX_NAME_BYTES).unwrap_or(247);
+            reply.statfs(space.blocks, space.free, space.free, states, 0, block, longest, block);
+        });
+    }
+
+    fn setxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let done = self
+            .fs()
+            .and_then(|fs| fs.set_xattr(caller(request), ino.0, &name.to_string_lossy(), value));
+        reply!(reply, done, () => reply.ok());
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let value = self
+            .fs()
+            .and_then(|fs| fs.get_xattr(ino.0, &name.to_string_lossy()));
+        match value {
+            Ok(value) => sized(reply, size, &value),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        match self.fs().and_then(|fs| fs.list_xattr(ino.0)) {
+            Ok(names) => sized(reply, size, &names),
+            Err(error) => reply.error(errno(error)),
+        }
+    }
+
+    fn removexattr(&self, _: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::EPERM);
+    }
+
+    fn ioctl(
+        &self,
+        request: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        argument: &[u8],
+        out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        let answer = self
+            .fs()
+            .and_then(|fs| fs.ioctl(caller(request), file.0, command, argument));
+        reply!(reply, answer, bytes => {
+            // The number says how much the caller has room for.
+            let room = bytes.len().min(out_size as usize);
+            reply.ioctl(0, &bytes[..room]);
+        });
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _ino: INodeNo,
+        file: FileHandle,
+        notifier: PollNotifier,
+        _events: PollEvents,
+        flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        let wanted = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
+        let poller = wanted.then(|| {
+            Poller::new(move || {
+                if let Err(error) = notifier.notify() {
+                    tracing::debug!(%error, "a poller has gone");
+                }
+            })
+        });
+        reply!(reply, self.fs().and_then(|fs| fs.poll(file.0, poller)), ready => {
+            let mut events = PollEvents::empty();
+            if ready.readable {
+                events |= PollEvents::POLLIN | PollEvents::POLLRDNORM;
+            }
+            if ready.writable {
+                events |= PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+            }
+            reply.poll(events);
+        });
+    }
+}
+
+impl Fuse {
+    fn forget_file(&self, file: u64) {
+        if let Ok(fs) = self.fs() {
+            fs.release(file);
+        }
+    }
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+    }
+}
+
+fn skipped(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+/// Answers an attribute request as its size asks: how long it would be, or the bytes.
+fn sized(reply: ReplyXattr, size: u32, value: &[u8]) {
+    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    match size {
+        0 => reply.size(length),
+        _ if size < length => reply.error(fuser::Errno::ERANGE),
+        _ => reply.data(value),
+    }
+}

@@ -1,0 +1,201 @@
+//! The daemon's side of the ioctls of `kstate_sys::ioctl`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kstate_sys::abi::{ABI_VERSION, page_size};
+use kstate_sys::ioctl::{self, Info, Subscribe, info_flags, outcome, transport};
+use kstate_sys::region::Generation;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::backing::Transport;
+use crate::errno::Errno;
+use crate::fs::{Caller, Shared};
+use crate::handle::Handle;
+use crate::state::Layout;
+
+/// Carries out `command` on an open state. The answer is what the caller's argument becomes.
+///
+/// # Errors
+///
+/// As the table in `kstate_sys::ioctl` says.
+pub(crate) fn on_state(
+    shared: &Shared,
+    handle: &Handle,
+    caller: Caller,
+    command: u32,
+    argument: &[u8],
+) -> Result<Vec<u8>, Errno> {
+    let state = &handle.state;
+    match command {
+        ioctl::SUBSCRIBE => subscribe(shared, handle, caller, argument),
+        ioctl::CLAIM => {
+            if !handle.mode.write {
+                return Err(Errno::EBADF);
+            }
+            let process = hold(shared, handle, caller)?;
+            let claim = state.claim(process).inspect_err(|_| {
+                if !state.is_held_by(process) {
+                    shared.reaper.let_go(process, state.ino());
+                }
+            })?;
+            Ok(claim.as_bytes().to_vec())
+        }
+        ioctl::RELEASE => {
+            let group = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            let process = shared.reaper.find(caller.tid).ok_or(Errno::EINVAL)?;
+            if state.release(process, group)? {
+                shared.reaper.let_go(process, state.ino());
+            }
+            Ok(Vec::new())
+        }
+        ioctl::SET_CAPACITY => {
+            if !handle.mode.write {
+                return Err(Errno::EBADF);
+            }
+            let wanted = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            let capacity = state.set_capacity(u64::from(wanted))?;
+            Ok(capacity.as_bytes().to_vec())
+        }
+        ioctl::WAIT_BEGIN => {
+            let process = hold(shared, handle, caller)?;
+            state.wait_begin(process);
+            Ok(Vec::new())
+        }
+        ioctl::WAIT_END => {
+            let process = shared.reaper.find(caller.tid).ok_or(Errno::EINVAL)?;
+            if state.wait_end(process)? {
+                shared.reaper.let_go(process, state.ino());
+            }
+            Ok(Vec::new())
+        }
+        ioctl::SEEN => {
+            let generation = u64::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            handle.mark_seen(Generation(generation));
+            Ok(Vec::new())
+        }
+        ioctl::ARM => state.arm().map(|()| Vec::new()),
+        ioctl::SET_LINGER => {
+            let millis = u64::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            if caller.uid != 0 && caller.uid != state.attributes().uid {
+                return Err(Errno::EPERM);
+            }
+            state.set_attributes(|a| a.linger = Duration::from_millis(millis));
+            Ok(Vec::new())
+        }
+        ioctl::INFO => Ok(info(handle)?.as_bytes().to_vec()),
+        ioctl::TICKET => {
+            let descriptor = state.region_descriptor(handle.mode.write)?;
+            ticket(shared, descriptor, caller)
+        }
+        ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+/// The two that the registry file knows.
+pub(crate) fn on_registry(shared: &Shared, caller: Caller, command: u32) -> Result<Vec<u8>, Errno> {
+    match command {
+        ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
+        ioctl::TICKET => ticket(shared, shared.registry.descriptor()?, caller),
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+fn subscribe(
+    shared: &Shared,
+    handle: &Handle,
+    caller: Caller,
+    argument: &[u8],
+) -> Result<Vec<u8>, Errno> {
+    let asked = Subscribe::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+    let mut answer = Subscribe::default();
+    if asked.abi_version != ABI_VERSION {
+        answer.outcome = outcome::ABI_VERSION;
+        return Ok(answer.as_bytes().to_vec());
+    }
+    let state = &handle.state;
+    let text = asked.layout_text().ok_or(Errno::EINVAL)?;
+    // A reader of somebody else's state must not be able to fix its layout or room for everybody.
+    let owner = caller.uid == 0 || caller.uid == state.attributes().uid;
+    if asked.layout_id != 0 {
+        let layout = Layout {
+            id: asked.layout_id,
+            text: text.to_owned(),
+        };
+        if let Err(recorded) = state.record_layout(&layout, handle.mode.write || owner) {
+            answer.outcome = outcome::LAYOUT;
+            answer.layout_id = recorded.id;
+            answer.set_layout_text(&recorded.text);
+            return Ok(answer.as_bytes().to_vec());
+        }
+    }
+    answer.capacity = match handle.mode.write {
+        true => state.want_capacity(asked.capacity)?,
+        // An owner's wish counts, before anybody who writes has said anything.
+        false if owner => state.suggest_capacity(asked.capacity)?,
+        false => state.capacity(),
+    };
+    answer.outcome = outcome::OK;
+    answer.transport = match shared.transport() {
+        Transport::Passthrough => transport::PASSTHROUGH,
+        Transport::Socket => transport::SOCKET,
+    };
+    answer.page_size = page_size();
+    answer.clock_kind = shared.clock.kind() as u32;
+    answer.clock_ns_per_tick_32 = shared.clock.ns_per_tick_32();
+    answer.state_id = state.ino();
+    if let Some(layout) = state.layout() {
+        answer.layout_id = layout.id;
+        answer.set_layout_text(&layout.text);
+    }
+    Ok(answer.as_bytes().to_vec())
+}
+
+fn info(handle: &Handle) -> Result<Info, Errno> {
+    let state = &handle.state;
+    let version = state.describe()?;
+    let (attributes, counts) = (state.attributes(), state.counts());
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let age = state.age(&version).map_or(u64::MAX, |age| {
+        u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
+    });
+    let mut flags = 0;
+    if state.is_armed() {
+        flags |= info_flags::ARMED;
+    }
+    if attributes.is_kept() {
+        flags |= info_flags::KEPT;
+    }
+    Ok(Info {
+        state_id: state.ino(),
+        generation: version.generation().0,
+        age_ns: age,
+        layout_id: state.layout().map_or(0, |layout| layout.id),
+        linger_ms: millis(attributes.linger),
+        length: version.length,
+        capacity: state.capacity(),
+        subscribers: counts.subscribers,
+        writers: counts.writers,
+        waiters: counts.waiters,
+        flags,
+    })
+}
+
+fn hold(shared: &Shared, handle: &Handle, caller: Caller) -> Result<crate::reaper::Process, Errno> {
+    let state: &Arc<_> = &handle.state;
+    Ok(shared.reaper.hold(caller.tid, state)?)
+}
+
+fn ticket(
+    shared: &Shared,
+    descriptor: std::os::fd::OwnedFd,
+    caller: Caller,
+) -> Result<Vec<u8>, Errno> {
+    let desk = shared
+        .desk
+        .as_ref()
+        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTTY))?;
+    Ok(desk.issue(descriptor, caller.uid)?.as_bytes().to_vec())
+}

@@ -1,0 +1,119 @@
+//! Notices commits on behalf of programs that poll state files.
+//!
+//! For them the daemon is one more waiter on `head`: a committer sees no difference. One thread
+//! holds all waits in an io_uring; where that is refused, threads with `futex_waitv`, which hold
+//! 127 each.
+
+mod uring;
+mod waitv;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::state::State;
+
+/// Called once, when what was polled for has come.
+pub(crate) struct Poller(Box<dyn FnOnce() + Send>);
+
+impl Poller {
+    /// A poller that calls `notify`.
+    pub(crate) fn new(notify: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(notify))
+    }
+
+    pub(crate) fn call(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Poller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Poller")
+    }
+}
+
+/// Watches the heads of polled states.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    inbox: Arc<Inbox>,
+    way: Way,
+}
+
+/// Which way the heads are watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// One io_uring.
+    Uring,
+    /// Threads in `futex_waitv`.
+    Waitv,
+}
+
+#[derive(Debug)]
+struct Inbox {
+    states: Mutex<VecDeque<Weak<State>>>,
+    bell: EventFd,
+    stopped: std::sync::atomic::AtomicBool,
+}
+
+impl Hub {
+    /// Starts watching; the thread ends after [`Hub::stop`].
+    pub(crate) fn start() -> io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let inbox = Arc::new(Inbox {
+            states: Mutex::new(VecDeque::new()),
+            bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
+            stopped: std::sync::atomic::AtomicBool::new(false),
+        });
+        let builder = std::thread::Builder::new().name("kstate-poll".into());
+        let theirs = inbox.clone();
+        let (way, thread) = match uring::Watcher::new() {
+            Ok(watcher) => (Way::Uring, builder.spawn(move || watcher.run(&theirs))?),
+            Err(error) => {
+                tracing::info!(%error, "no io_uring with futex waits; polling by futex_waitv");
+                (Way::Waitv, builder.spawn(move || waitv::run(&theirs))?)
+            }
+        };
+        Ok((Self { inbox, way }, thread))
+    }
+
+    pub(crate) fn way(&self) -> Way {
+        self.way
+    }
+
+    /// Somebody polls `state`: look at its head, and watch it as long as somebody does.
+    pub(crate) fn watch(&self, state: &Arc<State>) {
+        let mut states = self
+            .inbox
+            .states
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        states.push_back(Arc::downgrade(state));
+        drop(states);
+        self.inbox.ring();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.inbox
+            .stopped
+            .store(true, std::sync::atomic::Ordering::Release);
+        self.inbox.ring();
+    }
+}
+
+impl Inbox {
+    fn ring(&self) {
+        if let Err(error) = self.bell.write(1) {
+            tracing::error!(%error, "the polling thread cannot be called");
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn take(&self) -> VecDeque<Weak<State>> {
+        std::mem::take(&mut *self.states.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

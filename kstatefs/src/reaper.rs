@@ -1,0 +1,224 @@
+#![expect(unsafe_code, reason = "pidfd_open(2) has no wrapper in nix")]
+//! Watches the processes that have claimed something, and cleans up after the dead.
+//!
+//! RELEASE is no sign of death: `close` sends it while the map still writes, and a killed writer
+//! whose forked child holds the descriptor sends none. So whoever claims a slot group or sets a
+//! wait mark is watched by a pidfd, which becomes readable when the process ends, however it
+//! ends.
+//!
+//! Lock order: a state's lock before this module's.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::state::State;
+
+/// A process that holds something. Never used again, unlike a process id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Process(u64);
+
+/// Token of the event that ends the thread.
+const STOP: u64 = 0;
+
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    epoll: Epoll,
+    stop: EventFd,
+    watched: Mutex<Watched>,
+}
+
+#[derive(Debug, Default)]
+struct Watched {
+    next: u64,
+    by_pid: HashMap<i32, Process>,
+    processes: HashMap<Process, Record>,
+}
+
+#[derive(Debug)]
+struct Record {
+    pid: i32,
+    pidfd: OwnedFd,
+    holdings: HashMap<u64, Weak<State>>,
+}
+
+impl Reaper {
+    pub(crate) fn new() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        let watched = Mutex::new(Watched {
+            next: STOP + 1,
+            ..Watched::default()
+        });
+        Ok(Self {
+            epoll,
+            stop,
+            watched,
+        })
+    }
+
+    /// Notes that the process of thread `tid` holds something of `state`, and watches it.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` when the daemon cannot see the process, being in another pid namespace, or it has
+    /// ended; what the kernel says when descriptors run out.
+    pub(crate) fn hold(&self, tid: u32, state: &Arc<State>) -> io::Result<Process> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let tid = i32::try_from(tid)
+            .ok()
+            .filter(|tid| *tid > 0)
+            .ok_or_else(gone)?;
+        let pid = process_of(tid).ok_or_else(gone)?;
+        let mut watched = self.lock();
+        let known = watched.by_pid.get(&pid).copied().filter(|process| {
+            // A process that has just died may still be listed; its id may be a new one's.
+            watched
+                .processes
+                .get(process)
+                .is_some_and(|record| is_alive(&record.pidfd))
+        });
+        let process = match known {
+            Some(process) => process,
+            None => {
+                let pidfd = pidfd_open(pid)?;
+                if process_of(tid) != Some(pid) {
+                    return Err(gone());
+                }
+                let process = Process(watched.next);
+                watched.next += 1;
+                self.epoll
+                    .add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, process.0))?;
+                watched.by_pid.insert(pid, process);
+                let record = Record {
+                    pid,
+                    pidfd,
+                    holdings: HashMap::new(),
+                };
+                watched.processes.insert(process, record);
+                process
+            }
+        };
+        if let Some(record) = watched.processes.get_mut(&process) {
+            record.holdings.insert(state.ino(), Arc::downgrade(state));
+        }
+        Ok(process)
+    }
+
+    /// The token of the process of thread `tid`, if it holds anything.
+    pub(crate) fn find(&self, tid: u32) -> Option<Process> {
+        let pid = process_of(i32::try_from(tid).ok()?)?;
+        self.lock().by_pid.get(&pid).copied()
+    }
+
+    /// Notes that `process` holds nothing of the state `ino` any more.
+    pub(crate) fn let_go(&self, process: Process, ino: u64) {
+        let mut watched = self.lock();
+        let Some(record) = watched.processes.get_mut(&process) else {
+            return;
+        };
+        record.holdings.remove(&ino);
+        if record.holdings.is_empty() {
+            self.forget(&mut watched, process);
+        }
+    }
+
+    fn forget(&self, watched: &mut Watched, process: Process) -> Option<Record> {
+        let record = watched.processes.remove(&process)?;
+        // Fails only if it is no longer registered.
+        let _ = self.epoll.delete(&record.pidfd);
+        if watched.by_pid.get(&record.pid) == Some(&process) {
+            watched.by_pid.remove(&record.pid);
+        }
+        Some(record)
+    }
+
+    /// Buries the dead until [`Reaper::stop`].
+    pub(crate) fn run(&self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "cannot watch processes any more");
+                    return;
+                }
+            };
+            for event in &events[..ready] {
+                if event.data() == STOP {
+                    return;
+                }
+                self.bury(Process(event.data()));
+            }
+        }
+    }
+
+    /// Ends [`Reaper::run`].
+    pub(crate) fn stop(&self) {
+        if let Err(error) = self.stop.write(1) {
+            tracing::error!(%error, "the reaper cannot be stopped");
+        }
+    }
+
+    fn bury(&self, process: Process) {
+        let record = {
+            let mut watched = self.lock();
+            self.forget(&mut watched, process)
+        };
+        // The lock is free here: a state's lock comes first.
+        let Some(record) = record else { return };
+        tracing::debug!(
+            pid = record.pid,
+            states = record.holdings.len(),
+            "process ended"
+        );
+        for state in record.holdings.values().filter_map(Weak::upgrade) {
+            state.bury(process);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The process that thread `tid` belongs to.
+///
+/// FUSE requests carry thread ids. Most threads that open a file are their process's first, and a
+/// pidfd can be opened for those alone (before Linux 6.9's PIDFD_THREAD, and without it since),
+/// which is cheaper to try than reading `/proc`.
+pub(crate) fn process_of(tid: i32) -> Option<i32> {
+    if tid <= 0 {
+        return None;
+    }
+    if pidfd_open(tid).is_ok() {
+        return Some(tid);
+    }
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    line.trim().parse().ok()
+}
+
+fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two integers. The descriptor is close-on-exec by itself.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A pidfd is readable once its process has ended.
+fn is_alive(pidfd: &OwnedFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+}

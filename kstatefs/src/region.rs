@@ -1,0 +1,65 @@
+#![expect(unsafe_code, reason = "gives a mapping its lifetime")]
+//! The daemon's own mapping of a region.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+
+use kstate_sys::abi::{Class, Geometry};
+use kstate_sys::region::Mapped;
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::backing::RegionFile;
+use crate::guard::Guard;
+
+/// A guarded mapping of a region up to the end of one class's area.
+///
+/// # Invariants
+///
+/// 1. `mapping` is shared, writable, and lives as long as the value; `guard` covers all of it.
+/// 2. Its bytes are only reached through [`RegionMapping::mapped`].
+#[derive(Debug)]
+pub(crate) struct RegionMapping {
+    // Dropped before the mapping, so that the guard never covers somebody else's memory.
+    guard: Guard,
+    mapping: MmapRaw,
+    geometry: Geometry,
+    class: Class,
+}
+
+impl RegionMapping {
+    pub(crate) fn new(file: &RegionFile, geometry: Geometry, class: Class) -> io::Result<Self> {
+        let len = geometry.mapped_len(class);
+        let mapping = file.with(|fd| MmapOptions::new().len(len).map_raw(fd.as_raw_fd()))?;
+        let guard = Guard::new(mapping.as_ptr(), len)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))?;
+        // INVARIANT: 1: made here from one mapping.
+        Ok(Self {
+            guard,
+            mapping,
+            geometry,
+            class,
+        })
+    }
+
+    /// The words of the protocol.
+    pub(crate) fn mapped(&self) -> Mapped<'_> {
+        let base = NonNull::new(self.mapping.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        // SAFETY: invariants 1 and 2 are those of `Mapped`; mmap returns page-aligned addresses
+        // that are not null.
+        match unsafe { Mapped::new(base, self.mapping.len(), self.geometry) } {
+            Ok(mapped) => mapped,
+            Err(error) => unreachable!("every class's area is behind the metadata: {error}"),
+        }
+    }
+
+    /// The biggest class within reach.
+    pub(crate) fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Whether a writer made a hole here that could not be filled any more.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.guard.is_damaged()
+    }
+}

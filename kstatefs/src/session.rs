@@ -1,0 +1,462 @@
+//! From a configuration to a mounted file system and back.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fuser::{BackingId, MountOption, Session, SessionACL};
+use nix::mount::MsFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::backing::{Backing, Transport};
+use crate::config::{Config, Passthrough};
+use crate::fs::{Settings, Shared};
+use crate::fuse::Fuse;
+use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
+use crate::poll::{Hub, Way};
+
+/// Why nothing was served, or no longer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The directory cannot be mounted on.
+    #[error(transparent)]
+    MountPoint(#[from] MountPointError),
+    /// No tmpfs to keep regions in.
+    #[error("no place for states: {0}")]
+    Backing(#[source] io::Error),
+    /// The kernel refused to mount.
+    #[error(
+        "cannot mount on {path}: {source}; root may, other users need fusermount3 (package \
+         fuse3) or a user namespace (unshare --user --map-root-user --mount); `kstate doctor` \
+         tells what there is"
+    )]
+    Mount {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel or fusermount3 said.
+        source: io::Error,
+    },
+    /// Passthrough was required and the kernel refused it.
+    #[error(
+        "the kernel passes no maps through here ({0}); it takes Linux 6.9 and CAP_SYS_ADMIN; \
+         leave --passthrough at auto to go without"
+    )]
+    Passthrough(#[source] io::Error),
+    /// Something the daemon needs failed.
+    #[error("{doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What was mounted.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Mounted {
+    /// Where, as an absolute path.
+    pub path: PathBuf,
+    /// How programs get at regions.
+    pub transport: Transport,
+    /// Whether one io_uring watches all polled states; else threads do.
+    pub polls_by_uring: bool,
+}
+
+/// A file system being served by threads of this process.
+#[derive(Debug)]
+pub struct Server {
+    mounted: Mounted,
+    shared: Arc<Shared>,
+    helpers: Vec<JoinHandle<()>>,
+    session: JoinHandle<()>,
+    /// Readable once the session has ended.
+    ended: Arc<EventFd>,
+    /// Minor device number of the mount: the kernel's name of the connection.
+    connection: u64,
+    signals: Option<SignalGuard>,
+}
+
+/// Mounts and serves until unmounted or, if so configured, SIGINT, SIGTERM or SIGHUP.
+/// `on_mounted` is called once the file system can be used.
+///
+/// # Errors
+///
+/// [`ServeError`]; nothing is left mounted or behind then.
+pub fn serve(config: Config, on_mounted: impl FnOnce(&Mounted)) -> Result<(), ServeError> {
+    let server = Server::start(config)?;
+    on_mounted(server.mounted());
+    server.wait()
+}
+
+impl Server {
+    /// Mounts, and serves from threads of this process.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`]; nothing is left mounted or behind then.
+    pub fn start(config: Config) -> Result<Self, ServeError> {
+        let path = mountpoint::prepare(&config.directory)?;
+        raise_descriptor_limit();
+        // Before any thread is started, so that all of them have the signals blocked.
+        let signals = match config.handle_signals {
+            true => Some(SignalGuard::block().map_err(system("cannot block signals"))?),
+            false => None,
+        };
+        let backing = Backing::create(config.backing.as_deref()).map_err(ServeError::Backing)?;
+        let root = nix::unistd::geteuid().is_root();
+        let allow_other = config.allow_other.unwrap_or(root);
+        let fuse = Fuse::default();
+        let session = mount(&path, fuse.clone(), allow_other, config.threads)?;
+        let unmount = Unmounting(Some(path.clone()));
+        let transport = match config.passthrough {
+            Passthrough::Off => Transport::Socket,
+            wanted => match probe_passthrough(session.as_fd(), &backing) {
+                Ok(()) => Transport::Passthrough,
+                Err(error) if wanted == Passthrough::Require => {
+                    return Err(ServeError::Passthrough(error));
+                }
+                Err(error) => {
+                    tracing::info!(%error, "no passthrough; programs map over the socket");
+                    Transport::Socket
+                }
+            },
+        };
+        let (hub, hub_thread) = Hub::start().map_err(system("cannot watch polled states"))?;
+        let polls_by_uring = hub.way() == Way::Uring;
+        let settings = Settings {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            root_mode: config
+                .root_mode
+                .unwrap_or(if allow_other { 0o1777 } else { 0o700 }),
+            linger: config.linger,
+        };
+        let shared = Shared::new(backing, transport, hub, settings)
+            .map_err(system("cannot set up the file system"))?;
+        let shared = Arc::new(shared);
+        fuse.install(shared.clone());
+        let mut helpers = vec![hub_thread];
+        helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
+        let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(errno_system)?;
+        let ended = Arc::new(ended);
+        let theirs = ended.clone();
+        let session = std::thread::Builder::new()
+            .name("kstate-fuse".into())
+            .spawn(move || {
+                if let Err(error) = session.run() {
+                    tracing::error!(%error, "the FUSE session ended badly");
+                }
+                if let Err(error) = theirs.write(1) {
+                    tracing::error!(%error, "the end of the session cannot be told");
+                }
+            })
+            .map_err(system("cannot start a thread"))?;
+        // The first request, answered by the threads just started: now it can be used.
+        let device = std::fs::metadata(&path)
+            .map_err(system("cannot use the mount"))?
+            .dev();
+        unmount.disarm();
+        let mounted = Mounted {
+            path,
+            transport,
+            polls_by_uring,
+        };
+        let connection = libc::minor(device).into();
+        Ok(Self {
+            mounted,
+            shared,
+            helpers,
+            session,
+            ended,
+            connection,
+            signals,
+        })
+    }
+
+    /// What was mounted.
+    pub fn mounted(&self) -> &Mounted {
+        &self.mounted
+    }
+
+    /// Serves until unmounted or until a signal says so.
+    ///
+    /// # Errors
+    ///
+    /// The mount could not be undone.
+    pub fn wait(self) -> Result<(), ServeError> {
+        let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        if let Some(signals) = &self.signals {
+            fds.push(PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN));
+        }
+        loop {
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) => break,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(errno_system(error)),
+            }
+        }
+        self.stop()
+    }
+
+    /// Unmounts, ends all threads and removes what was kept.
+    ///
+    /// # Errors
+    ///
+    /// The mount could not be undone.
+    pub fn stop(self) -> Result<(), ServeError> {
+        let path = &self.mounted.path;
+        let unmounted = match mountpoint::unmount(path, Unmount::IfUnused) {
+            // Programs have files open: take the name away and cut the connection below.
+            Err(MountPointError::InUse(_)) => mountpoint::unmount(path, Unmount::Lazy),
+            // Somebody else unmounted it, which is why we are here.
+            Err(MountPointError::NotMounted(_)) => Ok(()),
+            other => other,
+        };
+        let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        let ended = |fds: &mut [PollFd<'_>], patience: u16| {
+            matches!(poll(fds, PollTimeout::from(patience)), Ok(1))
+        };
+        let over = ended(&mut fds, 200) || {
+            // Open files keep a detached mount alive. Their owners get ENOTCONN from here on.
+            let abort = format!("/sys/fs/fuse/connections/{}/abort", self.connection);
+            if let Err(error) = std::fs::write(&abort, "1") {
+                tracing::debug!(%error, abort, "the connection ends with the process");
+            }
+            ended(&mut fds, 2000)
+        };
+        self.shared.hub.stop();
+        self.shared.reaper.stop();
+        self.shared.lingering.stop();
+        if let Some(desk) = &self.shared.desk {
+            desk.stop();
+        }
+        for helper in self.helpers {
+            if helper.join().is_err() {
+                tracing::error!("a thread of the daemon panicked");
+            }
+        }
+        if over && self.session.join().is_err() {
+            tracing::error!("the FUSE session panicked");
+        }
+        // Named here and not left to the last owner, which may be a thread that never ends.
+        self.shared.backing.remove();
+        if let Some(desk) = &self.shared.desk {
+            desk.remove();
+        }
+        Ok(unmounted?)
+    }
+}
+
+fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.into()).spawn(run)
+    };
+    let mut threads = Vec::new();
+    let theirs = shared.clone();
+    threads.push(spawn(
+        "kstate-reaper",
+        Box::new(move || theirs.reaper.run()),
+    )?);
+    let theirs = shared.clone();
+    let linger = move || theirs.lingering.run(|ino| theirs.evaporate(ino));
+    threads.push(spawn("kstate-linger", Box::new(linger))?);
+    if shared.desk.is_some() {
+        let theirs = shared.clone();
+        let serve = move || {
+            if let Some(desk) = &theirs.desk {
+                desk.run();
+            }
+        };
+        threads.push(spawn("kstate-socket", Box::new(serve))?);
+    }
+    Ok(threads)
+}
+
+/// Mounts by the system call, or by fusermount3 where only that may.
+fn mount(
+    path: &Path,
+    fuse: Fuse,
+    allow_other: bool,
+    threads: usize,
+) -> Result<Session<Fuse>, ServeError> {
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(threads);
+    // A descriptor a thread: each waits in the kernel by itself.
+    config.clone_fd = true;
+    config.acl = if allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    let failed = |source| ServeError::Mount {
+        path: path.to_owned(),
+        source,
+    };
+    match mount_directly(path, allow_other) {
+        Ok(device) => {
+            let unmount = Unmounting(Some(path.to_owned()));
+            let session = Session::from_fd(fuse, device, config.acl, config).map_err(failed)?;
+            unmount.disarm();
+            Ok(session)
+        }
+        Err(refused) if refused.raw_os_error() == Some(libc::EPERM) => {
+            config.mount_options = vec![
+                MountOption::FSName("kstatefs".into()),
+                MountOption::Subtype("kstatefs".into()),
+                MountOption::DefaultPermissions,
+                MountOption::NoSuid,
+                MountOption::NoDev,
+                MountOption::NoExec,
+            ];
+            Session::new(fuse, path, &config).map_err(|error| {
+                // Without the helper its absence is all that fuser can tell.
+                failed(match error.kind() {
+                    io::ErrorKind::NotFound => refused,
+                    _ => error,
+                })
+            })
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// As root, or as root of a user namespace (the device must have been opened in it).
+fn mount_directly(path: &Path, allow_other: bool) -> io::Result<OwnedFd> {
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(
+                "/dev/fuse is missing (load the module: modprobe fuse; in a container pass the \
+                 device in)",
+            ),
+            _ => error,
+        })?;
+    let rootmode = std::fs::metadata(path)?.mode();
+    let mut options = format!(
+        "fd={},rootmode={rootmode:o},user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        nix::unistd::geteuid(),
+        nix::unistd::getegid()
+    );
+    if allow_other {
+        options.push_str(",allow_other");
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let kind = Some(FILE_SYSTEM_TYPE);
+    nix::mount::mount(Some("kstatefs"), path, kind, flags, Some(options.as_str()))?;
+    Ok(device.into())
+}
+
+/// Registers a real backing file: INIT offers passthrough to ordinary users too, and only this
+/// is then refused (EPERM).
+fn probe_passthrough(device: BorrowedFd<'_>, backing: &Backing) -> io::Result<()> {
+    let file = backing.region(0, 4096, Transport::Passthrough)?;
+    let id = file.with(|fd| BackingId::create_raw(device, fd))?;
+    close_backing(device, id)
+}
+
+/// `FUSE_DEV_IOC_BACKING_CLOSE` of `<linux/fuse.h>`.
+fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
+    const FUSE_DEV_IOC_BACKING_CLOSE: u32 = 1 << 30 | 4 << 16 | 229 << 8 | 2;
+    #[expect(unsafe_code, reason = "fuser closes only ids that it has wrapped")]
+    // SAFETY: reads four bytes at the address given.
+    let result = unsafe {
+        libc::ioctl(
+            device.as_raw_fd(),
+            libc::Ioctl::from(FUSE_DEV_IOC_BACKING_CLOSE),
+            &raw const id,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Unmounts when something fails between mounting and serving.
+struct Unmounting(Option<PathBuf>);
+
+impl Unmounting {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unmounting {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take()
+            && let Err(error) = mountpoint::unmount(&path, Unmount::Lazy)
+        {
+            tracing::warn!(%error, "left mounted");
+        }
+    }
+}
+
+/// The three signals that end the daemon, blocked and readable from a descriptor.
+#[derive(Debug)]
+struct SignalGuard {
+    descriptor: SignalFd,
+    before: SigSet,
+}
+
+impl SignalGuard {
+    fn block() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        let mut before = SigSet::empty();
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))?;
+        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self { descriptor, before })
+    }
+}
+
+impl Drop for SignalGuard {
+    fn drop(&mut self) {
+        // The signal that ended the daemon must not end its caller now.
+        let flags = nix::fcntl::OFlag::O_NONBLOCK;
+        let _ = nix::fcntl::fcntl(&self.descriptor, nix::fcntl::FcntlArg::F_SETFL(flags));
+        while let Ok(Some(_)) = self.descriptor.read_signal() {}
+        if let Err(error) = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None) {
+            tracing::warn!(%error, "signals stay blocked");
+        }
+    }
+}
+
+/// A state costs no descriptor, a process that waits or writes costs one.
+fn raise_descriptor_limit() {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, hard)) if soft < hard => {
+            if let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+                tracing::warn!(%error, soft, hard, "descriptor limit not raised");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn system(doing: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::System { doing, source }
+}
+
+fn errno_system(error: nix::errno::Errno) -> ServeError {
+    ServeError::System {
+        doing: "cannot wait for the session",
+        source: error.into(),
+    }
+}

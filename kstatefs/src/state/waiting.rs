@@ -1,0 +1,104 @@
+//! The live page and the programs that poll.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kstate_sys::region::{self, Group, Head, LiveOwner, Memory, Notice};
+
+use super::{Inner, State};
+use crate::errno::Errno;
+use crate::handle::Handle;
+use crate::poll::Poller;
+use crate::region::RegionMapping;
+
+/// What `poll` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PollState {
+    Readable,
+    Registered,
+    Idle,
+}
+
+impl State {
+    /// Lets committers keep the live page fresh from now on.
+    pub(crate) fn arm(&self) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        if inner.armed {
+            return Ok(());
+        }
+        self.file.allocate(0, self.geometry.page() as usize)?;
+        self.map_capacity(&mut inner)?;
+        inner.armed = true;
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
+        mapped.header().raise(Notice::ARMED);
+        region::refresh_live(&mapped, LiveOwner::of(Group::DAEMON))?;
+        Ok(())
+    }
+
+    /// Whether a version newer than the last one seen through `handle` exists; if not, `poller`
+    /// is kept and called when there is one. Returns whether the hub must watch for it.
+    pub(crate) fn poll(
+        &self,
+        handle: &Arc<Handle>,
+        poller: Option<Poller>,
+    ) -> Result<PollState, Errno> {
+        let mut inner = self.lock();
+        if self.describe_locked()? > handle.seen() {
+            inner.pollers.remove(&handle.id);
+            return Ok(PollState::Readable);
+        }
+        match poller {
+            Some(poller) => {
+                inner.pollers.insert(handle.id, (handle.clone(), poller));
+                Ok(PollState::Registered)
+            }
+            None => Ok(PollState::Idle),
+        }
+    }
+
+    /// Calls the pollers that have something to see. Returns the head to wait beyond, `None` when
+    /// nobody polls any more.
+    pub(crate) fn notify_pollers(&self) -> Option<(Head, Arc<RegionMapping>)> {
+        let mut inner = self.lock();
+        if inner.pollers.is_empty() {
+            self.lower_mark_if_unused(&inner);
+            return None;
+        }
+        let mapping = self.mapping();
+        let header = mapping.mapped();
+        let header = header.header();
+        header.raise(Notice::WAITERS);
+        // ORDERING: SeqCst after `raise`: see `Header::notice`.
+        let head = Head::from_raw(header.head.load(Ordering::SeqCst));
+        let ready: Vec<u64> = inner
+            .pollers
+            .iter()
+            .filter(|(_, (handle, _))| head.generation() > handle.seen() || inner.gone)
+            .map(|(id, _)| *id)
+            .collect();
+        let ready: Vec<Poller> = ready
+            .iter()
+            .filter_map(|id| inner.pollers.remove(id))
+            .map(|(_, p)| p)
+            .collect();
+        let watch = !inner.pollers.is_empty();
+        self.lower_mark_if_unused(&inner);
+        drop(inner);
+        for poller in ready {
+            poller.call();
+        }
+        watch.then_some((head, mapping))
+    }
+
+    /// Whether anybody polls.
+    pub(crate) fn has_pollers(&self) -> bool {
+        !self.lock().pollers.is_empty()
+    }
+
+    pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {
+        if inner.waits.is_empty() && inner.pollers.is_empty() {
+            self.mapping().mapped().header().lower(Notice::WAITERS);
+        }
+    }
+}
