@@ -1,2 +1,29 @@
-//! Placeholder.
-fn main() {}
+//! The `kstate` command: mount, look at, set, watch and feed live states; and a demo.
+
+mod cli;
+mod completions;
+mod demo;
+mod doctor;
+mod duration;
+mod encoding;
+mod error;
+mod feed;
+mod get;
+mod keeping;
+mod ls;
+mod man;
+mod mount;
+mod output;
+mod rm;
+mod set;
+mod signals;
+mod stat;
+mod umount;
+mod value;
+mod watch;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

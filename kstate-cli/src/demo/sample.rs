@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub use self::checked::{Checked, Sample};
-pub use self::parse::ParseError;
+pub(crate) use self::checked::{Checked, Sample};
+pub(crate) use self::parse::ParseError;
 use self::proc_file::ProcFile;
 
 /// What the processors did since boot, from `/proc/stat`; times are summed over all processors, in
 /// ticks (a hundredth of a second on every machine Linux runs on today).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct CpuSample {
+pub(crate) struct CpuSample {
     /// Ticks in user mode.
     pub user: u64,
     /// Ticks in user mode at low priority.
@@ -53,7 +53,7 @@ pub struct CpuSample {
 /// The memory of this machine, from `/proc/meminfo`, in KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct MemorySample {
+pub(crate) struct MemorySample {
     /// All memory the kernel manages.
     pub total_kib: u64,
     /// Memory in no use at all.
@@ -74,11 +74,11 @@ pub struct MemorySample {
     pub check: u64,
 }
 
-/// What went over the network since boot, from `/proc/net/dev`: summed over all interfaces but `lo`,
-/// and `lo` apart.
+/// What went over the network since boot, from `/proc/net/dev`: summed over all interfaces but
+/// `lo`, and `lo` apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct NetworkSample {
+pub(crate) struct NetworkSample {
     /// Bytes received.
     pub received_bytes: u64,
     /// Packets received.
@@ -110,7 +110,7 @@ pub struct NetworkSample {
 /// The load averages, from `/proc/loadavg`.
 #[derive(Debug, Clone, Copy, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct LoadSample {
+pub(crate) struct LoadSample {
     /// Threads running or waiting for a disk, averaged over a minute.
     pub one_minute: f64,
     /// The same over five minutes.
@@ -153,7 +153,7 @@ assert_sample! {
 /// A sample of one kind is two or more `pread` calls of a file that stays open, into a buffer that
 /// is reused, and a pass over its text. Nothing is allocated once the buffers have grown.
 #[derive(Debug)]
-pub struct Sampler {
+pub(crate) struct Sampler {
     stat: ProcFile,
     meminfo: ProcFile,
     net_dev: ProcFile,
@@ -166,7 +166,7 @@ impl Sampler {
     /// # Errors
     ///
     /// A file cannot be opened; nothing stays open.
-    pub fn open() -> Result<Self, SampleError> {
+    pub(crate) fn open() -> Result<Self, SampleError> {
         Self::open_in(Path::new("/proc"))
     }
 
@@ -175,7 +175,7 @@ impl Sampler {
     /// # Errors
     ///
     /// As [`open`](Self::open).
-    pub fn open_in(root: &Path) -> Result<Self, SampleError> {
+    pub(crate) fn open_in(root: &Path) -> Result<Self, SampleError> {
         Ok(Self {
             stat: ProcFile::open(root.join("stat"))?,
             meminfo: ProcFile::open(root.join("meminfo"))?,
@@ -189,7 +189,7 @@ impl Sampler {
     /// # Errors
     ///
     /// The file cannot be read, or its text is not what the kernel documents.
-    pub fn cpu(&mut self) -> Result<CpuSample, SampleError> {
+    pub(crate) fn cpu(&mut self) -> Result<CpuSample, SampleError> {
         self.stat.sample(CpuSample::parse)
     }
 
@@ -198,7 +198,7 @@ impl Sampler {
     /// # Errors
     ///
     /// As [`cpu`](Self::cpu).
-    pub fn memory(&mut self) -> Result<MemorySample, SampleError> {
+    pub(crate) fn memory(&mut self) -> Result<MemorySample, SampleError> {
         self.meminfo.sample(MemorySample::parse)
     }
 
@@ -207,7 +207,7 @@ impl Sampler {
     /// # Errors
     ///
     /// As [`cpu`](Self::cpu).
-    pub fn network(&mut self) -> Result<NetworkSample, SampleError> {
+    pub(crate) fn network(&mut self) -> Result<NetworkSample, SampleError> {
         self.net_dev.sample(NetworkSample::parse)
     }
 
@@ -216,7 +216,7 @@ impl Sampler {
     /// # Errors
     ///
     /// As [`cpu`](Self::cpu).
-    pub fn load(&mut self) -> Result<LoadSample, SampleError> {
+    pub(crate) fn load(&mut self) -> Result<LoadSample, SampleError> {
         self.loadavg.sample(LoadSample::parse)
     }
 }
@@ -224,7 +224,7 @@ impl Sampler {
 /// A sample that could not be taken; the next one may be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SampleError {
+pub(crate) enum SampleError {
     /// A file cannot be opened.
     #[error("cannot open {path}: {source}; is /proc mounted?")]
     Open {
@@ -296,6 +296,10 @@ mod tests {
             sampler.network().unwrap_err(),
             sampler.load().unwrap_err(),
         ];
-        assert!(errors.iter().all(|error| matches!(error, SampleError::Parse { .. })));
+        assert!(
+            errors
+                .iter()
+                .all(|error| matches!(error, SampleError::Parse { .. }))
+        );
     }
 }

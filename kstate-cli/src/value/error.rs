@@ -7,15 +7,18 @@ use super::scalar::ScalarError;
 /// A text that is not a [`ValueFormat`](super::ValueFormat).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum FormatError {
+pub(crate) enum FormatError {
     /// There is nothing in it.
-    #[error("the format is empty; expected `raw`, `text`, `hex`, `json`, or items such as `<u32 f64 f64`")]
+    #[error(
+        "the format is empty; expected `raw`, `text`, `hex`, `json`, or items such as \
+         `<u32 f64 f64`"
+    )]
     Empty,
     /// A word is neither a format nor an item.
     #[error(
-        "`{word}` is not a format; expected `raw`, `text`, `hex`, `json`, or items: u8 to u128, i8 to i128, f32, \
-         f64, bool, char[N], bytes[N], pad[N], repeated as in `f32[4]` and named as in `lat:f64`, or the letters \
-         of Python's struct module"
+        "`{word}` is not a format; expected `raw`, `text`, `hex`, `json`, or items: u8 to u128, \
+         i8 to i128, f32, f64, bool, char[N], bytes[N], pad[N], repeated as in `f32[4]` and named \
+         as in `lat:f64`, or the letters of Python's struct module"
     )]
     UnknownItem {
         /// The word as written.
@@ -28,16 +31,26 @@ pub enum FormatError {
         word: String,
     },
     /// A count that is zero, not a number, or given twice.
-    #[error("`{word}` has no legible count; expected one number above 0, as in `4*f32` or `f32[4]`")]
+    #[error(
+        "`{word}` has no legible count; expected one number above 0, as in `4*f32` or `f32[4]`"
+    )]
     BadCount {
         /// The word as written.
         word: String,
     },
     /// A name that is not an identifier.
-    #[error("`{name}` is not a field name; expected letters, digits and `_`, not beginning with a digit")]
+    #[error(
+        "`{name}` is not a field name; expected letters, digits and `_`, not beginning with a digit"
+    )]
     BadName {
         /// The name as written.
         name: String,
+    },
+    /// Padding with a name.
+    #[error("`{word}` is padding, which holds no value; leave its name out")]
+    NamedPadding {
+        /// The item as written.
+        word: String,
     },
     /// Two fields of one name.
     #[error("two fields are named `{name}`; each name may be used once")]
@@ -46,22 +59,28 @@ pub enum FormatError {
         name: String,
     },
     /// Some fields have names and others have none.
-    #[error("`{word}` has no name, but other fields have; name every field or none (padding never has a name)")]
+    #[error(
+        "`{word}` has no name, but other fields have; name every field or none (padding never \
+         has a name)"
+    )]
     PartlyNamed {
         /// The first field without a name.
         word: String,
     },
     /// Python would insert padding that kstate does not.
     #[error(
-        "Python's struct module aligns this format natively, and `{letter}` would not be where kstate puts it; \
-         begin the format with `=` for no padding, or write the padding out as `x`"
+        "Python's struct module aligns this format natively, and `{letter}` would not be where \
+         kstate puts it; begin the format with `=` for no padding, or write the padding out as `x`"
     )]
     NativeAlignment {
         /// The letter, or `@`.
         letter: char,
     },
     /// Python gives the letter another size with and without a byte order.
-    #[error("`{letter}` has 4 bytes after `<`, `>` or `=` and 8 without; write i32, u32, i64 or u64 to say which")]
+    #[error(
+        "`{letter}` has 4 bytes after `<`, `>` or `=` and 8 without; write i32, u32, i64 or u64 \
+         to say which"
+    )]
     AmbiguousLetter {
         /// The letter.
         letter: char,
@@ -74,9 +93,12 @@ pub enum FormatError {
 /// A value that does not match its format, in either direction. Nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ValueError {
+pub(crate) enum ValueError {
     /// Input that must be text is not.
-    #[error("byte {at} of {length} is 0x{byte:02x}, which is not UTF-8; `{format}` takes text, `raw` takes any bytes")]
+    #[error(
+        "byte {at} of {length} is 0x{byte:02x}, which is not UTF-8; `{format}` takes text, \
+         `raw` takes any bytes"
+    )]
     NotUtf8 {
         /// The format that was asked for.
         format: String,
@@ -91,7 +113,10 @@ pub enum ValueError {
     #[error(transparent)]
     NotHex(#[from] HexError),
     /// The bytes are not one JSON document.
-    #[error("{length} bytes are not a JSON document: {problem}; expected for example `{{\"lat\": 48.1}}`")]
+    #[error(
+        "{length} bytes are not a JSON document: {problem}; expected for example \
+         `{{\"lat\": 48.1}}`"
+    )]
     NotJson {
         /// The length of what was found, in bytes.
         length: usize,
@@ -107,7 +132,10 @@ pub enum ValueError {
         expected: String,
     },
     /// The input has too few or too many values.
-    #[error("found {found} {}, wanted {wanted}; expected {expected}", plural(*found, "value", "values"))]
+    #[error(
+        "found {found} {}, wanted {wanted}; expected {expected}",
+        plural(*found, "value", "values")
+    )]
     Count {
         /// How many values were found.
         found: usize,
@@ -129,7 +157,10 @@ pub enum ValueError {
         expected: String,
     },
     /// An array has too few or too many elements.
-    #[error("item {position} `{item}`: found {found} {}; expected {expected}", plural(*found, "element", "elements"))]
+    #[error(
+        "item {position} `{item}`: found {found} {}; expected {expected}",
+        plural(*found, "element", "elements")
+    )]
     Elements {
         /// The place of the item in the format, counted from 1.
         position: usize,

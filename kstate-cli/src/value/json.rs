@@ -8,13 +8,18 @@ use super::error::ValueError;
 pub(super) fn document(bytes: &[u8]) -> Result<Value, ValueError> {
     serde_json::from_slice(bytes).map_err(|error| ValueError::NotJson {
         length: bytes.len(),
-        problem: if bytes.trim_ascii().is_empty() { "there is nothing in them".to_owned() } else { error.to_string() },
+        problem: if bytes.trim_ascii().is_empty() {
+            "there is nothing in them".to_owned()
+        } else {
+            error.to_string()
+        },
     })
 }
 
 /// The document without the white space between its tokens.
 ///
-/// Done on the text, since a tree would respell numbers of many digits and drop all but one of equal keys.
+/// Done on the text, since a tree would respell numbers of many digits and drop all but one of
+/// equal keys.
 pub(super) fn compact(bytes: &[u8]) -> Result<Vec<u8>, ValueError> {
     document(bytes)?;
     let mut compact = Vec::with_capacity(bytes.len());

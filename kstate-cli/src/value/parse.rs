@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::error::{ValueError, excerpt};
-use super::layout::{Item, Layout};
+use super::item::Item;
+use super::layout::Layout;
 use super::scalar::{Scalar, ScalarError};
 use super::{json, quote};
 
@@ -19,7 +20,9 @@ pub(super) fn value(layout: &Layout, text: &str) -> Result<Vec<u8>, ValueError> 
     } else {
         in_order(layout, tokens)?
     };
-    encode(layout, &values, |item, value| Scalar::from_text(item.kind(), value))
+    encode(layout, &values, |item, value| {
+        Scalar::from_text(item.kind(), value)
+    })
 }
 
 /// One piece of a line.
@@ -68,13 +71,19 @@ fn tokens(layout: &Layout, text: &str) -> Result<Vec<Token>, ValueError> {
 fn in_order(layout: &Layout, tokens: Vec<Token>) -> Result<Vec<Vec<Vec<u8>>>, ValueError> {
     let (found, wanted) = (tokens.len(), layout.values());
     if found != wanted {
-        return Err(ValueError::Count { found, wanted, expected: layout.expected() });
+        return Err(ValueError::Count {
+            found,
+            wanted,
+            expected: layout.expected(),
+        });
     }
     let mut values = tokens.into_iter().map(|token| match token {
         Token::Name(text) => text.into_bytes(),
         Token::Value(value) => value,
     });
-    Ok(valued_items(layout).map(|(_, item)| values.by_ref().take(item.elements()).collect()).collect())
+    Ok(valued_items(layout)
+        .map(|(_, item)| values.by_ref().take(item.elements()).collect())
+        .collect())
 }
 
 /// Gives each item the values behind its name.
@@ -84,25 +93,38 @@ fn by_name(layout: &Layout, tokens: Vec<Token>) -> Result<Vec<Vec<Vec<u8>>>, Val
     for token in tokens {
         match token {
             Token::Name(name) if !has_field(layout, &name) => {
-                return Err(ValueError::NoSuchField { name: excerpt(&name), expected: expected() });
+                return Err(ValueError::NoSuchField {
+                    name: excerpt(&name),
+                    expected: expected(),
+                });
             }
             Token::Name(name) if fields.iter().any(|(earlier, _)| *earlier == name) => {
-                return Err(ValueError::FieldTwice { name, expected: expected() });
+                return Err(ValueError::FieldTwice {
+                    name,
+                    expected: expected(),
+                });
             }
             Token::Name(name) => fields.push((name, Vec::new())),
             Token::Value(value) => match fields.last_mut() {
                 Some((_, values)) => values.push(value),
                 None => {
                     let found = excerpt(&quote::escape_invalid(&value));
-                    return Err(ValueError::Unnamed { found, expected: expected() });
+                    return Err(ValueError::Unnamed {
+                        found,
+                        expected: expected(),
+                    });
                 }
             },
         }
     }
     valued_items(layout)
         .map(|(_, item)| {
-            let field = fields.iter_mut().find(|(name, _)| item.name() == Some(name));
-            field.map(|(_, values)| std::mem::take(values)).ok_or_else(|| missing(layout, item))
+            let field = fields
+                .iter_mut()
+                .find(|(name, _)| item.name() == Some(name));
+            field
+                .map(|(_, values)| std::mem::take(values))
+                .ok_or_else(|| missing(layout, item))
         })
         .collect()
 }
@@ -113,13 +135,20 @@ fn from_json(layout: &Layout, document: &Value) -> Result<Vec<u8>, ValueError> {
         Value::Array(values) => {
             let (found, wanted) = (values.len(), valued_items(layout).count());
             if found != wanted {
-                return Err(ValueError::Count { found, wanted, expected: layout.expected() });
+                return Err(ValueError::Count {
+                    found,
+                    wanted,
+                    expected: layout.expected(),
+                });
             }
             values.iter().collect()
         }
         _ => {
             let found = excerpt(&document.to_string());
-            return Err(ValueError::NoNames { found, expected: layout.expected() });
+            return Err(ValueError::NoNames {
+                found,
+                expected: layout.expected(),
+            });
         }
     };
     let mut elements = Vec::with_capacity(values.len());
@@ -128,13 +157,18 @@ fn from_json(layout: &Layout, document: &Value) -> Result<Vec<u8>, ValueError> {
             Value::Array(elements) if item.is_array() => elements.iter().collect(),
             _ if item.is_array() => {
                 let found = excerpt(&value.to_string());
-                let problem = ScalarError::WrongJson { found, wanted: "an array" };
+                let problem = ScalarError::WrongJson {
+                    found,
+                    wanted: "an array",
+                };
                 return Err(item_error(layout, index, item, problem));
             }
             _ => vec![value],
         });
     }
-    encode(layout, &elements, |item, value| Scalar::from_json(item.kind(), value))
+    encode(layout, &elements, |item, value| {
+        Scalar::from_json(item.kind(), value)
+    })
 }
 
 fn fields_in_order<'d>(
@@ -142,11 +176,16 @@ fn fields_in_order<'d>(
     fields: &'d Map<String, Value>,
 ) -> Result<Vec<&'d Value>, ValueError> {
     if let Some(name) = fields.keys().find(|name| !has_field(layout, name)) {
-        return Err(ValueError::NoSuchField { name: excerpt(name), expected: layout.expected() });
+        return Err(ValueError::NoSuchField {
+            name: excerpt(name),
+            expected: layout.expected(),
+        });
     }
     valued_items(layout)
         .map(|(_, item)| {
-            item.name().and_then(|name| fields.get(name)).ok_or_else(|| missing(layout, item))
+            item.name()
+                .and_then(|name| fields.get(name))
+                .ok_or_else(|| missing(layout, item))
         })
         .collect()
 }
@@ -183,7 +222,11 @@ fn encode<V>(
 }
 
 fn valued_items(layout: &Layout) -> impl Iterator<Item = (usize, &Item)> {
-    layout.items().iter().enumerate().filter(|(_, item)| !item.is_padding())
+    layout
+        .items()
+        .iter()
+        .enumerate()
+        .filter(|(_, item)| !item.is_padding())
 }
 
 fn has_field(layout: &Layout, name: &str) -> bool {
@@ -192,9 +235,17 @@ fn has_field(layout: &Layout, name: &str) -> bool {
 
 fn missing(layout: &Layout, item: &Item) -> ValueError {
     let name = item.name().unwrap_or_default().to_owned();
-    ValueError::FieldMissing { name, expected: layout.expected() }
+    ValueError::FieldMissing {
+        name,
+        expected: layout.expected(),
+    }
 }
 
 fn item_error(layout: &Layout, index: usize, item: &Item, problem: ScalarError) -> ValueError {
-    ValueError::Item { position: index + 1, item: item.to_string(), problem, expected: layout.expected() }
+    ValueError::Item {
+        position: index + 1,
+        item: item.to_string(),
+        problem,
+        expected: layout.expected(),
+    }
 }

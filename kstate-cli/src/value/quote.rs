@@ -14,7 +14,7 @@ pub(super) fn escape_invalid(bytes: &[u8]) -> String {
     text
 }
 
-/// Writes text so that [`unquote`] (or, where it is plain, no reader at all) is needed to have it back.
+/// Writes text bare where it is plain, and else so that [`unquote`] reads it back.
 pub(super) fn quote(bytes: &[u8]) -> String {
     let plain = |c: char| c.is_alphanumeric() || "_-./:+@%".contains(c);
     if let Ok(text) = str::from_utf8(bytes)
@@ -31,7 +31,9 @@ pub(super) fn quote(bytes: &[u8]) -> String {
                 '"' | '\\' => quoted.extend(['\\', c]),
                 '\n' => quoted.push_str("\\n"),
                 '\t' => quoted.push_str("\\t"),
-                c if c.is_control() => push_escaped(&mut quoted, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c if c.is_control() => {
+                    push_escaped(&mut quoted, c.encode_utf8(&mut [0; 4]).as_bytes())
+                }
                 c => quoted.push(c),
             }
         }

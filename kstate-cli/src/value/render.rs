@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::error::ValueError;
 use super::hex;
-use super::layout::{Item, Layout};
+use super::item::Item;
+use super::layout::Layout;
 use super::scalar::Scalar;
 
 /// A value of a layout on one line.
@@ -34,7 +35,11 @@ pub(super) fn json(layout: &Layout, bytes: &[u8]) -> Result<Value, ValueError> {
     });
     Ok(if layout.is_named() {
         let name = |name: Option<&str>| name.unwrap_or_default().to_owned();
-        Value::Object(values.map(|(key, value)| (name(key), value)).collect::<Map<_, _>>())
+        Value::Object(
+            values
+                .map(|(key, value)| (name(key), value))
+                .collect::<Map<_, _>>(),
+        )
     } else {
         Value::Array(values.map(|(_, value)| value).collect())
     })
@@ -49,9 +54,15 @@ pub(super) fn text_or_hex(bytes: &[u8]) -> Value {
 }
 
 /// The elements of each item that is not padding.
-fn decode<'l>(layout: &'l Layout, bytes: &[u8]) -> Result<Vec<(&'l Item, Vec<Scalar>)>, ValueError> {
+fn decode<'l>(
+    layout: &'l Layout,
+    bytes: &[u8],
+) -> Result<Vec<(&'l Item, Vec<Scalar>)>, ValueError> {
     if bytes.len() != layout.length() {
-        return Err(ValueError::Length { found: bytes.len(), expected: layout.expected() });
+        return Err(ValueError::Length {
+            found: bytes.len(),
+            expected: layout.expected(),
+        });
     }
     let mut rest = bytes;
     let mut items = Vec::with_capacity(layout.items().len());

@@ -7,7 +7,8 @@ use serde_json::{Number, Value};
 
 use super::error::excerpt;
 use super::hex::{self, HexError};
-use super::layout::{ByteOrder, Kind};
+use super::item::Kind;
+use super::layout::ByteOrder;
 use super::quote;
 use super::render::text_or_hex;
 
@@ -17,7 +18,7 @@ const WIDEST_BYTES: usize = 16;
 /// What is wrong with one value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ScalarError {
+pub(crate) enum ScalarError {
     /// Not a number at all.
     #[error("`{found}` is not a number")]
     NotANumber {
@@ -119,10 +120,15 @@ impl Scalar {
             Kind::Bool => match place {
                 [0] => Ok(Self::Bool(false)),
                 [1] => Ok(Self::Bool(true)),
-                _ => Err(ScalarError::NotABoolByte { byte: place.first().copied().unwrap_or(0) }),
+                _ => Err(ScalarError::NotABoolByte {
+                    byte: place.first().copied().unwrap_or(0),
+                }),
             },
             Kind::Char(_) => {
-                let length = place.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+                let length = place
+                    .iter()
+                    .rposition(|byte| *byte != 0)
+                    .map_or(0, |last| last + 1);
                 Ok(Self::Char(place[..length].to_vec()))
             }
             Kind::Bytes(_) | Kind::Pad(_) => Ok(Self::Bytes(place.to_vec())),
@@ -186,7 +192,11 @@ impl Scalar {
         let found = || excerpt(&quote::escape_invalid(text));
         if let Kind::Char(bound) = kind {
             return if text.len() > bound {
-                Err(ScalarError::TextTooLong { found: found(), length: text.len(), bound })
+                Err(ScalarError::TextTooLong {
+                    found: found(),
+                    length: text.len(),
+                    bound,
+                })
             } else {
                 Ok(Self::Char(text.to_vec()))
             };
@@ -207,7 +217,11 @@ impl Scalar {
                 if bytes.len() == wanted {
                     Ok(Self::Bytes(bytes))
                 } else {
-                    Err(ScalarError::WrongLength { found: found(), length: bytes.len(), wanted })
+                    Err(ScalarError::WrongLength {
+                        found: found(),
+                        length: bytes.len(),
+                        wanted,
+                    })
                 }
             }
         }
@@ -230,10 +244,15 @@ impl Scalar {
             (Kind::Bool, _) => {}
             (_, Value::String(text)) => return Self::from_text(kind, text.as_bytes()),
             (Kind::Char(_) | Kind::Bytes(_), _) => {}
-            (_, Value::Number(number)) => return Self::from_text(kind, number.to_string().as_bytes()),
+            (_, Value::Number(number)) => {
+                return Self::from_text(kind, number.to_string().as_bytes());
+            }
             _ => {}
         }
-        Err(ScalarError::WrongJson { found: excerpt(&value.to_string()), wanted })
+        Err(ScalarError::WrongJson {
+            found: excerpt(&value.to_string()),
+            wanted,
+        })
     }
 }
 
@@ -262,11 +281,23 @@ fn widen(order: ByteOrder, place: &[u8]) -> [u8; WIDEST_BYTES] {
 
 fn integer(kind: Kind, width: usize, word: &str) -> Result<Scalar, ScalarError> {
     let signed = matches!(kind, Kind::Signed(_));
-    let most = if signed { i128::MAX.unsigned_abs() } else { u128::MAX } >> (128 - width * 8);
+    let most = if signed {
+        i128::MAX.unsigned_abs()
+    } else {
+        u128::MAX
+    } >> (128 - width * 8);
     let least = if signed { most + 1 } else { 0 };
     let out_of_range = || {
-        let least = if signed { format!("-{least}") } else { "0".to_owned() };
-        ScalarError::OutOfRange { found: excerpt(word), kind, range: format!("{least} to {most}") }
+        let least = if signed {
+            format!("-{least}")
+        } else {
+            "0".to_owned()
+        };
+        ScalarError::OutOfRange {
+            found: excerpt(word),
+            kind,
+            range: format!("{least} to {most}"),
+        }
     };
 
     let (negative, digits) = match word.strip_prefix('-') {
@@ -281,12 +312,20 @@ fn integer(kind: Kind, width: usize, word: &str) -> Result<Scalar, ScalarError> 
     };
     // A second sign, which `from_str_radix` would take.
     if digits.starts_with(['+', '-', '_']) {
-        return Err(ScalarError::NotANumber { found: excerpt(word) });
+        return Err(ScalarError::NotANumber {
+            found: excerpt(word),
+        });
     }
     match u128::from_str_radix(&digits.replace('_', ""), radix) {
         Ok(magnitude) if negative && magnitude <= least => {
-            let value = 0i128.checked_sub_unsigned(magnitude).ok_or_else(out_of_range)?;
-            Ok(if signed { Scalar::Signed(value) } else { Scalar::Unsigned(0) })
+            let value = 0i128
+                .checked_sub_unsigned(magnitude)
+                .ok_or_else(out_of_range)?;
+            Ok(if signed {
+                Scalar::Signed(value)
+            } else {
+                Scalar::Unsigned(0)
+            })
         }
         Ok(magnitude) if !negative && magnitude <= most => Ok(if signed {
             Scalar::Signed(i128::try_from(magnitude).map_err(|_| out_of_range())?)
@@ -295,10 +334,12 @@ fn integer(kind: Kind, width: usize, word: &str) -> Result<Scalar, ScalarError> 
         }),
         Ok(_) => Err(out_of_range()),
         Err(error) if *error.kind() == IntErrorKind::PosOverflow => Err(out_of_range()),
-        Err(_) if word.parse::<f64>().is_ok() => {
-            Err(ScalarError::NotAnInteger { found: excerpt(word) })
-        }
-        Err(_) => Err(ScalarError::NotANumber { found: excerpt(word) }),
+        Err(_) if word.parse::<f64>().is_ok() => Err(ScalarError::NotAnInteger {
+            found: excerpt(word),
+        }),
+        Err(_) => Err(ScalarError::NotANumber {
+            found: excerpt(word),
+        }),
     }
 }
 
@@ -309,11 +350,17 @@ fn float<F: FromStr + Copy + std::fmt::LowerExp>(
     most: F,
 ) -> Result<F, ScalarError> {
     let digits = word.replace('_', "");
-    let value = digits.parse().map_err(|_| ScalarError::NotANumber { found: excerpt(word) })?;
+    let value = digits.parse().map_err(|_| ScalarError::NotANumber {
+        found: excerpt(word),
+    })?;
     // The standard library reads a number beyond the greatest as infinity.
     if is_infinite(value) && digits.contains(|c: char| c.is_ascii_digit()) {
         let range = format!("-{most:e} to {most:e}");
-        return Err(ScalarError::OutOfRange { found: excerpt(word), kind, range });
+        return Err(ScalarError::OutOfRange {
+            found: excerpt(word),
+            kind,
+            range,
+        });
     }
     Ok(value)
 }

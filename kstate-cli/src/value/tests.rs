@@ -16,7 +16,10 @@ fn parsed(format_text: &str, input: &str) -> Vec<u8> {
 }
 
 fn refusal(format_text: &str, input: &str) -> String {
-    format(format_text).parse(input.as_bytes()).unwrap_err().to_string()
+    format(format_text)
+        .parse(input.as_bytes())
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -28,7 +31,10 @@ fn struct_goes_both_ways() {
     assert_eq!(parsed("<u32 f64 f64", " 7 48.125\n-1e300\n"), bytes);
     assert_eq!(parsed("<Idd", "7,48.125,-1e300"), bytes);
     assert_eq!(parsed("<u32 f64 f64", "[7, 48.125, -1e300]"), bytes);
-    assert_eq!(format("<u32 f64 f64").render_json(&bytes).unwrap(), json!([7, 48.125, -1e300]));
+    assert_eq!(
+        format("<u32 f64 f64").render_json(&bytes).unwrap(),
+        json!([7, 48.125, -1e300])
+    );
     assert_eq!(format("<u32 f64 f64").length(), Some(20));
 }
 
@@ -49,9 +55,18 @@ fn named_fields_make_an_object_and_come_in_any_order() {
 fn both_spellings_of_an_array_are_one() {
     let (times, brackets) = (format("<4*f32"), format("<f32[4]"));
     let bytes = times.parse(b"1 2 3 4").unwrap();
-    assert_eq!(times.render_json(&bytes).unwrap(), brackets.render_json(&bytes).unwrap());
-    assert_eq!(times.render_json(&bytes).unwrap(), json!([[1.0, 2.0, 3.0, 4.0]]));
-    assert_eq!(format("<4f").render_json(&bytes).unwrap(), json!([1.0, 2.0, 3.0, 4.0]));
+    assert_eq!(
+        times.render_json(&bytes).unwrap(),
+        brackets.render_json(&bytes).unwrap()
+    );
+    assert_eq!(
+        times.render_json(&bytes).unwrap(),
+        json!([[1.0, 2.0, 3.0, 4.0]])
+    );
+    assert_eq!(
+        format("<4f").render_json(&bytes).unwrap(),
+        json!([1.0, 2.0, 3.0, 4.0])
+    );
     assert_eq!(format("3*char[8]").length(), Some(24));
     assert_eq!(format("char[8][3]").length(), Some(24));
 }
@@ -60,7 +75,10 @@ fn both_spellings_of_an_array_are_one() {
 fn f32_is_spelt_as_short_as_it_reads_back() {
     let bytes = 0.1f32.to_le_bytes();
     assert_eq!(rendered("<f32", &bytes), "0.1");
-    assert_eq!(format("<f32").render_json(&bytes).unwrap().to_string(), "[0.1]");
+    assert_eq!(
+        format("<f32").render_json(&bytes).unwrap().to_string(),
+        "[0.1]"
+    );
 }
 
 #[test]
@@ -93,7 +111,10 @@ fn integers_take_radices_signs_and_underscores() {
 fn a_refusal_names_the_item_what_was_found_and_an_example() {
     let expected = "expected `<u32 f64 f64` (20 bytes), e.g. `1 2.5 3.5`";
     let text = "<u32 f64 f64";
-    assert_eq!(refusal(text, "1 abc 3"), format!("item 2 `f64`: `abc` is not a number; {expected}"));
+    assert_eq!(
+        refusal(text, "1 abc 3"),
+        format!("item 2 `f64`: `abc` is not a number; {expected}")
+    );
     assert_eq!(
         refusal(text, "5_000_000_000 2 3"),
         format!(
@@ -104,7 +125,10 @@ fn a_refusal_names_the_item_what_was_found_and_an_example() {
         refusal(text, "1.5 2 3"),
         format!("item 1 `u32`: `1.5` is not a whole number; {expected}")
     );
-    assert_eq!(refusal(text, "1"), format!("found 1 value, wanted 3; {expected}"));
+    assert_eq!(
+        refusal(text, "1"),
+        format!("found 1 value, wanted 3; {expected}")
+    );
     assert_eq!(
         format(text).render(&[0; 12]).unwrap_err().to_string(),
         format!("the value has 12 bytes; {expected}")
@@ -116,7 +140,8 @@ fn a_refusal_names_the_item_what_was_found_and_an_example() {
     );
     assert_eq!(
         refusal("i8", "-129"),
-        "item 1 `i8`: `-129` is out of range; i8 holds -128 to 127; expected `i8` (1 byte), e.g. `1`"
+        "item 1 `i8`: `-129` is out of range; i8 holds -128 to 127; \
+         expected `i8` (1 byte), e.g. `1`"
     );
     assert_eq!(
         refusal("char[4]", "abcde"),
@@ -138,13 +163,22 @@ fn a_refusal_names_the_item_what_was_found_and_an_example() {
 fn a_refusal_names_the_field() {
     let text = "<lat:f64 lon:f64";
     let expected = "expected `<lat:f64 lon:f64` (16 bytes), e.g. `lat=1.5 lon=2.5`";
-    assert_eq!(refusal(text, "lat=1"), format!("the field `lon` is missing; {expected}"));
-    assert_eq!(refusal(text, "lat=1 lat=2"), format!("the field `lat` is given twice; {expected}"));
+    assert_eq!(
+        refusal(text, "lat=1"),
+        format!("the field `lon` is missing; {expected}")
+    );
+    assert_eq!(
+        refusal(text, "lat=1 lat=2"),
+        format!("the field `lat` is given twice; {expected}")
+    );
     assert_eq!(
         refusal(text, r#"{"lat": 1, "alt": 2}"#),
         format!("the format has no field `alt`; {expected}")
     );
-    assert_eq!(refusal(text, "1 lon=2"), format!("`1` has no name, but a later value has; {expected}"));
+    assert_eq!(
+        refusal(text, "1 lon=2"),
+        format!("`1` has no name, but a later value has; {expected}")
+    );
     assert_eq!(
         refusal(text, "lat=1,2 lon=3"),
         format!("item 1 `lat:f64`: found 2 elements; {expected}")
@@ -164,7 +198,10 @@ fn a_refusal_names_the_field() {
 fn text_keeps_every_byte_and_shows_the_invalid_escaped() {
     assert_eq!(parsed("text", "grüß\n"), "grüß\n".as_bytes());
     assert_eq!(rendered("text", b"a\xff\xc3b"), r"a\xff\xc3b");
-    assert_eq!(format("text").render_json(b"\xff").unwrap(), json!({"hex": "ff"}));
+    assert_eq!(
+        format("text").render_json(b"\xff").unwrap(),
+        json!({"hex": "ff"})
+    );
     assert_eq!(
         format("text").parse(b"ab\xff").unwrap_err().to_string(),
         "byte 2 of 3 is 0xff, which is not UTF-8; `text` takes text, `raw` takes any bytes"
@@ -205,18 +242,70 @@ fn formats_that_mean_nothing_are_refused() {
     assert_eq!(error(" "), E::Empty);
     assert_eq!(error("<"), E::Empty);
     assert_eq!(error("u33"), E::UnknownItem { word: "u33".into() });
-    assert_eq!(error("4f32[2]"), E::UnknownItem { word: "4f32[2]".into() });
+    assert_eq!(
+        error("4f32[2]"),
+        E::UnknownItem {
+            word: "4f32[2]".into()
+        }
+    );
     assert_eq!(error("é"), E::UnknownItem { word: "é".into() });
-    assert_eq!(error("char"), E::NoLength { word: "char".into() });
-    assert_eq!(error("2*f32[2]"), E::BadCount { word: "2*f32[2]".into() });
-    assert_eq!(error("0*u8"), E::BadCount { word: "0*u8".into() });
-    assert_eq!(error("u8[2"), E::BadCount { word: "u8[2".into() });
-    assert_eq!(error("u8[2]x"), E::BadCount { word: "u8[2]x".into() });
-    assert_eq!(error("u8[1][2]"), E::BadCount { word: "u8[1][2]".into() });
+    assert_eq!(
+        error("char"),
+        E::NoLength {
+            word: "char".into()
+        }
+    );
+    assert_eq!(
+        error("2*f32[2]"),
+        E::BadCount {
+            word: "2*f32[2]".into()
+        }
+    );
+    assert_eq!(
+        error("0*u8"),
+        E::BadCount {
+            word: "0*u8".into()
+        }
+    );
+    assert_eq!(
+        error("u8[2"),
+        E::BadCount {
+            word: "u8[2".into()
+        }
+    );
+    assert_eq!(
+        error("u8[2]x"),
+        E::BadCount {
+            word: "u8[2]x".into()
+        }
+    );
+    assert_eq!(
+        error("u8[1][2]"),
+        E::BadCount {
+            word: "u8[1][2]".into()
+        }
+    );
     assert_eq!(error("a:u8 u8"), E::PartlyNamed { word: "u8".into() });
     assert_eq!(error("a:u8 a:u8"), E::NameTwice { name: "a".into() });
+    assert_eq!(
+        error("a:4x"),
+        E::NamedPadding {
+            word: "a:pad[4]".into()
+        }
+    );
+    assert_eq!(
+        error("<a:Id"),
+        E::UnknownItem {
+            word: "a:Id".into()
+        }
+    );
     assert_eq!(error("1a:u8"), E::BadName { name: "1a".into() });
-    assert_eq!(error("a:pad[2]"), E::UnknownItem { word: "a:pad[2]".into() });
+    assert_eq!(
+        error("a:pad[2]"),
+        E::NamedPadding {
+            word: "a:pad[2]".into()
+        }
+    );
     assert_eq!(error("u64[8193]"), E::TooLarge);
     assert_eq!(error("u128[18446744073709551615]"), E::TooLarge);
     assert_eq!(error("<99999999999999999999x"), E::TooLarge);
@@ -240,7 +329,10 @@ fn letters_of_python_lie_as_python_has_them() {
 /// One item of a layout, and bytes that can lie in its place.
 fn item() -> impl Strategy<Value = (String, Vec<u8>)> {
     let fixed = |spelling: &'static str, width: usize| {
-        (Just(spelling.to_owned()), prop::collection::vec(any::<u8>(), width))
+        (
+            Just(spelling.to_owned()),
+            prop::collection::vec(any::<u8>(), width),
+        )
     };
     let sized = |spelling: &'static str| {
         prop::collection::vec(any::<u8>(), 1..20)
@@ -266,7 +358,11 @@ fn item() -> impl Strategy<Value = (String, Vec<u8>)> {
 
 /// A layout, and a value of it.
 fn layout_and_value() -> impl Strategy<Value = (String, Vec<u8>)> {
-    (prop::sample::select(vec!["<", ">", "=", ""]), prop::collection::vec(item(), 1..8), any::<bool>())
+    (
+        prop::sample::select(vec!["<", ">", "=", ""]),
+        prop::collection::vec(item(), 1..8),
+        any::<bool>(),
+    )
         .prop_map(|(order, items, named)| {
             let mut text = order.to_owned();
             let mut value = Vec::new();
@@ -287,7 +383,8 @@ proptest! {
     fn what_is_rendered_parses_back((text, value) in layout_and_value()) {
         let format = format(&text);
         let line = format.render(&value).unwrap();
-        prop_assert_eq!(format.parse(&line).unwrap(), &value[..], "{}", String::from_utf8_lossy(&line));
+        let shown = String::from_utf8_lossy(&line);
+        prop_assert_eq!(format.parse(&line).unwrap(), &value[..], "{}", shown);
         let json = format.render_json(&value).unwrap().to_string();
         prop_assert_eq!(format.parse(json.as_bytes()).unwrap(), &value[..], "{}", json);
     }
@@ -300,7 +397,10 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic((text, _) in layout_and_value(), value in prop::collection::vec(any::<u8>(), 0..40)) {
+    fn no_bytes_panic(
+        (text, _) in layout_and_value(),
+        value in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
         for format in [format(&text), ValueFormat::Text, ValueFormat::Json] {
             let _ = format.render(&value);
             let _ = format.render_json(&value);

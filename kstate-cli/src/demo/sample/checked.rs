@@ -3,18 +3,18 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Plain old data of whole 8-byte words, the last of which are `sequence` and `check`.
-pub trait Sample: FromBytes + IntoBytes + KnownLayout + Immutable {}
+pub(crate) trait Sample: FromBytes + IntoBytes + KnownLayout + Immutable {}
 
 /// A value whose last word is a check over all others, so that half of one value and half of
 /// another are not taken for a third.
-pub trait Checked {
+pub(crate) trait Checked {
     /// Numbers the value and writes its check.
     fn seal(&mut self, sequence: u64);
 
     /// Whether the check is that of the other words, as it is after [`seal`](Self::seal).
     ///
-    /// Any change to one word is found; changes to several are missed once in 2^64. A value of
-    /// zeros, as in a state that nobody has published to, is not whole.
+    /// Any change to one word is found; changes to several escape only where their effects cancel,
+    /// about once in 2^64. A value of zeros, as in a state never published to, is not whole.
     fn is_whole(&self) -> bool;
 
     /// The number given by [`seal`](Self::seal).
@@ -83,7 +83,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn one_changed_byte_is_found(words: [u64; 11], sequence: u64, at in 0..104usize, change in 1..=u8::MAX) {
+        fn one_changed_byte_is_found(
+            words: [u64; 11], sequence: u64, at in 0..104usize, change in 1..=u8::MAX,
+        ) {
             let mut sample = sealed(words, sequence);
             sample.as_mut_bytes()[at] ^= change;
             prop_assert!(!sample.is_whole());
@@ -91,7 +93,10 @@ mod tests {
 
         #[test]
         fn two_samples_mixed_at_any_byte_are_found(
-            first in 0..1000u64, step in 1..3u64, growth in prop::array::uniform11(0..3u64), at in 1..104usize,
+            first in 0..1000u64,
+            step in 1..3u64,
+            growth in prop::array::uniform11(0..3u64),
+            at in 1..104usize,
         ) {
             let old = sealed([first; 11], first);
             let new = sealed(growth.map(|growth| first + growth), first + step);

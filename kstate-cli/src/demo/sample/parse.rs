@@ -9,7 +9,7 @@ use super::{CpuSample, LoadSample, MemorySample, NetworkSample};
 /// A text that is not what the kernel documents.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ParseError {
+pub(crate) enum ParseError {
     /// A value is not there.
     #[error("found no `{field}`")]
     Missing {
@@ -32,7 +32,7 @@ impl CpuSample {
     /// # Errors
     ///
     /// A value is missing or not a number.
-    pub fn parse(text: &[u8]) -> Result<Self, ParseError> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ParseError> {
         let mut lines = LabelledLines::new(text);
         let mut cpu = Words(lines.after("cpu ")?);
         Ok(Self {
@@ -58,7 +58,7 @@ impl MemorySample {
     /// # Errors
     ///
     /// A value is missing or not a number.
-    pub fn parse(text: &[u8]) -> Result<Self, ParseError> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ParseError> {
         let mut lines = LabelledLines::new(text);
         Ok(Self {
             total_kib: lines.number("MemTotal:")?,
@@ -79,7 +79,7 @@ impl NetworkSample {
     /// # Errors
     ///
     /// There is no interface at all, or a value is missing or not a number.
-    pub fn parse(text: &[u8]) -> Result<Self, ParseError> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ParseError> {
         let mut sum = Self::new_zeroed();
         let mut any = false;
         for line in text.split(|byte| *byte == b'\n') {
@@ -101,16 +101,28 @@ impl NetworkSample {
             add(&mut sum.received_packets, received_packets);
             add(&mut sum.received_errors, counters.number("receive errs")?);
             add(&mut sum.received_dropped, counters.number("receive drop")?);
-            for field in ["receive fifo", "receive frame", "receive compressed", "multicast"] {
+            for field in [
+                "receive fifo",
+                "receive frame",
+                "receive compressed",
+                "multicast",
+            ] {
                 counters.number::<u64>(field)?;
             }
             add(&mut sum.sent_bytes, counters.number("transmitted bytes")?);
-            add(&mut sum.sent_packets, counters.number("transmitted packets")?);
+            add(
+                &mut sum.sent_packets,
+                counters.number("transmitted packets")?,
+            );
             add(&mut sum.sent_errors, counters.number("transmit errs")?);
             add(&mut sum.sent_dropped, counters.number("transmit drop")?);
             sum.interfaces += 1;
         }
-        if any { Ok(sum) } else { Err(ParseError::Missing { field: "interface" }) }
+        if any {
+            Ok(sum)
+        } else {
+            Err(ParseError::Missing { field: "interface" })
+        }
     }
 }
 
@@ -120,13 +132,16 @@ impl LoadSample {
     /// # Errors
     ///
     /// A value is missing or not a number.
-    pub fn parse(text: &[u8]) -> Result<Self, ParseError> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ParseError> {
         let mut words = Words(text);
         let one_minute = words.average("one minute")?;
         let five_minutes = words.average("five minutes")?;
         let fifteen_minutes = words.average("fifteen minutes")?;
         let threads = words.next("running/threads")?;
-        let slash = threads.iter().position(|byte| *byte == b'/').unwrap_or(threads.len());
+        let slash = threads
+            .iter()
+            .position(|byte| *byte == b'/')
+            .unwrap_or(threads.len());
         let (running, threads) = threads.split_at(slash);
         Ok(Self {
             one_minute,
@@ -155,7 +170,10 @@ impl<'t> LabelledLines<'t> {
     fn after(&mut self, label: &'static str) -> Result<&'t [u8], ParseError> {
         for mut rest in [self.rest, self.text] {
             while !rest.is_empty() {
-                let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
+                let end = rest
+                    .iter()
+                    .position(|byte| *byte == b'\n')
+                    .unwrap_or(rest.len());
                 let line = &rest[..end];
                 rest = rest.get(end + 1..).unwrap_or_default();
                 if let Some(value) = line.strip_prefix(label.as_bytes()) {
@@ -164,7 +182,9 @@ impl<'t> LabelledLines<'t> {
                 }
             }
         }
-        Err(ParseError::Missing { field: label.trim_end_matches([' ', ':']) })
+        Err(ParseError::Missing {
+            field: label.trim_end_matches([' ', ':']),
+        })
     }
 
     fn number(&mut self, label: &'static str) -> Result<u64, ParseError> {
@@ -178,10 +198,17 @@ struct Words<'t>(&'t [u8]);
 impl<'t> Words<'t> {
     fn next(&mut self, field: &'static str) -> Result<&'t [u8], ParseError> {
         let text = self.0.trim_ascii_start();
-        let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+        let end = text
+            .iter()
+            .position(u8::is_ascii_whitespace)
+            .unwrap_or(text.len());
         let (word, rest) = text.split_at(end);
         self.0 = rest;
-        if word.is_empty() { Err(ParseError::Missing { field }) } else { Ok(word) }
+        if word.is_empty() {
+            Err(ParseError::Missing { field })
+        } else {
+            Ok(word)
+        }
     }
 
     fn number<N: FromStr>(&mut self, field: &'static str) -> Result<N, ParseError> {
@@ -192,7 +219,11 @@ impl<'t> Words<'t> {
         let word = self.next(field)?;
         let average: f64 = number(field, word)?;
         // `NaN` and `inf` are numbers to the standard library.
-        if average.is_finite() { Ok(average) } else { Err(not_a_number(field, word)) }
+        if average.is_finite() {
+            Ok(average)
+        } else {
+            Err(not_a_number(field, word))
+        }
     }
 }
 
@@ -204,7 +235,10 @@ fn number<N: FromStr>(field: &'static str, word: &[u8]) -> Result<N, ParseError>
 fn not_a_number(field: &'static str, word: &[u8]) -> ParseError {
     const LONGEST_BYTES: usize = 40;
     let found = word.get(..LONGEST_BYTES).unwrap_or(word);
-    ParseError::NotANumber { field, found: String::from_utf8_lossy(found).into_owned() }
+    ParseError::NotANumber {
+        field,
+        found: String::from_utf8_lossy(found).into_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -295,17 +329,27 @@ Inter-|   Receive                                                |  Transmit
     fn the_load_is_read() {
         let sample = LoadSample::parse(LOADAVG.as_bytes()).unwrap();
         assert_eq!(
-            [sample.one_minute, sample.five_minutes, sample.fifteen_minutes],
+            [
+                sample.one_minute,
+                sample.five_minutes,
+                sample.fifteen_minutes
+            ],
             [0.08, 0.03, 12.51]
         );
-        assert_eq!((sample.running, sample.threads, sample.last_pid), (2, 82, 3267));
+        assert_eq!(
+            (sample.running, sample.threads, sample.last_pid),
+            (2, 82, 3267)
+        );
     }
 
     #[test]
     fn malformed_text_is_an_error_that_names_the_value() {
         let missing = |field| Err(ParseError::Missing { field });
         let garbled = |field, found: &str| {
-            Err(ParseError::NotANumber { field, found: found.to_owned() })
+            Err(ParseError::NotANumber {
+                field,
+                found: found.to_owned(),
+            })
         };
         let cpu = |text: &str| CpuSample::parse(text.as_bytes()).map(|_| ());
         assert_eq!(cpu(""), missing("cpu"));
@@ -313,7 +357,10 @@ Inter-|   Receive                                                |  Transmit
         assert_eq!(cpu(&STAT.replace("ctxt", "text")), missing("ctxt"));
         assert_eq!(cpu(&STAT.replace("3266", "-1")), garbled("processes", "-1"));
         let beyond = "18446744073709551616";
-        assert_eq!(cpu(&STAT.replace("221903", beyond)), garbled("ctxt", beyond));
+        assert_eq!(
+            cpu(&STAT.replace("221903", beyond)),
+            garbled("ctxt", beyond)
+        );
 
         let memory = |text: &str| MemorySample::parse(text.as_bytes()).map(|_| ());
         assert_eq!(memory(&MEMINFO.replace("Buffers:", "")), missing("Buffers"));
@@ -328,7 +375,10 @@ Inter-|   Receive                                                |  Transmit
         assert_eq!(load("0.1 0.2"), missing("fifteen minutes"));
         assert_eq!(load("0.1 0.2 inf 1/2 3"), garbled("fifteen minutes", "inf"));
         assert_eq!(load("0.1 0.2 0.3 12 3"), garbled("threads", ""));
-        assert_eq!(load("0.1 0.2 0.3 1/4294967296 3"), garbled("threads", "4294967296"));
+        assert_eq!(
+            load("0.1 0.2 0.3 1/4294967296 3"),
+            garbled("threads", "4294967296")
+        );
     }
 
     proptest! {

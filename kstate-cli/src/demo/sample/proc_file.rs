@@ -22,7 +22,11 @@ pub(super) struct ProcFile {
 impl ProcFile {
     pub(super) fn open(path: PathBuf) -> Result<Self, SampleError> {
         match File::open(&path) {
-            Ok(file) => Ok(Self { path, file, buffer: vec![0; BUFFER_BYTES] }),
+            Ok(file) => Ok(Self {
+                path,
+                file,
+                buffer: vec![0; BUFFER_BYTES],
+            }),
             Err(source) => Err(SampleError::Open { path, source }),
         }
     }
@@ -34,9 +38,17 @@ impl ProcFile {
     ) -> Result<T, SampleError> {
         let text = match read_all(&self.file, &mut self.buffer) {
             Ok(length) => &self.buffer[..length],
-            Err(source) => return Err(SampleError::Read { path: self.path.clone(), source }),
+            Err(source) => {
+                return Err(SampleError::Read {
+                    path: self.path.clone(),
+                    source,
+                });
+            }
         };
-        parse(text).map_err(|source| SampleError::Parse { path: self.path.clone(), source })
+        parse(text).map_err(|source| SampleError::Parse {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 

@@ -1,0 +1,146 @@
+//! Which of its ways kstate goes on a machine, from what was found there.
+
+use std::io::{self, Write};
+
+use kstate_sys::probe::{Feature, Report, Status};
+use serde_json::{Map, Value, json};
+
+/// One decision: what is decided, which way, and what it means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Way {
+    subject: &'static str,
+    way: &'static str,
+    meaning: &'static str,
+}
+
+/// All decisions.
+#[derive(Debug)]
+pub(super) struct Ways {
+    can_mount: bool,
+    ways: Vec<Way>,
+}
+
+impl Ways {
+    /// Decides as the daemon and the library do.
+    pub(super) fn of(report: &Report, is_root: bool) -> Self {
+        let can = |feature| report.has(feature);
+        // What is said to be likely counts: the daemon will try it.
+        let may = |feature| report.get(feature).status != Status::Unavailable;
+        let choose = |subject, ways: &[(bool, &'static str, &'static str)]| {
+            let taken = ways.iter().find(|(possible, ..)| *possible);
+            let (way, meaning) = taken.map_or(("none", ""), |(_, way, meaning)| (*way, *meaning));
+            Way { subject, way, meaning }
+        };
+        let device = can(Feature::FuseDevice);
+        let passthrough = may(Feature::FusePassthrough) && can(Feature::SharedMemory);
+        let region = passthrough || can(Feature::MemfdSealing);
+        let serves = device && region && can(Feature::PidfdOpen);
+        let privileged = is_root && can(Feature::CapSysAdmin);
+        let mounting = choose("mounting", &[
+            (!device, "none", "there is no /dev/fuse for this user"),
+            (!serves, "none", "the daemon lacks what it needs; see below"),
+            (privileged, "direct", "mount(2), since this is root"),
+            (can(Feature::Fusermount), "fusermount3", "its set-user-id program mounts for us"),
+            (
+                can(Feature::UserNamespaces),
+                "user-namespace",
+                "seen by the programs in that namespace only",
+            ),
+            (is_root, "none", "root without CAP_SYS_ADMIN: a container that may not mount"),
+            (true, "none", "install fuse3, allow user namespaces, or be root"),
+        ]);
+        let can_mount = mounting.way != "none";
+        let trap = can(Feature::Userfaultfd);
+        let asynchronous = can(Feature::UserfaultfdWpAsync) && can(Feature::PagemapScan);
+        let ways = vec![
+            mounting,
+            choose("mapping", &[
+                (passthrough, "passthrough", "mapping a state's file maps the daemon's own pages"),
+                (
+                    can(Feature::MemfdSealing),
+                    "memfd",
+                    "the library gets the region's descriptor from the daemon's socket",
+                ),
+            ]),
+            choose("waiting", &[
+                (can(Feature::FutexReadOnly), "futex", "a system call only while nothing changes"),
+                (true, "poll", "through the daemon, some 40 µs"),
+            ]),
+            choose("descriptor", &[
+                (
+                    can(Feature::IoUringFutex),
+                    "io_uring",
+                    "what an event loop polls is ready in 5 to 9 µs",
+                ),
+                (
+                    can(Feature::FutexWaitv),
+                    "futex_waitv",
+                    "a thread of the library makes an eventfd ready",
+                ),
+                (true, "poll", "through the daemon, some 40 µs"),
+            ]),
+            choose("deaths", &[
+                (can(Feature::PidfdOpen), "pidfd", "what a dead process held is free at once"),
+            ]),
+            choose("first access", &[
+                (
+                    trap && can(Feature::UserfaultfdSigbus),
+                    "trapped in place",
+                    "a transaction's raw page is filled at its first touch, in 5 µs",
+                ),
+                (trap, "trapped by a thread", "likewise, in 8 to 70 µs"),
+                (true, "copied", "a transaction's raw page is filled when asked for"),
+            ]),
+            choose("first write", &[
+                (trap && asynchronous, "write-protect", "noticed without a trap, in 0.8 µs"),
+                (trap, "trapped", "noticed by a trap, in 6 to 54 µs"),
+                (true, "assumed", "a raw page that was asked for counts as written"),
+            ]),
+            choose("commit time", &[
+                (can(Feature::InvariantCounter), "counter", "the time stamp counter, 10 ns"),
+                (true, "clock", "the kernel's clock, 25 ns"),
+            ]),
+        ];
+        Self { can_mount, ways }
+    }
+
+    /// Whether a file system can be mounted by this user.
+    pub(super) fn can_mount(&self) -> bool {
+        self.can_mount
+    }
+
+    /// An object with a `way` and its `meaning` for each subject.
+    pub(super) fn to_json(&self) -> Value {
+        let entry = |way: &Way| {
+            let key = way.subject.replace(' ', "_");
+            (key, json!({"way": way.way, "meaning": way.meaning}))
+        };
+        Value::Object(self.ways.iter().map(entry).collect::<Map<_, _>>())
+    }
+
+    /// A line for each subject.
+    pub(super) fn write(&self, mut output: impl Write) -> io::Result<()> {
+        writeln!(output, "Which way kstate goes here:")?;
+        for Way { subject, way, meaning } in &self.ways {
+            writeln!(output, "  {subject:<14} {way:<20} {meaning}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_subject_has_a_way_and_root_mounts_directly() {
+        let report = kstate_sys::probe::probe();
+        let ways = Ways::of(&report, true);
+        assert_eq!(ways.to_json().as_object().unwrap().len(), ways.ways.len());
+        if report.has(Feature::CapSysAdmin) && ways.can_mount() {
+            assert_eq!(ways.to_json()["mounting"]["way"], "direct");
+        }
+        let as_user = Ways::of(&report, false);
+        assert_ne!(as_user.to_json()["mounting"]["way"], "direct");
+    }
+}

@@ -1,0 +1,38 @@
+//! `kstate mount`: serves a kstate file system.
+
+use crate::cli::{Context, Run};
+use crate::error::CommandError;
+use crate::output;
+
+/// Mount a kstate file system on a directory and serve it, in the foreground
+///
+/// Serves until it is unmounted, or ended by Ctrl-C or `kill`. With --daemon it returns as soon as
+/// the file system is there. `kstatefs DIR` is the same program for fstab and service managers.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kstate mount /run/kstate --daemon             as root, where all commands look for it
+  kstate mount $XDG_RUNTIME_DIR/kstate          as an ordinary user, likewise
+  kstate mount /tmp/states                      elsewhere; then: export KSTATE_MOUNT=/tmp/states
+
+`kstate doctor` says what an ordinary user needs to mount.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    daemon: kstatefs::config::Arguments,
+
+    /// Go to the background once mounted
+    #[arg(long = "daemon")]
+    in_background: bool,
+}
+
+impl Run for Arguments {
+    fn run(self, _context: &Context) -> Result<(), CommandError> {
+        let config = self.daemon.into_config();
+        if self.in_background {
+            return Ok(kstatefs::daemonize::run(config)?);
+        }
+        Ok(kstatefs::serve(config, |_mounted| {
+            output::note("mounted; Ctrl-C or `kstate umount` ends it");
+        })?)
+    }
+}

@@ -1,0 +1,82 @@
+//! `kstate set`: publishes one value.
+
+use std::io::{self, Read, Write};
+
+use serde_json::json;
+
+use crate::cli::{Context, Run};
+use crate::encoding::EncodingArguments;
+use crate::error::CommandError;
+use crate::keeping::{self, KeepingArguments};
+use crate::output;
+
+/// Publish a value, creating the state if it is not there
+///
+/// Whatever the state held is replaced. A state lives as long as somebody is subscribed to it: if
+/// nobody else is and neither --keep nor --linger is given, it is gone when this command ends, and
+/// the command says so.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kstate set greeting hello --keep
+  date | kstate set now --linger 1m             the value from standard input
+  kstate set fix '7 48.125 11.5' --format '<u32 f64 f64' --keep
+  kstate set fix 'lat=48.125 lon=11.5' --format '<lat:f64 lon:f64' --keep
+  kstate set config '{\"speed\": 3}' --as json --keep
+  kstate set raw '00ff 2a' --as hex --keep
+
+A value that begins with a dash stands behind `--`:  kstate set x --keep -- -hello")]
+pub(crate) struct Arguments {
+    /// The state
+    name: String,
+
+    /// The value; `-`, or none, reads it from standard input
+    #[arg(allow_negative_numbers = true)]
+    value: Option<String>,
+
+    #[command(flatten)]
+    encoding: EncodingArguments,
+
+    #[command(flatten)]
+    keeping: KeepingArguments,
+}
+
+impl Run for Arguments {
+    fn run(self, context: &Context) -> Result<(), CommandError> {
+        let input = match self.value {
+            Some(value) if value != "-" => value.into_bytes(),
+            _ => read_input()?,
+        };
+        let value = self.encoding.parse(&input)?;
+        let mount = context.mount()?;
+        let state = self.keeping.apply(mount.subscribe(&self.name).write()).bytes()?;
+        let generation = state.publish(&value)?;
+        let info = state.info()?;
+        drop(state);
+        let gone = keeping::goes_with_its_publisher(&info);
+        if context.json() {
+            output::json_line(
+                &mut io::stdout().lock(),
+                &json!({
+                    "name": self.name,
+                    "generation": generation,
+                    "length": value.len(),
+                    "gone": gone,
+                }),
+            )?;
+        }
+        if gone {
+            keeping::tell_that_it_has_gone(&self.name);
+        }
+        Ok(())
+    }
+}
+
+/// Reads standard input, as far as it could ever fit into a state and a byte further.
+fn read_input() -> Result<Vec<u8>, CommandError> {
+    let bound = u64::from(kstate_sys::abi::page_size()) + 1;
+    let mut input = Vec::new();
+    let read = io::stdin().lock().take(bound).read_to_end(&mut input);
+    read.map_err(|source| CommandError::File { path: "standard input".into(), source })?;
+    Ok(input)
+}

@@ -1,0 +1,162 @@
+//! `kstate watch`: shows a value whenever it changes.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cli::{Context, Run};
+use crate::duration;
+use crate::encoding::EncodingArguments;
+use crate::error::CommandError;
+use crate::output;
+
+/// Show values whenever they change
+///
+/// First the value that is there, then the newest one after each change: generation, age and value,
+/// with the state's name before them where there are several. Changes that come faster than they
+/// can be written are passed over; the last one before quiet is always shown. A state that is not
+/// there yet is made, so that nothing its publisher says is missed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kstate watch robot.gps
+  kstate watch robot.gps --max-rate 4hz         at most 4 times a second
+  kstate watch fix --format '<lat:f64 lon:f64' --json | jq .value.lat
+  kstate watch a b c                            several states at once
+  kstate watch door --count 2 --timeout 10s     ends after 2 values, or 10 s without one (status 4)
+  kstate watch load | cut -f3                   the columns are separated by tabs")]
+pub(crate) struct Arguments {
+    /// The states
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+
+    #[command(flatten)]
+    encoding: EncodingArguments,
+
+    /// At most so often for each state, as 4hz or 250ms
+    #[arg(long, value_name = "RATE", value_parser = duration::parse_rate)]
+    max_rate: Option<Duration>,
+
+    /// End after so many values, of all states together
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+
+    /// End with exit status 4 when nothing changes for so long
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    timeout: Option<Duration>,
+
+    /// Fail with exit status 3 where a state is not there, rather than make it
+    #[arg(long)]
+    existing: bool,
+}
+
+/// One version of one state.
+struct Change {
+    name: usize,
+    generation: u64,
+    age: Option<Duration>,
+    value: Vec<u8>,
+}
+
+impl Run for Arguments {
+    fn run(self, context: &Context) -> Result<(), CommandError> {
+        let mount = context.mount()?;
+        // No room: who is ahead of the output waits with what it has read last, and then reads the
+        // newest.
+        let (sender, changes) = mpsc::sync_channel(0);
+        for (index, name) in self.names.iter().enumerate() {
+            let mut subscribe = mount.subscribe(name);
+            if self.existing {
+                subscribe = subscribe.existing();
+            }
+            let state = subscribe.bytes()?;
+            let (sender, interval) = (sender.clone(), self.max_rate);
+            thread::Builder::new()
+                .name(name.clone())
+                .spawn(move || follow(index, &state, interval, &sender))?;
+        }
+        drop(sender);
+        output::end_with_reader()?;
+        self.print(context, &changes)
+    }
+}
+
+fn follow(
+    name: usize,
+    state: &kstate::State<kstate::Bytes>,
+    interval: Option<Duration>,
+    sender: &SyncSender<Result<Change, kstate::Error>>,
+) {
+    let mut watch = state.watch();
+    if let Some(interval) = interval {
+        watch = watch.at_most_every(interval);
+    }
+    loop {
+        let change = watch.next(None).map(|snapshot| Change {
+            name,
+            generation: snapshot.generation(),
+            age: snapshot.age(),
+            value: snapshot.value,
+        });
+        let is_last = change.is_err();
+        if sender.send(change).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+impl Arguments {
+    fn print(
+        &self,
+        context: &Context,
+        changes: &mpsc::Receiver<Result<Change, kstate::Error>>,
+    ) -> Result<(), CommandError> {
+        let mut shown = 0;
+        while self.count.is_none_or(|count| shown < count) {
+            let change = match self.timeout {
+                Some(timeout) => changes.recv_timeout(timeout),
+                None => changes.recv().map_err(RecvTimeoutError::from),
+            };
+            match change {
+                Ok(change) => self.print_one(context, &change?)?,
+                Err(RecvTimeoutError::Timeout) => {
+                    let timeout = self.timeout.unwrap_or_default();
+                    return Err(CommandError::NoChange { timeout });
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            shown += 1;
+        }
+        Ok(())
+    }
+
+    fn print_one(&self, context: &Context, change: &Change) -> Result<(), CommandError> {
+        let name = &self.names[change.name];
+        let mut output = io::stdout().lock();
+        if context.json() {
+            let line = json!({
+                "name": name,
+                "generation": change.generation,
+                "age_ns": change.age.map(duration::nanoseconds),
+                "length": change.value.len(),
+                "value": self.encoding.render_json(&change.value)?,
+            });
+            return Ok(output::json_line(&mut output, &line)?);
+        }
+        let value = self.encoding.line(&change.value)?;
+        let mut line = Vec::new();
+        if !self.encoding.is_raw() {
+            if self.names.len() > 1 {
+                write!(line, "{name}\t")?;
+            }
+            let age = change.age.map_or_else(|| "-".to_owned(), duration::show);
+            write!(line, "{}\t{age}\t", change.generation)?;
+        }
+        line.extend(value);
+        output.write_all(&line)?;
+        Ok(output.flush()?)
+    }
+}
