@@ -139,13 +139,20 @@ impl Geometry {
     /// Payload bytes of one slot of `class`.
     #[inline]
     pub const fn slot_bytes(&self, class: Class) -> usize {
-        1 << self.shifts[class as usize]
+        // The page's class alone depends on the machine: with a class that the compiler knows,
+        // this is a constant.
+        match class {
+            Class::B64 => 64,
+            Class::B256 => 256,
+            Class::B1024 => 1024,
+            Class::Page => self.page as usize,
+        }
     }
 
     /// Offset in bytes of the payload of slot `index` in the area of `class`.
     #[inline]
     pub const fn payload(&self, index: u16, class: Class) -> usize {
-        self.areas[class as usize] as usize + ((index as usize) << self.shifts[class as usize])
+        self.areas[class as usize] as usize + index as usize * self.slot_bytes(class)
     }
 
     /// Offset in bytes of the end of the area of `class`.

@@ -32,6 +32,7 @@ pub use mapped::{HeaderError, Mapped, initialise};
 pub use payload::Payload;
 pub use read::{
     Corruption, MAX_READ_ATTEMPTS, ReadError, Version, describe, newest, read, read_at,
+    read_exactly, read_exactly_at,
 };
 #[cfg(not(kstate_loom))]
 pub use registry::{Registry, RegistryPage};

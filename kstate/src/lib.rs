@@ -1,1 +1,89 @@
-//! Placeholder while the workspace is laid out.
+//! Live state shared between processes.
+//!
+//! A *state* is a named, typed, versioned value of at most one page. One process publishes it
+//! thousands of times a second; others read it whenever they like, wait for it to change, or look
+//! at it no more often than they want to. Reading is a copy out of shared memory, publishing a
+//! copy into it and one compare-and-swap: no system call, no lock, no server on the way.
+//!
+//! ```no_run
+//! kstate::layout! {
+//!     pub struct Gps { pub lat: f64, pub lon: f64, pub fix: u32, pub satellites: u32 }
+//! }
+//!
+//! // The publisher:
+//! let gps = kstate::subscribe("robot.gps").write().typed::<Gps>()?;
+//! gps.publish(&Gps { lat: 52.2, lon: 0.12, fix: 3, satellites: 9 })?;
+//!
+//! // A consumer, in another process:
+//! let gps = kstate::subscribe("robot.gps").typed::<Gps>()?;
+//! let now = gps.snapshot()?;
+//! println!("{} N, version {}, {:?} old", now.lat, now.generation(), now.age());
+//! # Ok::<(), kstate::Error>(())
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | get a handle | [`subscribe`], [`Mount::subscribe`], [`Subscribe`] |
+//! | read | [`Reader::snapshot`], [`Reader::changed_since`], [`Reader::live`] |
+//! | write | [`State::publish`] |
+//! | change what is there | [`State::transact`], [`State::begin`] |
+//! | wait | [`Reader::wait`], [`Reader::watch`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
+//!
+//! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
+//! writing ([`State`]) belongs to one thread at a time; [`State::try_clone`] makes another.
+
+mod claim;
+mod content;
+mod errno;
+mod error;
+mod info;
+mod layout;
+mod live;
+mod mapping;
+mod mount;
+mod publish;
+mod reader;
+mod registry;
+mod retry;
+mod snapshot;
+mod stamp;
+mod state;
+mod subscribe;
+mod subscription;
+mod ticket;
+mod transaction;
+mod wait;
+mod watch;
+
+#[cfg(test)]
+mod testing;
+
+// What `layout!` expands to names the crate as its users do.
+extern crate self as kstate;
+
+#[doc(hidden)]
+pub use zerocopy;
+
+pub use kstate_sys::access::Access;
+pub use kstate_sys::name::{NameError, StateName};
+pub use kstate_sys::region::Generation;
+
+pub use claim::ClaimError;
+pub use content::{Bytes, Content};
+pub use error::Error;
+pub use info::{Info, InfoError, RecordedLayout};
+#[doc(hidden)]
+pub use layout::Description;
+pub use layout::Layout;
+pub use live::{Live, LiveError};
+pub use mount::{MOUNT_VARIABLE, Mount, MountError, RemoveError};
+pub use publish::PublishError;
+pub use reader::Reader;
+pub use retry::{Retried, Retry, TransactError};
+pub use snapshot::{ReadError, Snapshot};
+pub use stamp::{Stamp, Stamping};
+pub use state::{CapacityError, State};
+pub use subscribe::{Subscribe, SubscribeError, subscribe};
+pub use transaction::{BeginError, CommitError, Outcome, Transaction};
+pub use wait::{WaitError, Waited};
+pub use watch::{Watch, WatchError};

@@ -8,12 +8,14 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
+use crate::private::PrivateDirectory;
 
 /// How programs get at a region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub enum Transport {
 /// The daemon's private directory of region files; removed with everything in it when dropped.
 #[derive(Debug)]
 pub(crate) struct Backing {
-    directory: PathBuf,
+    directory: PrivateDirectory,
 }
 
 /// The bytes of one region.
@@ -70,23 +72,10 @@ impl Backing {
                 })?
                 .to_owned(),
         };
-        for attempt in 0..1000 {
-            let directory = parent.join(format!("kstatefs-{}-{attempt}", std::process::id()));
-            match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
-                Ok(()) => return Ok(Self { directory }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    return Err(io::Error::other(format!(
-                        "cannot make a directory in {}: {error}; name another tmpfs with --backing",
-                        parent.display()
-                    )));
-                }
-            }
-        }
-        Err(io::Error::other(format!(
-            "{} is full of directories of ours",
-            parent.display()
-        )))
+        let directory = PrivateDirectory::create(&parent, 0o700).map_err(|error| {
+            io::Error::other(format!("{error}; name another tmpfs with --backing"))
+        })?;
+        Ok(Self { directory })
     }
 
     /// A fresh, zeroed file of `length` bytes for the state `ino`, all holes.
@@ -99,7 +88,7 @@ impl Backing {
         let length = length as u64;
         match transport {
             Transport::Passthrough => {
-                let path = self.directory.join(ino.to_string());
+                let path = self.directory.path().join(ino.to_string());
                 let file = File::options()
                     .read(true)
                     .write(true)
@@ -127,9 +116,14 @@ impl Backing {
         }
     }
 
+    /// Removes all region files and their directory; again, nothing.
+    pub(crate) fn remove(&self) {
+        self.directory.remove();
+    }
+
     /// Size and free space of the tmpfs, in bytes.
     pub(crate) fn space(&self) -> io::Result<Space> {
-        let stat = statfs(&self.directory)?;
+        let stat = statfs(self.directory.path())?;
         let block = u64::try_from(stat.block_size()).unwrap_or(4096);
         Ok(Space {
             block,
@@ -145,23 +139,6 @@ pub(crate) struct Space {
     pub(crate) block: u64,
     pub(crate) blocks: u64,
     pub(crate) free: u64,
-}
-
-impl Backing {
-    /// Removes the directory and what is in it; again, nothing.
-    pub(crate) fn remove(&self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.directory)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(directory = %self.directory.display(), %error, "left behind");
-        }
-    }
-}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        self.remove();
-    }
 }
 
 impl RegionFile {
@@ -233,7 +210,7 @@ mod tests {
     #[test]
     fn region_files_and_their_directory_go_away() {
         let backing = Backing::create(None).unwrap();
-        let directory = backing.directory.clone();
+        let directory = backing.directory.path().to_owned();
         let region = backing.region(7, 1 << 20, Transport::Passthrough).unwrap();
         region.allocate(4096, 4096).unwrap();
         assert!(directory.join("7").exists());

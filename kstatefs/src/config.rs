@@ -25,6 +25,8 @@ pub struct Config {
     pub linger: Duration,
     /// Threads that answer requests.
     pub threads: usize,
+    /// How commits are noticed on behalf of programs that poll.
+    pub notify_by: NotifyBy,
     /// Unmount on SIGINT, SIGTERM and SIGHUP. Not for a daemon inside another program.
     pub handle_signals: bool,
 }
@@ -41,6 +43,16 @@ pub enum Passthrough {
     Off,
 }
 
+/// How commits are noticed on behalf of programs that poll state files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum NotifyBy {
+    /// One io_uring if it can wait on futexes (Linux 6.7), else threads.
+    #[default]
+    Auto,
+    /// Threads in futex_waitv, 127 states each.
+    Futex,
+}
+
 impl Config {
     /// The defaults, mounted on `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
@@ -52,6 +64,7 @@ impl Config {
             root_mode: None,
             linger: Duration::ZERO,
             threads: 4,
+            notify_by: NotifyBy::Auto,
             handle_signals: true,
         }
     }
@@ -139,6 +152,11 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value = "4", value_parser = threads)]
     pub threads: usize,
 
+    /// How to notice commits for programs that poll: by one io_uring if it can (auto), or by
+    /// threads in futex_waitv (futex)
+    #[arg(long, value_enum, default_value_t)]
+    pub notify_by: NotifyBy,
+
     /// Options as mount(8) has them: allow_other, backing=DIR, linger=TIME, mode=OCTAL,
     /// threads=N, passthrough, nopassthrough
     #[arg(short = 'o', value_name = "OPTIONS")]
@@ -159,6 +177,7 @@ impl Arguments {
             root_mode: self.root_mode,
             linger: self.linger,
             threads: self.threads,
+            notify_by: self.notify_by,
             ..Config::new(self.directory)
         };
         for options in &self.options {

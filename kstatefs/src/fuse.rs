@@ -361,8 +361,9 @@ impl Filesystem for Fuse {
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        // Not ENOSYS: posix_fallocate(3) would then write a byte a block, each a bogus commit.
-        reply.error(fuser::Errno::EOPNOTSUPP);
+        // Neither ENOSYS, which the kernel turns into EOPNOTSUPP, nor that: posix_fallocate(3) of
+        // glibc would then write a byte a block, each a bogus commit.
+        reply.error(fuser::Errno::EINVAL);
     }
 
     fn copy_file_range(

@@ -26,6 +26,7 @@ mod ioctl;
 mod linger;
 pub mod mountpoint;
 mod poll;
+mod private;
 mod reaper;
 mod region;
 mod registry;

@@ -40,7 +40,7 @@ Set KSTATE_LOG=debug to see what it does. Exit codes: 0 unmounted, 1 failed, 2 u
 fn main() -> ExitCode {
     // What fuser says of each request is only wanted by name: KSTATE_LOG=debug,fuser=debug.
     let wanted = std::env::var("KSTATE_LOG").unwrap_or_else(|_| "warn".into());
-    let filter = EnvFilter::new(format!("fuser=warn,{wanted}"));
+    let filter = EnvFilter::new(format!("fuser=error,{wanted}"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::config::NotifyBy;
 use crate::state::State;
 
 /// Called once, when what was polled for has come.
@@ -60,7 +61,7 @@ struct Inbox {
 
 impl Hub {
     /// Starts watching; the thread ends after [`Hub::stop`].
-    pub(crate) fn start() -> io::Result<(Self, std::thread::JoinHandle<()>)> {
+    pub(crate) fn start(by: NotifyBy) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
         let inbox = Arc::new(Inbox {
             states: Mutex::new(VecDeque::new()),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
@@ -68,7 +69,11 @@ impl Hub {
         });
         let builder = std::thread::Builder::new().name("kstate-poll".into());
         let theirs = inbox.clone();
-        let (way, thread) = match uring::Watcher::new() {
+        let watcher = match by {
+            NotifyBy::Auto => uring::Watcher::new(),
+            NotifyBy::Futex => Err(io::Error::other("not wanted")),
+        };
+        let (way, thread) = match watcher {
             Ok(watcher) => (Way::Uring, builder.spawn(move || watcher.run(&theirs))?),
             Err(error) => {
                 tracing::info!(%error, "no io_uring with futex waits; polling by futex_waitv");

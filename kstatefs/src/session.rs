@@ -132,7 +132,8 @@ impl Server {
                 }
             },
         };
-        let (hub, hub_thread) = Hub::start().map_err(system("cannot watch polled states"))?;
+        let (hub, hub_thread) =
+            Hub::start(config.notify_by).map_err(system("cannot watch polled states"))?;
         let polls_by_uring = hub.way() == Way::Uring;
         let settings = Settings {
             uid: nix::unistd::geteuid().as_raw(),

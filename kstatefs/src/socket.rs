@@ -9,7 +9,7 @@ use std::fs::Permissions;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use nix::sys::socket::{
     getsockopt, listen, recv, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+
+use crate::private::PrivateDirectory;
 
 /// How long a ticket is good.
 const TICKET_LIFE: Duration = Duration::from_secs(5);
@@ -30,7 +32,7 @@ const MAX_TICKETS: usize = 4096;
 /// The socket, and the tickets that are good there.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    directory: PathBuf,
+    directory: PrivateDirectory,
     path: PathBuf,
     listener: OwnedFd,
     tickets: Mutex<HashMap<[u8; 16], Issued>>,
@@ -57,8 +59,9 @@ impl Desk {
                 true => PathBuf::from("/run"),
                 false => std::env::temp_dir(),
             });
-        let directory = private_directory(&parent)?;
-        let path = directory.join("socket");
+        // Others may search it but not list it.
+        let directory = PrivateDirectory::create(&parent, 0o711)?;
+        let path = directory.path().join("socket");
         let open = || -> io::Result<OwnedFd> {
             let kind = SockType::SeqPacket;
             let listener = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
@@ -68,21 +71,20 @@ impl Desk {
             listen(&listener, Backlog::new(128)?)?;
             Ok(listener)
         };
-        match open() {
-            Ok(listener) => Ok(Self {
-                directory,
-                path,
-                listener,
-                tickets: Mutex::default(),
-            }),
-            Err(error) => {
-                remove(&directory);
-                Err(io::Error::other(format!(
-                    "cannot listen on {}: {error}",
-                    path.display()
-                )))
-            }
-        }
+        let listener = open().map_err(|error| {
+            io::Error::other(format!("cannot listen on {}: {error}", path.display()))
+        })?;
+        Ok(Self {
+            directory,
+            path,
+            listener,
+            tickets: Mutex::default(),
+        })
+    }
+
+    /// Removes the socket and its directory; again, nothing.
+    pub(crate) fn remove(&self) {
+        self.directory.remove();
     }
 
     /// A ticket for `descriptor`, good once for user `uid`.
@@ -182,19 +184,6 @@ impl Desk {
     }
 }
 
-impl Desk {
-    /// Removes the socket and its directory; again, nothing.
-    pub(crate) fn remove(&self) {
-        remove(&self.directory);
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
 fn answer(peer: &OwnedFd, errno: i32, rights: &[ControlMessage<'_>]) -> io::Result<()> {
     let errno = errno.to_ne_bytes();
     let parts = [IoSlice::new(&errno)];
@@ -207,36 +196,4 @@ fn answer(peer: &OwnedFd, errno: i32, rights: &[ControlMessage<'_>]) -> io::Resu
         None,
     )?;
     Ok(())
-}
-
-/// A directory that others may search but not list.
-fn private_directory(parent: &Path) -> io::Result<PathBuf> {
-    for attempt in 0..1000 {
-        let path = parent.join(format!("kstatefs-{}-{attempt}", std::process::id()));
-        match std::fs::create_dir(&path) {
-            Ok(()) => {
-                std::fs::set_permissions(&path, Permissions::from_mode(0o711))?;
-                return Ok(path);
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                return Err(io::Error::other(format!(
-                    "cannot make a directory in {}: {error}",
-                    parent.display()
-                )));
-            }
-        }
-    }
-    Err(io::Error::other(format!(
-        "{} is full of directories of ours",
-        parent.display()
-    )))
-}
-
-fn remove(directory: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(directory)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(directory = %directory.display(), %error, "left behind");
-    }
 }

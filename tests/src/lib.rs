@@ -1,1 +1,19 @@
-//! Placeholder while the workspace is laid out.
+//! What the tests share: a daemon on a directory of its own, processes that end with the test,
+//! waiting with deadlines.
+//!
+//! Every test has its own mount, so that they run side by side; whatever way a test ends, its
+//! daemon is stopped and its mount undone.
+
+mod binary;
+mod checked;
+mod daemon;
+mod deadline;
+mod process;
+mod root;
+
+pub use binary::{kstate, kstatefs};
+pub use checked::{Checked, WORDS, checked, number_of};
+pub use daemon::{Daemon, Setup};
+pub use deadline::{PATIENCE, eventually};
+pub use process::Running;
+pub use root::is_real_root;

@@ -97,6 +97,13 @@ impl Head {
         Generation(self.0 & MAX_GENERATION.0)
     }
 
+    /// The newest generation, or a number that no tag has if there is an intent: one comparison
+    /// with a slot's tag asks both.
+    #[inline]
+    pub(super) const fn generation_or_intent(self) -> u64 {
+        self.0 & (MAX_GENERATION.0 | 1 << 63)
+    }
+
     /// The slot that holds it.
     #[inline]
     pub const fn slot(self) -> Slot {

@@ -108,6 +108,54 @@ pub fn read<M: Memory>(memory: &M, into: &mut [MaybeUninit<u8>]) -> Result<Versi
     Err(ReadError::Unstable)
 }
 
+/// Copies the newest version to `into` if it has exactly that length; `None` when anything is in
+/// the way, `into` then holding arbitrary bytes: [`read`] says what, or goes round.
+///
+/// The protocol is that of [`read`], once, without its other cases. With a length that the
+/// compiler knows it is a few instructions and a copy, made where it is called.
+///
+/// # Memory ordering
+///
+/// As [`read`].
+#[inline(always)]
+pub fn read_exactly<M: Memory>(memory: &M, into: &mut [MaybeUninit<u8>]) -> Option<Version> {
+    // ORDERING: each as in `read` and `visit_version`.
+    let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
+    read_exactly_at(memory, head, into)
+}
+
+/// As [`read_exactly`], of the version that `head` names.
+#[inline(always)]
+pub fn read_exactly_at<M: Memory>(
+    memory: &M,
+    head: Head,
+    into: &mut [MaybeUninit<u8>],
+) -> Option<Version> {
+    let class = match into.len() {
+        0..=64 => Class::B64,
+        65..=256 => Class::B256,
+        257..=1024 => Class::B1024,
+        _ => Class::Page,
+    };
+    let length = u32::try_from(into.len()).ok()?;
+    // ORDERING: each as in `visit_version`.
+    let slot = memory.slot(head.slot());
+    let tag = slot.tag.load(Ordering::Acquire);
+    let size = slot.size.load(Ordering::Relaxed);
+    let time = Ticks(slot.time.load(Ordering::Relaxed));
+    if tag != head.generation_or_intent() || size != SlotSize::new(length, class).raw() {
+        return None;
+    }
+    let payload = memory.payload(head.slot(), class)?;
+    if into.len() > payload.len() {
+        return None;
+    }
+    payload.load(into);
+    fence(Ordering::Acquire);
+    let again = slot.tag.load(Ordering::Relaxed);
+    (again == tag).then_some(Version { head, length, time })
+}
+
 /// Copies the version that `head` names to the start of `into`, even if a newer one stands now;
 /// `None` when its slot holds another version by now.
 ///

@@ -1,0 +1,74 @@
+//! Measuring two things in turn.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Percentiles over blocks, nanoseconds an operation.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Percentiles {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+}
+
+impl Percentiles {
+    fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let at = |per_mille: usize| {
+            let index = (samples.len() * per_mille / 1000).min(samples.len().saturating_sub(1));
+            samples.get(index).copied().unwrap_or(f64::NAN)
+        };
+        Self { p50: at(500), p90: at(900), p99: at(990), p999: at(999) }
+    }
+
+    pub(crate) fn tail(&self) -> String {
+        format!("{:.1}/{:.1}/{:.1}", self.p90, self.p99, self.p999)
+    }
+}
+
+/// How long a block is to last: long beside the clock's 25 ns, short beside a time slice.
+const BLOCK_NS: f64 = 20_000.0;
+
+/// Runs `ours` and `limit` in turn, `blocks` blocks each, the order swapped every time. Each is
+/// called with the number of operations to do.
+pub(crate) fn alternate(
+    blocks: usize,
+    mut ours: impl FnMut(u32),
+    mut limit: impl FnMut(u32),
+) -> (Percentiles, Percentiles) {
+    let our_count = calibrate(&mut ours);
+    let limit_count = calibrate(&mut limit);
+    let mut our_samples = Vec::with_capacity(blocks);
+    let mut limit_samples = Vec::with_capacity(blocks);
+    for block in 0..blocks {
+        if block % 2 == 0 {
+            our_samples.push(time(our_count, &mut ours));
+            limit_samples.push(time(limit_count, &mut limit));
+        } else {
+            limit_samples.push(time(limit_count, &mut limit));
+            our_samples.push(time(our_count, &mut ours));
+        }
+    }
+    (Percentiles::of(our_samples), Percentiles::of(limit_samples))
+}
+
+/// Warms up and finds how many operations make a block.
+fn calibrate(work: &mut impl FnMut(u32)) -> u32 {
+    time(20_000, work);
+    let ns = time(5_000, work).max(0.1);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "between 10 and 200 000: clamped"
+    )]
+    let count = (BLOCK_NS / ns).clamp(10.0, 200_000.0) as u32;
+    count
+}
+
+fn time(count: u32, work: &mut impl FnMut(u32)) -> f64 {
+    let start = Instant::now();
+    work(count);
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+}

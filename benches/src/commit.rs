@@ -1,0 +1,118 @@
+//! What publishing costs beside a plain copy and compare-and-swap.
+
+use std::hint::black_box;
+
+use kstate::Stamping;
+
+use crate::alternate::alternate;
+use crate::bare::{Locked, Ring};
+use crate::case::{Bound, Case};
+use crate::place::pin;
+use crate::setup::{Result, Setup};
+use crate::value::{SIZES, for_size};
+
+/// Commit time may cost so much more.
+const STAMP_NS: f64 = 6.0;
+
+/// All cases.
+pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
+    pin(0);
+    let setup = Setup::start()?;
+    let mut cases = Vec::new();
+    for size in SIZES {
+        cases.extend(for_size!(size, publish, &setup, blocks)?);
+        cases.push(for_size!(size, transaction, &setup, blocks)?);
+    }
+    Ok(cases)
+}
+
+fn publish<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>> {
+    let size = WORDS * 8;
+    let name = format!("publish.{size}");
+    let bare = Ring::<[u64; WORDS]>::open(&setup.bare_file(&name)?)?;
+    let locked = Locked::<[u64; WORDS]>::open(&setup.bare_file(&format!("locked.{size}"))?)?;
+    let state = setup.state::<WORDS>(&name)?;
+    let stamped = setup.state::<WORDS>(&format!("stamped.{size}"))?;
+    stamped.set_stamping(Stamping::CommitTime);
+    let armed = setup.state::<WORDS>(&format!("armed.{size}"))?;
+    let _live = armed.live()?;
+    let value = [7_u64; WORDS];
+    // A first version each, so that every slot group is claimed before anything is timed.
+    for state in [&state, &stamped, &armed] {
+        state.publish(&value)?;
+    }
+    let mut cases = Vec::new();
+    let plain = |count| {
+        for _ in 0..count {
+            let _ = black_box(state.publish(black_box(&value)));
+        }
+    };
+    let (ours, limit) = alternate(blocks, plain, |count| {
+        for _ in 0..count {
+            bare.publish(black_box(&value));
+        }
+    });
+    let bound = match size {
+        64 => Bound::Times(1.4),
+        4096 => Bound::Times(1.2),
+        _ => Bound::None,
+    };
+    cases.push(Case::new(format!("publish {size} B"), ours, limit, bound));
+    let stamping = |count| {
+        for _ in 0..count {
+            let _ = black_box(stamped.publish(black_box(&value)));
+        }
+    };
+    let (ours, limit) = alternate(blocks, stamping, plain);
+    let title = format!("publish {size} B with commit time, beside without");
+    cases.push(Case::new(title, ours, limit, Bound::Plus(STAMP_NS)));
+    let refreshing = |count| {
+        for _ in 0..count {
+            let _ = black_box(armed.publish(black_box(&value)));
+        }
+    };
+    let (with, without) = alternate(blocks, refreshing, plain);
+    let (lock, _) = alternate(
+        blocks,
+        |count| {
+            for _ in 0..count {
+                locked.copy();
+            }
+        },
+        plain,
+    );
+    let title = format!("live page {size} B, beside a copy under a lock");
+    let extra = (with.p50 - without.p50, with);
+    cases.push(Case::with_costs(title, extra, (lock.p50, lock), Bound::Times(1.3)));
+    Ok(cases)
+}
+
+/// Begin, read, change, commit; beside two copies and a compare-and-swap.
+fn transaction<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case> {
+    let size = WORDS * 8;
+    let name = format!("transaction.{size}");
+    let state = setup.state::<WORDS>(&name)?;
+    let bare = Ring::<[u64; WORDS]>::open(&setup.bare_file(&name)?)?;
+    state.publish(&[7; WORDS])?;
+    let (ours, limit) = alternate(
+        blocks,
+        |count| {
+            for _ in 0..count {
+                if let Ok(mut transaction) = state.begin() {
+                    if let Ok(value) = transaction.get_mut() {
+                        value[0] = value[0].wrapping_add(1);
+                    }
+                    let _ = black_box(transaction.commit());
+                }
+            }
+        },
+        |count| {
+            for _ in 0..count {
+                let mut value = bare.read();
+                value[0] = value[0].wrapping_add(1);
+                bare.publish(black_box(&value));
+            }
+        },
+    );
+    Ok(Case::new(format!("begin, change, commit {size} B"), ours, limit, Bound::None))
+}

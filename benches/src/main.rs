@@ -1,0 +1,89 @@
+//! Questions of speed, one a subcommand, each answered against the bare limit in the same run.
+//!
+//! Ours and the limit are measured in turn, block by block, so that what the machine does
+//! meanwhile meets both; compared are medians over the blocks. Absolute times on a shared machine
+//! mean little, ratios within a run mean something.
+
+mod alternate;
+mod bare;
+mod case;
+mod commit;
+mod place;
+mod read;
+mod setup;
+mod value;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::case::Case;
+
+/// Measure kstate against the bare limit
+#[derive(Parser, Debug)]
+#[command(name = "kstate-benches", after_help = "\
+Examples:
+  cargo run --release -p kstate-benches -- read
+  cargo run --release -p kstate-benches -- commit --check
+  cargo run --release -p kstate-benches -- read --json > read.json")]
+struct Cli {
+    #[command(subcommand)]
+    question: Question,
+}
+
+#[derive(Subcommand, Debug)]
+enum Question {
+    /// What a consistent snapshot costs beside a plain copy out of a ring
+    Read(Options),
+    /// What publishing costs beside a plain copy and compare-and-swap
+    Commit(Options),
+    /// A process of a measurement
+    #[command(hide = true)]
+    Worker(setup::Worker),
+}
+
+/// How a question is asked and answered.
+#[derive(Args, Clone, Copy, Debug)]
+struct Options {
+    /// Print an array of objects {case, ours_ns, limit_ns, ratio, bound, …} instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Exit 1 when a ratio is over its bound, and name it
+    #[arg(long)]
+    check: bool,
+    /// Pairs of blocks a case, one of ours and one of the limit
+    #[arg(long, default_value_t = 400)]
+    blocks: usize,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (options, cases) = match cli.question {
+        Question::Read(options) => (options, read::run(options.blocks)),
+        Question::Commit(options) => (options, commit::run(options.blocks)),
+        Question::Worker(worker) => return setup::work(&worker),
+    };
+    let cases = match cases {
+        Ok(cases) => cases,
+        Err(error) => {
+            eprintln!("kstate-benches: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if options.json {
+        match serde_json::to_string_pretty(&cases) {
+            Ok(text) => println!("{text}"),
+            Err(error) => {
+                eprintln!("kstate-benches: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    } else {
+        case::print_table(&cases);
+    }
+    let over: Vec<&Case> = cases.iter().filter(|case| case.is_over()).collect();
+    for case in &over {
+        eprintln!("over its bound: {case}");
+    }
+    if options.check && !over.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,19 @@
+//! Which processor runs what.
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+/// Keeps the calling thread on one processor, if there are so many.
+pub(crate) fn pin(processor: usize) {
+    let mut set = CpuSet::new();
+    if set.set(processor).is_ok()
+        && let Err(error) = sched_setaffinity(Pid::from_raw(0), &set)
+    {
+        eprintln!("not pinned to processor {processor}: {error}");
+    }
+}
+
+/// The processors that can be used.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

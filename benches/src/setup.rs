@@ -1,0 +1,244 @@
+//! A file system of the run's own, and processes beside it.
+
+use std::fs::File;
+use std::io::{self, BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use clap::Args;
+use kstate::{Mount, State, Stamping};
+use kstatefs::{Config, Server};
+use tempfile::TempDir;
+
+use crate::bare::Ring;
+use crate::place::pin;
+use crate::value::for_size;
+
+/// What may go wrong: said, and the run ends.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// A daemon in a process of its own, on a temporary directory.
+pub(crate) struct Setup {
+    daemon: Option<Child>,
+    mount: Mount,
+    directory: TempDir,
+}
+
+impl Setup {
+    pub(crate) fn start() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("kstate-bench-").tempdir_in("/dev/shm")?;
+        let path = directory.path().join("mount");
+        std::fs::create_dir(&path)?;
+        let mut daemon = worker(&Worker { role: Role::Daemon, path: path.clone(), ..IDLE })?;
+        await_line(&mut daemon, "mounted")?;
+        let mount = Mount::at(&path)?;
+        Ok(Self { daemon: Some(daemon), mount, directory })
+    }
+
+    /// A state of so many words that stamps nothing.
+    pub(crate) fn state<const WORDS: usize>(&self, name: &str) -> Result<State<[u64; WORDS]>> {
+        let state = self.mount.subscribe(name).write().typed::<[u64; WORDS]>()?;
+        state.set_stamping(Stamping::Off);
+        Ok(state)
+    }
+
+    pub(crate) fn mount(&self) -> &Mount {
+        &self.mount
+    }
+
+    /// A file for the limit, on the same kind of memory.
+    pub(crate) fn bare_file(&self, name: &str) -> Result<File> {
+        let path = self.bare_path(name);
+        Ok(File::options().read(true).write(true).create(true).truncate(false).open(path)?)
+    }
+
+    fn bare_path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A process that publishes as fast as it can, to the state and the bare ring of this name in
+    /// turn as it is told: see [`Writer`].
+    pub(crate) fn writer(&self, name: &str, size: usize, processor: usize) -> Result<Writer> {
+        let mut child = worker(&Worker {
+            role: Role::Writer,
+            path: self.mount.path().to_owned(),
+            bare: Some(self.bare_path(name)),
+            name: name.to_owned(),
+            size,
+            processor,
+        })?;
+        await_line(&mut child, "ready")?;
+        Ok(Writer { child })
+    }
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            end(&mut daemon);
+        }
+    }
+}
+
+/// A flat-out writer in a process of its own.
+pub(crate) struct Writer {
+    child: Child,
+}
+
+impl Writer {
+    /// Has it publish to the state from now on.
+    pub(crate) fn write_ours(&mut self) -> Result<()> {
+        self.tell("ours")
+    }
+
+    /// Has it publish to the bare ring from now on.
+    pub(crate) fn write_bare(&mut self) -> Result<()> {
+        self.tell("bare")
+    }
+
+    fn tell(&mut self, what: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().ok_or("the writer's input is closed")?;
+        writeln!(input, "{what}")?;
+        await_line(&mut self.child, what)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// What a process of a measurement is to be.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Worker {
+    #[arg(long, value_enum)]
+    role: Role,
+    #[arg(long)]
+    path: PathBuf,
+    #[arg(long)]
+    bare: Option<PathBuf>,
+    #[arg(long, default_value = "")]
+    name: String,
+    #[arg(long, default_value_t = 0)]
+    size: usize,
+    #[arg(long, default_value_t = 0)]
+    processor: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Role {
+    Daemon,
+    Writer,
+}
+
+const IDLE: Worker = Worker {
+    role: Role::Daemon,
+    path: PathBuf::new(),
+    bare: None,
+    name: String::new(),
+    size: 0,
+    processor: 0,
+};
+
+fn worker(what: &Worker) -> Result<Child> {
+    let role = match what.role {
+        Role::Daemon => "daemon",
+        Role::Writer => "writer",
+    };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["worker", "--role", role, "--path"]).arg(&what.path);
+    if let Some(bare) = &what.bare {
+        command.arg("--bare").arg(bare);
+    }
+    command.args(["--name", &what.name, "--size", &what.size.to_string()]);
+    command.args(["--processor", &what.processor.to_string()]);
+    Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
+}
+
+fn await_line(child: &mut Child, expected: &str) -> Result<()> {
+    let output = child.stdout.as_mut().ok_or("its output is closed")?;
+    // Byte by byte: a buffer would swallow the answer to the next question.
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while output.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    if line != expected.as_bytes() {
+        return Err(format!("a process said `{}`, not `{expected}`", line.escape_ascii()).into());
+    }
+    Ok(())
+}
+
+/// Closes its input, which ends it, and waits.
+fn end(child: &mut Child) {
+    drop(child.stdin.take());
+    if let Err(error) = child.wait() {
+        eprintln!("a process was not waited for: {error}");
+    }
+}
+
+/// The main of a worker process.
+pub(crate) fn work(worker: &Worker) -> ExitCode {
+    let done = match worker.role {
+        Role::Daemon => be_daemon(&worker.path),
+        Role::Writer => for_size!(worker.size, be_writer, worker),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kstate-benches: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn be_daemon(path: &Path) -> Result<()> {
+    let mut config = Config::new(path);
+    config.handle_signals = false;
+    let server = Server::start(config)?;
+    println!("mounted");
+    // Ends when whoever started it does, however that happens.
+    let mut rest = Vec::new();
+    io::stdin().read_to_end(&mut rest)?;
+    server.stop()?;
+    Ok(())
+}
+
+fn be_writer<const WORDS: usize>(worker: &Worker) -> Result<()> {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static TARGET: AtomicU8 = AtomicU8::new(0);
+    pin(worker.processor);
+    let state = Mount::at(&worker.path)?.subscribe(&worker.name).write();
+    let state = state.typed::<[u64; WORDS]>()?;
+    state.set_stamping(Stamping::Off);
+    let bare = worker.bare.as_ref().ok_or("--bare is missing")?;
+    let bare = File::options().read(true).write(true).create(true).truncate(false).open(bare)?;
+    let bare = Ring::<[u64; WORDS]>::open(&bare)?;
+    std::thread::spawn(|| {
+        for line in io::stdin().lock().lines() {
+            match line.as_deref() {
+                Ok("ours") => TARGET.store(1, Ordering::Relaxed),
+                Ok("bare") => TARGET.store(2, Ordering::Relaxed),
+                _ => break,
+            }
+            if let Ok(line) = line {
+                println!("{line}");
+            }
+        }
+        TARGET.store(3, Ordering::Relaxed);
+    });
+    println!("ready");
+    let mut value = [0_u64; WORDS];
+    loop {
+        value[0] = value[0].wrapping_add(1);
+        match TARGET.load(Ordering::Relaxed) {
+            0 => std::hint::spin_loop(),
+            1 => {
+                state.publish(&value)?;
+            }
+            2 => bare.publish(&value),
+            _ => return Ok(()),
+        }
+    }
+}

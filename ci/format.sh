@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# Formatting is rustfmt's.
+. "$(dirname "$0")/lib.sh"
+cargo fmt --all -- --check

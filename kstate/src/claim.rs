@@ -1,0 +1,112 @@
+//! Getting a slot group: a handle's right to write without asking.
+
+use std::io;
+
+use kstate_sys::abi::Class;
+use kstate_sys::fork::Process;
+use kstate_sys::ioctl::{self, call};
+use kstate_sys::name::StateName;
+use kstate_sys::region::{Group, Writer};
+
+use crate::errno::{self, Refusal};
+use crate::reader::Reader;
+
+/// Why a handle got no slots to write to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// The subscription is for reading.
+    #[error("state `{name}` was subscribed to for reading; subscribe with `.write()`")]
+    ReadOnly {
+        /// The state's name.
+        name: StateName,
+    },
+    /// All slot groups are taken.
+    #[error("state `{name}` has 255 writing handles already, which is the bound; drop some")]
+    TooManyWriters {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The daemon's memory is used up.
+    #[error(
+        "no memory is left for one more writer of state `{name}`; delete states or enlarge the \
+         daemon's tmpfs"
+    )]
+    NoSpace {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The state was deleted.
+    #[error("state `{name}` was deleted; subscribe again to create it anew")]
+    Deleted {
+        /// Its name.
+        name: StateName,
+    },
+    /// Nobody is there to give a group out.
+    #[error("the daemon of state `{name}` has died; run `kstate mount` and subscribe again")]
+    DaemonDied {
+        /// The state's name.
+        name: StateName,
+    },
+    /// What the kernel or the daemon said.
+    #[error("cannot become a writer of state `{name}`: {source}")]
+    Io {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+/// A slot group of this process.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    pub(crate) writer: Writer,
+    pub(crate) process: Process,
+    /// The capacity in force, in bytes.
+    pub(crate) capacity: u32,
+}
+
+/// Claims a slot group for the calling process and makes its pages present.
+///
+/// # Errors
+///
+/// [`ClaimError`]; nothing is claimed then.
+///
+/// # Cost
+///
+/// One FUSE request.
+pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
+    let name = || reader.name().clone();
+    if !reader.access().is_write() {
+        return Err(ClaimError::ReadOnly { name: name() });
+    }
+    let claimed = || {
+        let process = Process::current()?;
+        let mut claim = ioctl::Claim::default();
+        call::claim(reader.subscription().descriptor(), &mut claim)?;
+        let group = match u8::try_from(claim.group) {
+            Ok(group) if group != Group::DAEMON.0 => Group(group),
+            _ => return Err(errno::protocol_violation()),
+        };
+        let class = Class::from_raw(claim.class).ok_or_else(errno::protocol_violation)?;
+        reader.grow(class).inspect_err(|_| release(reader, group))?;
+        reader.current().populate_group(group, class);
+        let writer = Writer::claimed(reader.memory(), group, class);
+        Ok(Claimed { writer, process, capacity: claim.capacity })
+    };
+    claimed().map_err(|source: io::Error| match errno::refusal(&source) {
+        Refusal::TooManyWriters => ClaimError::TooManyWriters { name: name() },
+        Refusal::NoSpace => ClaimError::NoSpace { name: name() },
+        Refusal::Deleted => ClaimError::Deleted { name: name() },
+        Refusal::DaemonDied => ClaimError::DaemonDied { name: name() },
+        Refusal::WrongMode => ClaimError::ReadOnly { name: name() },
+        _ => ClaimError::Io { name: name(), source },
+    })
+}
+
+/// Gives `group` back. The caller's process claimed it and writes through it no more.
+pub(crate) fn release<T>(reader: &Reader<T>, group: Group) {
+    // A dead daemon takes the group back when it is restarted, or it is gone with the state.
+    let _ = call::release(reader.subscription().descriptor(), u32::from(group.0));
+}

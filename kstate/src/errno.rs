@@ -1,0 +1,237 @@
+//! The one file of the library that knows errno values.
+
+use std::io;
+
+use crate::error::Error;
+use crate::{
+    BeginError, CapacityError, ClaimError, CommitError, InfoError, LiveError, MountError,
+    PublishError, ReadError, RemoveError, SubscribeError, TransactError, WaitError, WatchError,
+};
+
+/// What a refused system call means here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// No such file.
+    NotFound,
+    /// A path runs through something that is no directory.
+    NotDirectory,
+    /// Rights.
+    Denied,
+    /// In use.
+    Busy,
+    /// Nobody serves the file system any more.
+    DaemonDied,
+    /// No memory on the file system.
+    NoSpace,
+    /// More than a page.
+    TooBig,
+    /// All slot groups are taken.
+    TooManyWriters,
+    /// The descriptor was not opened for that.
+    WrongMode,
+    /// The argument is not possible.
+    Invalid,
+    /// The file is none of a kstate daemon's.
+    NotOurs,
+    /// The state was deleted.
+    Deleted,
+    /// The descriptor cannot be mapped.
+    NotMappable,
+    /// Anything else.
+    Other,
+}
+
+/// Sorts an error of the operating system.
+pub(crate) fn refusal(error: &io::Error) -> Refusal {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => Refusal::NotFound,
+        Some(libc::ENOTDIR) => Refusal::NotDirectory,
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => Refusal::Denied,
+        Some(libc::EBUSY) => Refusal::Busy,
+        // In flight when the daemon died: ECONNABORTED; afterwards: ENOTCONN.
+        Some(libc::ENOTCONN | libc::ECONNABORTED) => Refusal::DaemonDied,
+        Some(libc::ENOSPC | libc::ENOMEM | libc::EDQUOT) => Refusal::NoSpace,
+        Some(libc::EFBIG) => Refusal::TooBig,
+        Some(libc::EUSERS) => Refusal::TooManyWriters,
+        Some(libc::EBADF) => Refusal::WrongMode,
+        Some(libc::EINVAL) => Refusal::Invalid,
+        Some(libc::ENOTTY | libc::ENOSYS | libc::EOPNOTSUPP) => Refusal::NotOurs,
+        Some(libc::ESTALE) => Refusal::Deleted,
+        Some(libc::ENODEV) => Refusal::NotMappable,
+        _ => Refusal::Other,
+    }
+}
+
+/// An errno with no text of its own, for what a peer got wrong.
+pub(crate) fn protocol_violation() -> io::Error {
+    io::Error::from_raw_os_error(libc::EPROTO)
+}
+
+/// The error that the errno `code` stands for.
+pub(crate) fn from_code(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+fn code(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EIO)
+}
+
+impl Error {
+    /// The errno that a C program gets for this error.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Mount(error) => mount(error),
+            Self::Subscribe(error) => subscribe(error),
+            Self::Read(error) => read(error),
+            Self::Publish(error) => publish(error),
+            Self::Begin(error) => begin(error),
+            Self::Commit(error) => commit(error),
+            Self::Transact(error) => match error {
+                TransactError::Begin(error) => begin(error),
+                TransactError::Read(error) => read(error),
+                TransactError::Commit(error) => commit(error),
+                TransactError::Exhausted { .. } => libc::EAGAIN,
+                TransactError::Aborted(_) => libc::ECANCELED,
+            },
+            Self::Wait(error) => wait(error),
+            Self::Watch(error) => match error {
+                WatchError::Wait(error) => wait(error),
+                WatchError::Read(error) => read(error),
+                WatchError::Interrupted => libc::EINTR,
+            },
+            Self::Capacity(error) => match error {
+                CapacityError::ReadOnly { .. } => libc::EBADF,
+                CapacityError::TooBig { .. } => libc::EFBIG,
+                CapacityError::Shrinks { .. } => libc::EINVAL,
+                CapacityError::NoSpace { .. } => libc::ENOSPC,
+                CapacityError::Io { source, .. } => code(source),
+            },
+            Self::Live(error) => match error {
+                LiveError::NoSpace { .. } => libc::ENOSPC,
+                LiveError::Io { source, .. } => code(source),
+            },
+            Self::Remove(error) => match error {
+                RemoveError::Name(error) => error.errno(),
+                RemoveError::NotFound { .. } => libc::ENOENT,
+                RemoveError::Subscribed { .. } => libc::EBUSY,
+                RemoveError::Denied { .. } => libc::EACCES,
+                RemoveError::Io { source, .. } => code(source),
+            },
+            Self::Info(error) => match error {
+                InfoError::Name(error) => error.errno(),
+                InfoError::NotFound { .. } => libc::ENOENT,
+                InfoError::Denied { .. } => libc::EACCES,
+                InfoError::Io { source, .. } => code(source),
+            },
+        }
+    }
+}
+
+fn mount(error: &MountError) -> i32 {
+    match error {
+        MountError::NotMounted { .. } => libc::ENOENT,
+        MountError::NotKstate { .. } => libc::ENOTTY,
+        MountError::DaemonDied { .. } => libc::ENOTCONN,
+        MountError::AbiVersion { .. } => libc::EPROTONOSUPPORT,
+        MountError::Denied { .. } => libc::EACCES,
+        MountError::Io { source, .. } => code(source),
+    }
+}
+
+fn subscribe(error: &SubscribeError) -> i32 {
+    match error {
+        SubscribeError::Mount(error) => mount(error),
+        SubscribeError::Name(error) => error.errno(),
+        SubscribeError::NotFound { .. } => libc::ENOENT,
+        SubscribeError::TimedOut { .. } => libc::ETIMEDOUT,
+        SubscribeError::Interrupted { .. } => libc::EINTR,
+        SubscribeError::Denied { .. } | SubscribeError::NotOwner { .. } => libc::EACCES,
+        SubscribeError::Layout { .. } => libc::EPROTOTYPE,
+        SubscribeError::AbiVersion { .. } => libc::EPROTONOSUPPORT,
+        SubscribeError::TooBig { .. } => libc::EFBIG,
+        SubscribeError::NoSpace { .. } => libc::ENOSPC,
+        SubscribeError::NotKstate { .. } => libc::ENOTTY,
+        SubscribeError::Wait(error) => wait(error),
+        SubscribeError::Io { source, .. } => code(source),
+    }
+}
+
+fn read(error: &ReadError) -> i32 {
+    match error {
+        ReadError::Length { .. } => libc::EPROTOTYPE,
+        ReadError::TooLong { .. } => libc::ERANGE,
+        ReadError::Damaged { .. } | ReadError::Unstable { .. } => libc::EIO,
+        ReadError::Forked { .. } => libc::ESTALE,
+        ReadError::Map { source, .. } => code(source),
+    }
+}
+
+fn claim(error: &ClaimError) -> i32 {
+    match error {
+        ClaimError::ReadOnly { .. } => libc::EBADF,
+        ClaimError::TooManyWriters { .. } => libc::EUSERS,
+        ClaimError::NoSpace { .. } => libc::ENOSPC,
+        ClaimError::Deleted { .. } => libc::ESTALE,
+        ClaimError::DaemonDied { .. } => libc::ENOTCONN,
+        ClaimError::Io { source, .. } => code(source),
+    }
+}
+
+fn publish(error: &PublishError) -> i32 {
+    match error {
+        PublishError::Claim(error) => claim(error),
+        PublishError::TooLong { .. } => libc::EFBIG,
+        PublishError::Deleted { .. } => libc::ESTALE,
+        PublishError::Undecided { .. } | PublishError::Contended { .. } => libc::EAGAIN,
+        PublishError::Exhausted { .. } => libc::EOVERFLOW,
+        PublishError::Io { source, .. } => code(source),
+    }
+}
+
+fn begin(error: &BeginError) -> i32 {
+    match error {
+        BeginError::ReadOnly { .. } => libc::EBADF,
+        BeginError::Deleted { .. } => libc::ESTALE,
+        BeginError::Undecided { .. } => libc::EAGAIN,
+        BeginError::Io { source, .. } => code(source),
+    }
+}
+
+fn commit(error: &CommitError) -> i32 {
+    match error {
+        CommitError::Claim(error) => claim(error),
+        CommitError::TooLong { .. } => libc::EFBIG,
+        CommitError::Deleted { .. } => libc::ESTALE,
+        CommitError::Forked { .. } => libc::ESTALE,
+        CommitError::Exhausted { .. } => libc::EOVERFLOW,
+        CommitError::Io { source, .. } => code(source),
+    }
+}
+
+fn wait(error: &WaitError) -> i32 {
+    match error {
+        WaitError::Deleted { .. } => libc::ESTALE,
+        WaitError::DaemonDied { .. } => libc::ENOTCONN,
+        WaitError::Io { source, .. } => code(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_daemon_is_recognised_in_flight_and_afterwards() {
+        for code in [libc::ENOTCONN, libc::ECONNABORTED] {
+            assert_eq!(refusal(&from_code(code)), Refusal::DaemonDied);
+        }
+        assert_eq!(refusal(&io::Error::other("no errno")), Refusal::Other);
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_keeps_its_errno() {
+        let name = crate::StateName::new("x".repeat(248)).unwrap_err();
+        let error = Error::from(SubscribeError::from(name));
+        assert_eq!(error.errno(), libc::ENAMETOOLONG);
+    }
+}

@@ -1,0 +1,59 @@
+//! Every error of the library in one enum, for programs that do not tell them apart.
+
+use crate::{
+    BeginError, CapacityError, CommitError, InfoError, LiveError, MountError, PublishError,
+    ReadError, RemoveError, SubscribeError, TransactError, WaitError, WatchError,
+};
+
+/// Any error of this library. Each operation has an enum of its own, and all convert to this one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file system could not be used.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// A state could not be subscribed to.
+    #[error(transparent)]
+    Subscribe(#[from] SubscribeError),
+    /// A state could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A value could not be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// A transaction could not be begun.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// A transaction could not be committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A transaction was retried in vain, or given up.
+    #[error(transparent)]
+    Transact(TransactError<Box<dyn std::error::Error + Send + Sync>>),
+    /// A wait could not be begun.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// A watch ended.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// A capacity could not be set.
+    #[error(transparent)]
+    Capacity(#[from] CapacityError),
+    /// No live pointer could be had.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// A state could not be deleted.
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+    /// Nothing could be learnt of a state.
+    #[error(transparent)]
+    Info(#[from] InfoError),
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<TransactError<E>> for Error {
+    fn from(error: TransactError<E>) -> Self {
+        Self::Transact(error.map_aborted(|reason| -> Box<dyn std::error::Error + Send + Sync> {
+            Box::new(reason)
+        }))
+    }
+}

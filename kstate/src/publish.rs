@@ -1,0 +1,231 @@
+//! Replacing the value, whatever it was.
+
+use std::io;
+use std::time::Duration;
+
+use kstate_sys::clock::Ticks;
+use kstate_sys::futex;
+use kstate_sys::name::StateName;
+use kstate_sys::region::{self, Generation, Group, LiveOwner, Memory, Notice};
+
+use crate::claim::ClaimError;
+use crate::content::Content;
+use crate::retry::Backoff;
+use crate::stamp::Stamp;
+use crate::state::State;
+
+/// How long a publish stands back for a commit of several states before it says so.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Why a value was not published. The state is unchanged, except as [`PublishError::Deleted`]
+/// says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// This handle has no slots to write to.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The value has more bytes than the state has room for.
+    #[error(
+        "a value of {length} bytes was not published: state `{name}` has room for {capacity}; \
+         subscribe with a bigger capacity or set it"
+    )]
+    TooLong {
+        /// The state's name.
+        name: StateName,
+        /// Bytes of the value.
+        length: usize,
+        /// The capacity in force, in bytes.
+        capacity: u32,
+    },
+    /// The state was deleted: the value is in the mapping, where nobody will look for it.
+    #[error(
+        "state `{name}` was deleted, so nobody will see what is published; subscribe again to \
+         create it anew"
+    )]
+    Deleted {
+        /// Its name.
+        name: StateName,
+    },
+    /// A commit of several states has been undecided for too long.
+    #[error("a commit of several states holds state `{name}` undecided; try again")]
+    Undecided {
+        /// The state's name.
+        name: StateName,
+    },
+    /// Others published first a million times in a row.
+    #[error("other writers of state `{name}` came first a million times; try again")]
+    Contended {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The last generation has been reached.
+    #[error("state `{name}` has used up its generations; delete it and let it be created again")]
+    Exhausted {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The state has grown and what it grew by could not be used.
+    #[error("cannot publish to state `{name}`: {source}")]
+    Io {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+impl<T: Content> State<T> {
+    /// Makes `value` the newest version, whatever was there.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`]; a conflict cannot be: that takes a [transaction](State::begin).
+    ///
+    /// # Memory ordering
+    ///
+    /// What happened before this call is visible to whoever reads the version.
+    ///
+    /// # Cost
+    ///
+    /// One copy and one compare-and-swap; no system call unless somebody waits. The first one
+    /// claims slots by a FUSE request.
+    #[inline]
+    pub fn publish(&self, value: &T::View) -> Result<Generation, PublishError> {
+        self.publish_bytes(T::bytes(value), self.now())
+    }
+
+    /// As [`publish`](State::publish), stamped with a time of the caller's, such as when the
+    /// value was measured.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](State::publish).
+    pub fn publish_stamped(
+        &self,
+        value: &T::View,
+        at: impl Into<Stamp>,
+    ) -> Result<Generation, PublishError> {
+        self.publish_bytes(T::bytes(value), self.ticks_of(at.into()))
+    }
+
+    #[inline]
+    fn publish_bytes(&self, bytes: &[u8], time: Ticks) -> Result<Generation, PublishError> {
+        if let Some(mut writer) = self.own_writer() {
+            if bytes.len() <= self.room.get() as usize {
+                let memory = self.memory();
+                let group = writer.group();
+                let published = writer.publish(memory, bytes, time);
+                self.writer.set(Some(writer));
+                if let Ok(head) = published {
+                    let notice = memory.header().notice();
+                    if notice.is_none() || self.settle(notice, group) {
+                        return Ok(head.generation());
+                    }
+                    return Err(self.deleted());
+                }
+            } else {
+                self.writer.set(Some(writer));
+            }
+        }
+        self.publish_slowly(bytes, time)
+    }
+
+    /// With all that can come between: no group yet, a state that has grown, a commit of several
+    /// states under way.
+    #[cold]
+    #[inline(never)]
+    fn publish_slowly(&self, bytes: &[u8], time: Ticks) -> Result<Generation, PublishError> {
+        let mut backoff = Backoff::new(Duration::from_millis(1));
+        loop {
+            let mut writer = match self.own_writer() {
+                Some(writer) => writer,
+                None => self.claim()?,
+            };
+            let group = writer.group();
+            let published = match bytes.len() <= self.room.get() as usize {
+                true => writer.publish(self.memory(), bytes, time),
+                false => Err(region::CommitError::TooLong {
+                    length: bytes.len(),
+                    room: self.room.get() as usize,
+                }),
+            };
+            self.writer.set(Some(writer));
+            let name = || self.name().clone();
+            match published {
+                Ok(head) => {
+                    return match self.settle(self.memory().header().notice(), group) {
+                        true => Ok(head.generation()),
+                        false => Err(self.deleted()),
+                    };
+                }
+                Err(region::CommitError::Conflict { .. }) => {
+                    if backoff.delay() > PATIENCE {
+                        return Err(PublishError::Undecided { name: name() });
+                    }
+                    backoff.pause();
+                }
+                Err(region::CommitError::Exhausted) => {
+                    return Err(PublishError::Exhausted { name: name() });
+                }
+                Err(region::CommitError::Contended) => {
+                    return Err(PublishError::Contended { name: name() });
+                }
+                Err(_) => match self.make_room(bytes.len()) {
+                    Ok(Room::Made) => {}
+                    Ok(Room::Lacking { capacity }) => {
+                        let length = bytes.len();
+                        return Err(PublishError::TooLong { name: name(), length, capacity });
+                    }
+                    Err(source) => return Err(PublishError::Io { name: name(), source }),
+                },
+            }
+        }
+    }
+
+    fn deleted(&self) -> PublishError {
+        PublishError::Deleted { name: self.name().clone() }
+    }
+
+    /// Asks for the capacity in force and, if it allows `length` bytes, maps and writes that far.
+    #[cold]
+    pub(crate) fn make_room(&self, length: usize) -> io::Result<Room> {
+        let capacity = self.subscription().capacity_in_force()?;
+        if length > capacity as usize {
+            return Ok(Room::Lacking { capacity });
+        }
+        self.take_capacity(capacity)?;
+        Ok(Room::Made)
+    }
+
+    /// Pays what a commit through `group` owes: the live page, a wake. `false` if the state was
+    /// deleted.
+    #[inline(never)]
+    pub(crate) fn settle(&self, notice: Notice, group: Group) -> bool {
+        let memory = self.memory();
+        if notice.contains(Notice::ARMED) {
+            let owner = LiveOwner::of(group);
+            if region::refresh_live(memory, owner).is_err() {
+                // Another writer has grown the state. What else it can be is damage, which
+                // readers will see; the commit stands.
+                let _ = self.retry_grown(|memory| region::refresh_live(memory, owner));
+            }
+        }
+        if notice.contains(Notice::WAITERS) {
+            futex::wake_all(&memory.header().head);
+        }
+        !notice.contains(Notice::DELETED)
+    }
+}
+
+/// Whether a version of some length is possible now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// It is.
+    Made,
+    /// The capacity in force is less.
+    Lacking {
+        /// In bytes.
+        capacity: u32,
+    },
+}

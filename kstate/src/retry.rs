@@ -1,0 +1,257 @@
+//! Running a transaction again until it commits.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use kstate_sys::name::StateName;
+
+use crate::content::Content;
+use crate::snapshot::ReadError;
+use crate::state::State;
+use crate::transaction::{BeginError, CommitError, Outcome, Transaction};
+
+/// Pauses up to this long are spun through, because a sleep takes longer than it says.
+const LONGEST_SPIN: Duration = Duration::from_micros(20);
+
+/// The first pause is shorter than this: about the time a commit takes.
+const FIRST_PAUSE: Duration = Duration::from_nanos(200);
+
+/// How often a transaction is tried, and how long the pauses between may be.
+///
+/// After each conflict the pause is drawn at random from a range that doubles, so that two
+/// writers that keep meeting part.
+///
+/// # Eventual success
+///
+/// A closure that is short beside the time between foreign commits gets through after a few
+/// attempts. One that takes as long as others leave between their commits may never: it is given
+/// up after the attempts allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    attempts: u32,
+    longest_pause: Duration,
+}
+
+/// What a closure returned, and what it took to commit what it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retried<R> {
+    /// What the closure returned at the attempt that counted.
+    pub value: R,
+    /// Committed, or unchanged if the closure wrote nothing; never a conflict.
+    pub outcome: Outcome,
+    /// How often the closure ran.
+    pub attempts: u32,
+    /// Time spent in pauses.
+    pub delay: Duration,
+}
+
+/// Why a transaction was not committed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransactError<E = Infallible> {
+    /// It could not be begun.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// Its page could not be filled.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// It could not be committed, apart from conflicts.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// Others committed first at each attempt.
+    #[error(
+        "others changed state `{name}` first at each of {attempts} attempts, {delay:?} of pauses \
+         included; try later, allow more attempts, or do less within the transaction"
+    )]
+    Exhausted {
+        /// The state's name.
+        name: StateName,
+        /// How often the closure ran.
+        attempts: u32,
+        /// Time spent in pauses.
+        delay: Duration,
+    },
+    /// The closure gave up.
+    #[error("the transaction was aborted: {0}")]
+    Aborted(E),
+}
+
+impl Retry {
+    /// 1000 attempts, pauses of up to a millisecond.
+    pub const fn new() -> Self {
+        Self { attempts: 1000, longest_pause: Duration::from_millis(1) }
+    }
+
+    /// With at most this many attempts; at least one is made.
+    #[must_use]
+    pub const fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// With pauses no longer than this.
+    #[must_use]
+    pub const fn longest_pause(mut self, pause: Duration) -> Self {
+        self.longest_pause = pause;
+        self
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<E> TransactError<E> {
+    /// The same error with another reason to abort.
+    pub fn map_aborted<F>(self, change: impl FnOnce(E) -> F) -> TransactError<F> {
+        match self {
+            Self::Begin(error) => TransactError::Begin(error),
+            Self::Read(error) => TransactError::Read(error),
+            Self::Commit(error) => TransactError::Commit(error),
+            Self::Exhausted { name, attempts, delay } => {
+                TransactError::Exhausted { name, attempts, delay }
+            }
+            Self::Aborted(reason) => TransactError::Aborted(change(reason)),
+        }
+    }
+}
+
+impl<T: Content> State<T> {
+    /// Changes the value by `change`, which runs again on the newest value for as long as others
+    /// commit first.
+    ///
+    /// ```no_run
+    /// let counter = kstate::subscribe("robot.counter").write().typed::<u64>()?;
+    /// let done = counter.transact(|count| *count += 1)?;
+    /// println!("took {} attempts", done.attempts);
+    /// # Ok::<(), kstate::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TransactError`]; nothing was changed then.
+    ///
+    /// # Panics
+    ///
+    /// When `change` does; the transaction is aborted.
+    ///
+    /// # Cost
+    ///
+    /// Two copies and one compare-and-swap an attempt; no system call unless somebody waits or a
+    /// pause is long.
+    #[inline]
+    pub fn transact<R>(
+        &self,
+        mut change: impl FnMut(&mut T::Owned) -> R,
+    ) -> Result<Retried<R>, TransactError> {
+        self.transact_with(&Retry::new(), |tx| Ok(change(tx.get_mut()?)))
+    }
+
+    /// As [`transact`](State::transact), with a closure that can give up: an error aborts.
+    ///
+    /// # Errors
+    ///
+    /// [`TransactError`]; [`TransactError::Aborted`] with what the closure returned.
+    #[inline]
+    pub fn try_transact<R, E>(
+        &self,
+        mut change: impl FnMut(&mut T::Owned) -> Result<R, E>,
+    ) -> Result<Retried<R>, TransactError<E>> {
+        self.transact_with(&Retry::new(), |tx| {
+            change(tx.get_mut()?).map_err(TransactError::Aborted)
+        })
+    }
+
+    /// As [`transact`](State::transact), with a policy and the transaction itself: a closure
+    /// that only reads commits nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`TransactError`], and whatever the closure returns.
+    #[inline]
+    pub fn transact_with<R, E>(
+        &self,
+        retry: &Retry,
+        mut work: impl FnMut(&mut Transaction<'_, T>) -> Result<R, TransactError<E>>,
+    ) -> Result<Retried<R>, TransactError<E>> {
+        let mut backoff = Backoff::new(retry.longest_pause);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.begin() {
+                Ok(mut tx) => {
+                    let value = work(&mut tx)?;
+                    let outcome = tx.commit()?;
+                    if !outcome.is_conflict() {
+                        return Ok(Retried { value, outcome, attempts, delay: backoff.delay() });
+                    }
+                }
+                Err(BeginError::Undecided { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if attempts >= retry.attempts {
+                return Err(self.given_up(attempts, backoff.delay()));
+            }
+            backoff.pause();
+        }
+    }
+
+    #[cold]
+    fn given_up<E>(&self, attempts: u32, delay: Duration) -> TransactError<E> {
+        TransactError::Exhausted { name: self.name().clone(), attempts, delay }
+    }
+}
+
+/// Randomised pauses from a range that doubles up to a bound.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    range: Duration,
+    longest: Duration,
+    delay: Duration,
+}
+
+impl Backoff {
+    pub(crate) const fn new(longest: Duration) -> Self {
+        Self { range: FIRST_PAUSE, longest, delay: Duration::ZERO }
+    }
+
+    /// Time spent in pauses so far.
+    pub(crate) const fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    #[cold]
+    pub(crate) fn pause(&mut self) {
+        let start = Instant::now();
+        let range = u64::try_from(self.range.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let pause = Duration::from_nanos(fastrand::u64(..range));
+        if pause > LONGEST_SPIN {
+            std::thread::sleep(pause);
+        } else {
+            while start.elapsed() < pause {
+                core::hint::spin_loop();
+            }
+        }
+        self.delay += start.elapsed();
+        self.range = (self.range * 2).min(self.longest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_stay_within_their_bound_and_are_counted() {
+        let mut backoff = Backoff::new(Duration::from_micros(10));
+        let start = Instant::now();
+        for _ in 0..100 {
+            backoff.pause();
+        }
+        assert!(backoff.range == Duration::from_micros(10));
+        assert!(backoff.delay() <= start.elapsed());
+        assert!(backoff.delay() > Duration::ZERO);
+    }
+}

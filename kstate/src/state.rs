@@ -1,0 +1,267 @@
+//! A handle for reading and writing.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+
+use kstate_sys::access::Access;
+use kstate_sys::clock::Ticks;
+use kstate_sys::fork::Process;
+use kstate_sys::ioctl::call;
+use kstate_sys::name::StateName;
+use kstate_sys::region::Writer;
+
+use crate::claim::{self, ClaimError, Claimed};
+use crate::content::Content;
+use crate::errno::{self, Refusal};
+use crate::reader::Reader;
+use crate::stamp::{Stamp, Stamping};
+
+/// A state as one thread at a time writes it; dereferences to its [`Reader`].
+///
+/// The first write claims slots for this handle; dropping it gives them back. After a `fork` the
+/// child's first write claims slots of its own, and the parent's go on being the parent's.
+///
+/// # Invariants
+///
+/// 1. `writer` is used only by the process of `process`, which claimed its group.
+/// 2. `room` is at most what the slots of `writer` hold.
+pub struct State<T: Content> {
+    reader: Reader<T>,
+    pub(crate) writer: Cell<Option<Writer>>,
+    pub(crate) process: Cell<Process>,
+    /// Bytes that a version may have, as of the claim or the last look.
+    pub(crate) room: Cell<u32>,
+    stamping: Cell<Stamping>,
+    /// Private pages of earlier transactions, to be used again.
+    pages: RefCell<Vec<T::Page>>,
+}
+
+/// Why the capacity is what it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CapacityError {
+    /// The subscription is for reading.
+    #[error("state `{name}` was subscribed to for reading; subscribe with `.write()`")]
+    ReadOnly {
+        /// The state's name.
+        name: StateName,
+    },
+    /// More than a page.
+    #[error("state `{name}` was asked to hold {wanted} bytes; a state holds at most {page}")]
+    TooBig {
+        /// The state's name.
+        name: StateName,
+        /// Bytes wanted.
+        wanted: u32,
+        /// The machine's page, in bytes.
+        page: u32,
+    },
+    /// Less than it has, after the first write; or nothing.
+    #[error(
+        "state `{name}` cannot be cut to {wanted} bytes: its capacity is at least 1 and only \
+         grows after the first write"
+    )]
+    Shrinks {
+        /// The state's name.
+        name: StateName,
+        /// Bytes wanted.
+        wanted: u32,
+    },
+    /// The daemon's memory is used up.
+    #[error("no memory is left to let state `{name}` grow")]
+    NoSpace {
+        /// The state's name.
+        name: StateName,
+    },
+    /// What the kernel or the daemon said.
+    #[error("cannot set the capacity of state `{name}`: {source}")]
+    Io {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+impl<T: Content> State<T> {
+    pub(crate) fn new(reader: Reader<T>) -> io::Result<Self> {
+        Ok(Self {
+            reader,
+            writer: Cell::new(None),
+            process: Cell::new(Process::current()?),
+            room: Cell::new(0),
+            stamping: Cell::new(Stamping::default()),
+            pages: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// A handle for reading alone, which other threads can share.
+    pub fn reader(&self) -> Reader<T> {
+        self.reader.clone()
+    }
+
+    /// Another handle for writing of the same subscription, for another thread: it claims slots
+    /// of its own.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused a page of memory.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let clone = Self::new(self.reader.clone())?;
+        clone.stamping.set(self.stamping.get());
+        Ok(clone)
+    }
+
+    /// What versions written through this handle are stamped with from now on.
+    pub fn set_stamping(&self, stamping: Stamping) {
+        self.stamping.set(stamping);
+    }
+
+    /// What versions written through this handle are stamped with.
+    pub fn stamping(&self) -> Stamping {
+        self.stamping.get()
+    }
+
+    /// Sets how many bytes the state has room for, and returns it: free before the first write,
+    /// growing only afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`CapacityError`]; the capacity is then as it was.
+    ///
+    /// # Cost
+    ///
+    /// One FUSE request, and an `mmap` if the state grows into bigger slots.
+    pub fn set_capacity(&self, bytes: u32) -> Result<u32, CapacityError> {
+        let name = || self.name().clone();
+        let mut capacity = bytes;
+        let set = call::set_capacity(self.subscription().descriptor(), &mut capacity)
+            .and_then(|()| self.take_capacity(capacity));
+        match set {
+            Ok(()) => Ok(capacity),
+            Err(source) => Err(match errno::refusal(&source) {
+                Refusal::WrongMode => CapacityError::ReadOnly { name: name() },
+                Refusal::TooBig => {
+                    let page = self.geometry().page();
+                    CapacityError::TooBig { name: name(), wanted: bytes, page }
+                }
+                Refusal::Invalid => CapacityError::Shrinks { name: name(), wanted: bytes },
+                Refusal::NoSpace => CapacityError::NoSpace { name: name() },
+                _ => CapacityError::Io { name: name(), source },
+            }),
+        }
+    }
+
+    /// Maps and writes as far as `capacity`, the one in force, allows.
+    pub(crate) fn take_capacity(&self, capacity: u32) -> io::Result<()> {
+        let class = self.geometry().class_for(capacity).ok_or_else(errno::protocol_violation)?;
+        self.reader.grow(class)?;
+        if let Some(mut writer) = self.own_writer() {
+            // The daemon has allocated slots of that class for every group.
+            writer.grow(class);
+            self.reader.current().populate_group(writer.group(), writer.class());
+            self.writer.set(Some(writer));
+            // INVARIANT: 2.
+            self.room.set(capacity);
+        }
+        Ok(())
+    }
+
+    /// Takes the writer out, if this process has claimed one; the caller puts it back.
+    #[inline]
+    pub(crate) fn own_writer(&self) -> Option<Writer> {
+        match self.process.get().is_current() {
+            true => self.writer.take(),
+            false => None,
+        }
+    }
+
+    /// Claims a group for the calling process, in place of a parent's if there is one.
+    #[cold]
+    pub(crate) fn claim(&self) -> Result<Writer, ClaimError> {
+        let Claimed { writer, process, capacity } = claim::claim(&self.reader)?;
+        // INVARIANT: 1 and 2; the writer itself is put back by the caller.
+        self.process.set(process);
+        self.room.set(capacity);
+        Ok(writer)
+    }
+
+    /// Leaves what a parent process claimed, so that this one can begin transactions.
+    #[cold]
+    pub(crate) fn leave_parents(&self) -> io::Result<()> {
+        self.process.set(Process::current()?);
+        self.writer.set(None);
+        Ok(())
+    }
+
+    /// The commit time of a version that is being written now.
+    #[inline]
+    pub(crate) fn now(&self) -> Ticks {
+        match self.stamping.get() {
+            Stamping::CommitTime => self.reader.clock().now(),
+            Stamping::Off => Ticks::NONE,
+        }
+    }
+
+    /// The commit time that the caller gives.
+    pub(crate) fn ticks_of(&self, stamp: Stamp) -> Ticks {
+        stamp.ticks(&self.reader.clock())
+    }
+
+    /// A private page for a transaction; what it holds is arbitrary.
+    #[inline]
+    pub(crate) fn page(&self) -> T::Page {
+        let page = self.pages.try_borrow_mut().ok().and_then(|mut pages| pages.pop());
+        page.unwrap_or_else(|| T::page(self.capacity()))
+    }
+
+    /// Takes a page back.
+    #[inline]
+    pub(crate) fn recycle(&self, page: T::Page) {
+        if let Ok(mut pages) = self.pages.try_borrow_mut() {
+            pages.push(page);
+        }
+    }
+}
+
+impl<T: Content> Drop for State<T> {
+    fn drop(&mut self) {
+        if let Some(writer) = self.own_writer() {
+            claim::release(&self.reader, writer.group());
+        }
+    }
+}
+
+impl<T: Content> Deref for State<T> {
+    type Target = Reader<T>;
+
+    #[inline]
+    fn deref(&self) -> &Reader<T> {
+        &self.reader
+    }
+}
+
+impl<T: Content> fmt::Debug for State<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("reader", &self.reader)
+            .field("stamping", &self.stamping.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// As the [`Reader`]'s.
+impl<T: Content> std::os::fd::AsFd for State<T> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.reader.as_fd()
+    }
+}
+
+impl<T: Content> State<T> {
+    /// Whether this handle may write.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.access() == Access::Write
+    }
+}

@@ -1,0 +1,199 @@
+//! What all handles of one subscription share: the descriptor, the mappings, the wait mark.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use kstate_sys::abi::{CLASSES, Class, Geometry};
+use kstate_sys::access::Access;
+use kstate_sys::clock::Clock;
+use kstate_sys::ioctl::{self, call, outcome};
+use kstate_sys::name::StateName;
+use kstate_sys::region::Memory;
+
+use crate::errno;
+use crate::mapping::Map;
+use crate::ticket;
+
+/// An open state file and what is mapped of its region.
+///
+/// A state grows by classes, so a subscription may come to have several mappings. The old ones
+/// stay: somebody may be reading through them.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    descriptor: OwnedFd,
+    name: StateName,
+    access: Access,
+    state_id: u64,
+    clock: Clock,
+    geometry: Geometry,
+    transport: Transport,
+    maps: [OnceLock<Map>; CLASSES.len()],
+    wait_mark: WaitMark,
+}
+
+/// How the region's descriptor is had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// The state's own descriptor maps the region.
+    Passthrough,
+    /// The daemon hands one out at its socket.
+    Socket,
+}
+
+/// What the daemon said when the state was subscribed to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) state_id: u64,
+    pub(crate) clock: Clock,
+    pub(crate) geometry: Geometry,
+    pub(crate) transport: Transport,
+}
+
+/// Which process asked the daemon to set the wait mark, and in which epoch; 0 for none.
+#[derive(Debug, Default)]
+struct WaitMark(AtomicU64);
+
+impl Subscription {
+    /// Maps the state open as `descriptor` as far as slots of `class` reach.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon or `mmap` says.
+    pub(crate) fn new(
+        descriptor: OwnedFd,
+        name: StateName,
+        access: Access,
+        terms: Terms,
+        class: Class,
+    ) -> io::Result<Self> {
+        let Terms { state_id, clock, geometry, transport } = terms;
+        let subscription = Self {
+            descriptor,
+            name,
+            access,
+            state_id,
+            clock,
+            geometry,
+            transport,
+            maps: Default::default(),
+            wait_mark: WaitMark::default(),
+        };
+        subscription.map_for(class)?;
+        Ok(subscription)
+    }
+
+    pub(crate) fn name(&self) -> &StateName {
+        &self.name
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
+    pub(crate) fn state_id(&self) -> u64 {
+        self.state_id
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// Runs `work` with the descriptor that maps the region.
+    pub(crate) fn with_region<R>(
+        &self,
+        work: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>,
+    ) -> io::Result<R> {
+        match self.transport {
+            Transport::Passthrough => work(self.descriptor.as_fd()),
+            Transport::Socket => work(ticket::redeem(&self.descriptor)?.as_fd()),
+        }
+    }
+
+    /// A mapping that reaches slots of `class`, made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon or `mmap` says.
+    pub(crate) fn map_for(&self, class: Class) -> io::Result<&Map> {
+        // The longest first: a handle that has grown must not fall back.
+        if let Some(map) = self.maps[class as usize..].iter().rev().find_map(OnceLock::get) {
+            return Ok(map);
+        }
+        let map =
+            self.with_region(|region| Map::new(region, self.geometry, class, self.access))?;
+        map.populate_newest();
+        // Another thread may have been first; then its mapping serves and ours goes away.
+        Ok(self.maps[class as usize].get_or_init(|| map))
+    }
+
+    /// The capacity in force, as the daemon says: the header's could have been scribbled over.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon says.
+    pub(crate) fn capacity_in_force(&self) -> io::Result<u32> {
+        let mut argument = ioctl::Subscribe::default();
+        call::subscribe(&self.descriptor, &mut argument)?;
+        match argument.outcome {
+            outcome::OK => Ok(argument.capacity),
+            _ => Err(errno::protocol_violation()),
+        }
+    }
+
+    /// Has the daemon set the wait mark on behalf of this process, unless it has already.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon says.
+    ///
+    /// # Cost
+    ///
+    /// `getpid`; a FUSE request the first time, in a forked child, and after a restart of the
+    /// daemon.
+    pub(crate) fn begin_waiting(&self) -> io::Result<()> {
+        let epoch = self.map_for(Class::B64)?.mapped().header().epoch.load(Ordering::Relaxed);
+        let wanted = u64::from(std::process::id()) << 32 | u64::from(epoch);
+        let found = self.wait_mark.0.load(Ordering::Relaxed);
+        if found == wanted {
+            return Ok(());
+        }
+        call::wait_begin(&self.descriptor)?;
+        let swapped =
+            self.wait_mark.0.compare_exchange(found, wanted, Ordering::Relaxed, Ordering::Relaxed);
+        if swapped.is_err() {
+            // Another thread came first: one mark a process is enough.
+            call::wait_end(&self.descriptor)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this process has the wait mark set.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.wait_mark.0.load(Ordering::Relaxed) >> 32 == u64::from(std::process::id())
+    }
+
+    /// Takes this process's part of the wait mark back.
+    pub(crate) fn end_waiting(&self) {
+        if self.wait_mark.0.load(Ordering::Relaxed) != 0 && self.is_waiting() {
+            self.wait_mark.0.store(0, Ordering::Relaxed);
+            // A dead daemon has forgotten the mark; nothing else can go wrong.
+            let _ = call::wait_end(&self.descriptor);
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.end_waiting();
+    }
+}

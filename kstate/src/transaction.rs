@@ -1,0 +1,442 @@
+//! Changing the value that is there, unless somebody else changes it first.
+
+use std::fmt;
+use std::io;
+
+use kstate_sys::fork::Process;
+use kstate_sys::name::StateName;
+use kstate_sys::region::{self, Generation, Head, Memory, Notice};
+
+use crate::claim::ClaimError;
+use crate::content::{Content, Filled};
+use crate::publish::Room;
+use crate::snapshot::ReadError;
+use crate::state::State;
+
+/// An optimistic transaction: a private page that becomes the newest version at commit, if the
+/// version it began from is still the newest.
+///
+/// Beginning copies nothing. The first [`get`](Transaction::get) or
+/// [`get_mut`](Transaction::get_mut) fills the page with the value as of the beginning; what is
+/// never touched is never copied. Transactions are independent of each other, nested or not: an
+/// inner one sees its own base, not what an outer one has written. Dropping one aborts it.
+///
+/// ```no_run
+/// use kstate::Outcome;
+///
+/// let counter = kstate::subscribe("robot.counter").write().typed::<u64>()?;
+/// let mut tx = counter.begin()?;
+/// *tx.get_mut()? += 1;
+/// match tx.commit()? {
+///     Outcome::Committed { generation } => println!("version {generation}"),
+///     Outcome::Conflict { base, found } => println!("began from {base}, found {found}"),
+///     Outcome::Unchanged { .. } => unreachable!("it was written to"),
+/// }
+/// # Ok::<(), kstate::Error>(())
+/// ```
+pub struct Transaction<'s, T: Content> {
+    state: &'s State<T>,
+    base: Head,
+    process: Process,
+    page: Option<T::Page>,
+    dirty: bool,
+    doomed: bool,
+}
+
+/// What became of a commit. A conflict is no error: somebody was first, begin again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a conflict means that nothing was changed"]
+pub enum Outcome {
+    /// The page is the newest version.
+    Committed {
+        /// Its generation.
+        generation: Generation,
+    },
+    /// Nothing was written, so nothing was committed, whatever others did meanwhile.
+    Unchanged {
+        /// The generation the transaction began from.
+        base: Generation,
+    },
+    /// Another commit came first; this one changed nothing.
+    Conflict {
+        /// The generation the transaction began from.
+        base: Generation,
+        /// The newest generation at the attempt.
+        found: Generation,
+    },
+}
+
+/// Why a transaction was not begun: it could never be committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BeginError {
+    /// The subscription is for reading.
+    #[error("state `{name}` was subscribed to for reading; subscribe with `.write()`")]
+    ReadOnly {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The state was deleted.
+    #[error("state `{name}` was deleted; subscribe again to create it anew")]
+    Deleted {
+        /// Its name.
+        name: StateName,
+    },
+    /// A commit of several states is under way.
+    #[error("a commit of several states holds state `{name}` undecided; try again")]
+    Undecided {
+        /// The state's name.
+        name: StateName,
+    },
+    /// A forked child could not make itself known.
+    #[error("cannot begin a transaction on state `{name}`: {source}")]
+    Io {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+/// Why a commit could not even be tried. The state is unchanged, except as
+/// [`CommitError::Deleted`] says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// This handle has no slots to write to.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The page has more bytes than the state has room for.
+    #[error(
+        "a value of {length} bytes was not committed: state `{name}` has room for {capacity}; \
+         subscribe with a bigger capacity or set it"
+    )]
+    TooLong {
+        /// The state's name.
+        name: StateName,
+        /// Bytes of the page.
+        length: usize,
+        /// The capacity in force, in bytes.
+        capacity: u32,
+    },
+    /// The state was deleted: the value is in the mapping, where nobody will look for it.
+    #[error(
+        "state `{name}` was deleted, so nobody will see what is committed; subscribe again to \
+         create it anew"
+    )]
+    Deleted {
+        /// Its name.
+        name: StateName,
+    },
+    /// The transaction was begun by the parent of this process.
+    #[error(
+        "the transaction on state `{name}` belongs to the process that began it; begin one in \
+         the forked child"
+    )]
+    Forked {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The last generation has been reached.
+    #[error("state `{name}` has used up its generations; delete it and let it be created again")]
+    Exhausted {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The state has grown and what it grew by could not be used.
+    #[error("cannot commit to state `{name}`: {source}")]
+    Io {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+impl Outcome {
+    /// Whether a new version came of it.
+    pub const fn is_committed(self) -> bool {
+        matches!(self, Self::Committed { .. })
+    }
+
+    /// Whether another commit came first.
+    pub const fn is_conflict(self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+}
+
+impl<T: Content> State<T> {
+    /// Begins a transaction from the newest version.
+    ///
+    /// # Errors
+    ///
+    /// [`BeginError`], for what could never be committed; contention is no reason.
+    ///
+    /// # Cost
+    ///
+    /// Two loads; nothing is copied.
+    #[inline]
+    pub fn begin(&self) -> Result<Transaction<'_, T>, BeginError> {
+        if self.process.get().is_current() && self.is_writable() {
+            let memory = self.memory();
+            if let Ok(base) = region::newest(memory)
+                && !memory.header().notice().contains(Notice::DELETED)
+            {
+                return Ok(Transaction {
+                    state: self,
+                    base,
+                    process: self.process.get(),
+                    page: None,
+                    dirty: false,
+                    doomed: false,
+                });
+            }
+        }
+        self.begin_slowly()
+    }
+
+    #[cold]
+    fn begin_slowly(&self) -> Result<Transaction<'_, T>, BeginError> {
+        let name = || self.name().clone();
+        if !self.is_writable() {
+            return Err(BeginError::ReadOnly { name: name() });
+        }
+        if self.memory().header().notice().contains(Notice::DELETED) {
+            return Err(BeginError::Deleted { name: name() });
+        }
+        if !self.process.get().is_current() {
+            self.leave_parents().map_err(|source| BeginError::Io { name: name(), source })?;
+        }
+        match region::newest(self.memory()) {
+            Ok(base) => Ok(Transaction {
+                state: self,
+                base,
+                process: self.process.get(),
+                page: None,
+                dirty: false,
+                doomed: false,
+            }),
+            Err(_) => Err(BeginError::Undecided { name: name() }),
+        }
+    }
+
+    /// Makes `bytes` the version after `base`. The caller's process is the one of `self.process`.
+    #[inline]
+    fn commit_bytes(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
+        if let Some(mut writer) = self.writer.take() {
+            let fits = bytes.len() <= self.room.get() as usize;
+            let memory = self.memory();
+            let group = writer.group();
+            let committed = match fits {
+                true => writer.commit(memory, base, bytes, self.now()),
+                false => Err(region::CommitError::Contended),
+            };
+            self.writer.set(Some(writer));
+            match committed {
+                Ok(head) => {
+                    let notice = memory.header().notice();
+                    if notice.is_none() || self.settle(notice, group) {
+                        return Ok(Outcome::Committed { generation: head.generation() });
+                    }
+                    return Err(CommitError::Deleted { name: self.name().clone() });
+                }
+                Err(region::CommitError::Conflict { found }) => {
+                    return Ok(conflict(base, found));
+                }
+                Err(_) => {}
+            }
+        }
+        self.commit_slowly(base, bytes)
+    }
+
+    /// With all that can come between: no group yet, a state that has grown.
+    #[cold]
+    #[inline(never)]
+    fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
+        let name = || self.name().clone();
+        loop {
+            let mut writer = match self.own_writer() {
+                Some(writer) => writer,
+                None => self.claim()?,
+            };
+            let group = writer.group();
+            let committed = match bytes.len() <= self.room.get() as usize {
+                true => writer.commit(self.memory(), base, bytes, self.now()),
+                false => Err(region::CommitError::TooLong {
+                    length: bytes.len(),
+                    room: self.room.get() as usize,
+                }),
+            };
+            self.writer.set(Some(writer));
+            return match committed {
+                Ok(head) => match self.settle(self.memory().header().notice(), group) {
+                    true => Ok(Outcome::Committed { generation: head.generation() }),
+                    false => Err(CommitError::Deleted { name: name() }),
+                },
+                Err(region::CommitError::Conflict { found }) => Ok(conflict(base, found)),
+                Err(region::CommitError::Exhausted) => {
+                    Err(CommitError::Exhausted { name: name() })
+                }
+                Err(_) => match self.make_room(bytes.len()) {
+                    Ok(Room::Made) => continue,
+                    Ok(Room::Lacking { capacity }) => {
+                        Err(CommitError::TooLong { name: name(), length: bytes.len(), capacity })
+                    }
+                    Err(source) => Err(CommitError::Io { name: name(), source }),
+                },
+            };
+        }
+    }
+}
+
+fn conflict(base: Head, found: Head) -> Outcome {
+    Outcome::Conflict { base: base.generation(), found: found.generation() }
+}
+
+impl<T: Content> Transaction<'_, T> {
+    /// The value as of the beginning, with what this transaction has written.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], at the first use.
+    ///
+    /// # Cost
+    ///
+    /// One copy at the first use; no system call.
+    #[inline]
+    pub fn get(&mut self) -> Result<&T::Owned, ReadError> {
+        self.touched().map(|page| T::owned(page))
+    }
+
+    /// The same to write to. Counts as a write, even if the bytes stay the same.
+    ///
+    /// For [`Bytes`](crate::Bytes) it is a vector, whose length at commit is the version's.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`], at the first use; it does not count as a write then.
+    ///
+    /// # Cost
+    ///
+    /// As [`get`](Transaction::get).
+    #[inline]
+    pub fn get_mut(&mut self) -> Result<&mut T::Owned, ReadError> {
+        self.touched()?;
+        self.dirty = true;
+        self.touched().map(T::owned_mut)
+    }
+
+    /// Replaces the whole value without reading it first.
+    #[inline]
+    pub fn set(&mut self, value: &T::View) {
+        let state = self.state;
+        T::replace(self.page.get_or_insert_with(|| state.page()), value);
+        self.dirty = true;
+    }
+
+    /// The generation it began from.
+    #[inline]
+    pub fn base(&self) -> Generation {
+        self.base.generation()
+    }
+
+    /// Whether it would still commit: nobody has committed since it began.
+    ///
+    /// # Cost
+    ///
+    /// One load.
+    #[inline]
+    pub fn validate(&self) -> bool {
+        region::newest(self.state.memory()) == Ok(self.base)
+    }
+
+    /// Whether something was written.
+    #[inline]
+    pub fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether the value it shows is newer than its base, which was overwritten before the first
+    /// use: a commit is going to conflict.
+    #[inline]
+    pub fn is_doomed(&self) -> bool {
+        self.doomed
+    }
+
+    /// Makes the page the newest version, if the base still is.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`]; a conflict is an [`Outcome`].
+    ///
+    /// # Memory ordering
+    ///
+    /// What happened before this call is visible to whoever reads the version.
+    ///
+    /// # Cost
+    ///
+    /// One copy and one compare-and-swap; no system call unless somebody waits. The first one
+    /// through a handle claims slots by a FUSE request.
+    #[inline]
+    pub fn commit(self) -> Result<Outcome, CommitError> {
+        if !self.process.is_current() {
+            return Err(CommitError::Forked { name: self.state.name().clone() });
+        }
+        match &self.page {
+            Some(page) if self.dirty => {
+                let bytes = T::bytes(std::borrow::Borrow::borrow(T::owned(page)));
+                self.state.commit_bytes(self.base, bytes)
+            }
+            _ => Ok(Outcome::Unchanged { base: self.base() }),
+        }
+    }
+
+    /// Throws away what was written.
+    pub fn abort(self) {}
+
+    /// The page, filled at first use.
+    #[inline]
+    fn touched(&mut self) -> Result<&mut T::Page, ReadError> {
+        if self.page.is_none() {
+            self.page = Some(self.filled()?);
+        }
+        let state = self.state;
+        Ok(self.page.get_or_insert_with(|| state.page()))
+    }
+
+    #[inline]
+    fn filled(&mut self) -> Result<T::Page, ReadError> {
+        if !self.process.is_current() {
+            return Err(ReadError::Forked { name: self.state.name().clone() });
+        }
+        let mut page = self.state.page();
+        match T::fill(self.state, Some(self.base), &mut page)? {
+            Filled::Whole => {}
+            Filled::Recycled => {
+                self.doomed = true;
+                T::fill(self.state, None, &mut page)?;
+            }
+        }
+        Ok(page)
+    }
+}
+
+impl<T: Content> Drop for Transaction<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(page) = self.page.take() {
+            self.state.recycle(page);
+        }
+    }
+}
+
+impl<T: Content> fmt::Debug for Transaction<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("state", &self.state.name().as_str())
+            .field("base", &self.base())
+            .field("dirty", &self.dirty)
+            .field("doomed", &self.doomed)
+            .finish_non_exhaustive()
+    }
+}

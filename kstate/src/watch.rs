@@ -1,0 +1,135 @@
+//! Following a state, change by change or no more often than wanted.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use kstate_sys::futex::{self, Deadline, Woken};
+use kstate_sys::region::Generation;
+
+use crate::content::Content;
+use crate::reader::Reader;
+use crate::snapshot::{ReadError, Snapshot};
+use crate::wait::{WaitError, Waited};
+
+/// A reader that remembers what it has delivered.
+///
+/// Versions that come and go between two calls of [`Watch::next`] are skipped; the newest is
+/// never missed.
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// let gps = kstate::subscribe("robot.gps").typed::<[f64; 2]>()?;
+/// let mut watch = gps.watch().at_most_every(Duration::from_millis(250));
+/// while let Some(now) = watch.next(Some(Duration::from_secs(10)))? {
+///     println!("{:?}", now.value);
+/// }
+/// # Ok::<(), kstate::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Watch<T: Content> {
+    reader: Reader<T>,
+    seen: Generation,
+    period: Duration,
+    /// When the next one may be delivered.
+    due: Option<Deadline>,
+}
+
+/// Why a watch delivered nothing. It can go on where the cause is gone.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WatchError {
+    /// The change could not be waited for.
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    /// The changed state could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A signal handler ran; nothing is lost, ask again.
+    #[error("the wait was interrupted by a signal")]
+    Interrupted,
+}
+
+impl<T: Content> Reader<T> {
+    /// Follows the state, beginning with the version that is the newest at the first
+    /// [`Watch::next`], if there is one.
+    pub fn watch(&self) -> Watch<T> {
+        Watch {
+            reader: self.clone(),
+            seen: Generation::NEVER,
+            period: Duration::ZERO,
+            due: None,
+        }
+    }
+}
+
+impl<T: Content> Watch<T> {
+    /// Delivers at most one version each `period`: the first change at once, the last before a
+    /// quiet time always.
+    #[must_use]
+    pub fn at_most_every(mut self, period: Duration) -> Self {
+        self.period = period;
+        self
+    }
+
+    /// Takes `generation` for delivered: only others count as changes.
+    #[must_use]
+    pub fn since(mut self, generation: Generation) -> Self {
+        self.seen = generation;
+        self
+    }
+
+    /// The reader that is followed.
+    pub fn reader(&self) -> &Reader<T> {
+        &self.reader
+    }
+
+    /// The generation delivered last; 0 for none.
+    pub fn seen(&self) -> Generation {
+        self.seen
+    }
+
+    /// The newest version, as soon as it is another than the one delivered last and the rate
+    /// allows; `None` after `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`]; in particular [`WatchError::Interrupted`] when a signal handler ran.
+    ///
+    /// # Cost
+    ///
+    /// That of [`Reader::wait`] and of [`Reader::snapshot`]; with a rate, one more sleep.
+    pub fn next(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> Result<Option<Snapshot<T::Owned>>, WatchError> {
+        let deadline = timeout.map(Deadline::after);
+        if let Some(due) = self.due.filter(|due| !due.has_passed()) {
+            let until = deadline.map_or(due, |deadline| deadline.min(due));
+            if !sleep_until(until)? {
+                return Err(WatchError::Interrupted);
+            }
+            if until < due {
+                return Ok(None);
+            }
+        }
+        match self.reader.wait(self.seen, deadline.map(Deadline::left))? {
+            Waited::Changed(_) => {
+                let snapshot = self.reader.snapshot()?;
+                self.seen = snapshot.generation();
+                self.due = (!self.period.is_zero()).then(|| Deadline::after(self.period));
+                Ok(Some(snapshot))
+            }
+            Waited::TimedOut => Ok(None),
+            Waited::Interrupted => Err(WatchError::Interrupted),
+        }
+    }
+}
+
+/// Sleeps; `false` when a signal handler ran, unlike `std::thread::sleep`, which goes on then.
+fn sleep_until(deadline: Deadline) -> Result<bool, WatchError> {
+    let nobody_wakes = AtomicU64::new(0);
+    // Fails for no reason that a word of our own could have.
+    let woken = futex::wait(&nobody_wakes, 0, Some(deadline)).unwrap_or(Woken::TimedOut);
+    Ok(woken != Woken::Interrupted)
+}

@@ -1,0 +1,167 @@
+//! A daemon on a directory of its own.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::binary::kstatefs;
+use crate::deadline::PATIENCE;
+use crate::process::Running;
+
+/// How a daemon is started.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    arguments: Vec<String>,
+}
+
+impl Setup {
+    /// With one more argument of `kstatefs`.
+    #[must_use]
+    pub fn with(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not mount.
+    #[track_caller]
+    pub fn start(self) -> Daemon {
+        let home = tempfile::Builder::new()
+            .prefix("kstate-test-")
+            .tempdir()
+            .expect("a directory");
+        Daemon::start_in(home, &self.arguments)
+    }
+}
+
+/// A running daemon; stopped, and its mount undone, when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    running: Running,
+    mount: PathBuf,
+    // Removed after everything else.
+    home: Option<TempDir>,
+}
+
+impl Daemon {
+    /// Starts one with its defaults.
+    ///
+    /// # Panics
+    ///
+    /// When it does not mount.
+    #[track_caller]
+    pub fn start() -> Self {
+        Setup::default().start()
+    }
+
+    #[track_caller]
+    fn start_in(home: TempDir, arguments: &[String]) -> Self {
+        let mount = home.path().join("mount");
+        if !std::fs::exists(&mount).unwrap_or(true) {
+            std::fs::create_dir(&mount).expect("an empty directory");
+        }
+        let mut command = Command::new(kstatefs());
+        command.args(arguments).arg(&mount);
+        let mut running = Running::start(&mut command);
+        await_mount(&mount, &mut running);
+        Self {
+            running,
+            mount,
+            home: Some(home),
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The file of a state.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.mount.join(name)
+    }
+
+    /// A directory beside the mount that goes with it.
+    ///
+    /// # Panics
+    ///
+    /// Never.
+    pub fn home(&self) -> &Path {
+        self.home.as_ref().expect("taken only when dropped").path()
+    }
+
+    /// The daemon's process.
+    pub fn process(&mut self) -> &mut Running {
+        &mut self.running
+    }
+
+    /// Kills it without warning and starts another on the same, then stale, mount.
+    ///
+    /// # Panics
+    ///
+    /// When the new one does not mount.
+    #[track_caller]
+    pub fn kill_and_restart(mut self) -> Self {
+        if self.running.ended().is_none() {
+            self.running.signal(Signal::SIGKILL);
+            self.running.finish();
+        }
+        let home = self.home.take().expect("taken only here and when dropped");
+        Self::start_in(home, &[])
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Not kept: another daemon has it now.
+        if self.home.is_none() {
+            return;
+        }
+        if self.running.ended().is_none() {
+            self.running.signal(Signal::SIGTERM);
+            let start = Instant::now();
+            while self.running.ended().is_none() && start.elapsed() < PATIENCE {
+                std::thread::park_timeout(std::time::Duration::from_millis(1));
+            }
+        }
+        // Of a daemon that was killed or hangs; nothing is there otherwise.
+        let _ = umount2(&self.mount, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Waits until `mount` can be used. The kernel tells of each change of the mount table by an
+/// exceptional condition on the table's file (proc_pid_mountinfo(5)).
+#[track_caller]
+fn await_mount(mount: &Path, running: &mut Running) {
+    let table = std::fs::File::open("/proc/self/mountinfo").expect("the mount table");
+    let start = Instant::now();
+    loop {
+        // Answered once the daemon serves; before that there is no such file, after its death
+        // an error.
+        if std::fs::metadata(mount.join(".kstate/registry")).is_ok() {
+            return;
+        }
+        if let Some(status) = running.ended() {
+            panic!(
+                "the daemon ended before it had mounted {}: {status}",
+                mount.display()
+            );
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} is not mounted",
+            mount.display()
+        );
+        let mut fds = [PollFd::new(table.as_fd(), PollFlags::POLLPRI)];
+        let _ = poll(&mut fds, PollTimeout::from(20_u16));
+    }
+}

@@ -1,0 +1,113 @@
+//! A process that ends with the test that started it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::deadline::eventually;
+
+/// A child with piped standard streams; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    /// Starts `command`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let input = child.stdin.take();
+        let output = BufReader::new(child.stdout.take().expect("piped above"));
+        Self {
+            child,
+            input,
+            output,
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("a process id is an i32"))
+    }
+
+    /// The next line it prints, without the end of line; empty at the end of its output.
+    ///
+    /// # Panics
+    ///
+    /// When it prints what is no text.
+    #[track_caller]
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a line of text");
+        line.truncate(line.trim_end().len());
+        line
+    }
+
+    /// Sends it a line.
+    ///
+    /// # Panics
+    ///
+    /// When it no longer reads.
+    #[track_caller]
+    pub fn say(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("its input is open");
+        writeln!(input, "{line}").expect("it reads");
+    }
+
+    /// Closes its input.
+    pub fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    ///
+    /// When it has been waited for.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("it has not been waited for");
+    }
+
+    /// Whether it has ended, and how.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be waited for.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our own child")
+    }
+
+    /// Waits for its end, with patience.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    #[track_caller]
+    pub fn finish(&mut self) -> ExitStatus {
+        eventually("the process ends", || self.ended())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            // It may have ended in between: then there is nothing to do.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
