@@ -1,13 +1,17 @@
 #![expect(unsafe_code, reason = "fork(2)")]
 //! Serving from the background: the caller returns once the file system is mounted.
 
-use std::io::{Read, Write};
+use std::cell::RefCell;
+use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 
 use nix::unistd::{ForkResult, fork, setsid};
 
 use crate::config::Config;
 use crate::session::{ServeError, serve};
+
+/// What the daemon says once it is mounted; anything else is an error's text.
+const MOUNTED: &str = "mounted\n";
 
 /// Why there is no daemon.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,7 @@ pub fn run(config: Config) -> Result<(), DaemonizeError> {
             // The child has split off the daemon and ended, or will in a moment.
             let _ = nix::sys::wait::waitpid(child, None);
             match said.as_str() {
-                "mounted\n" => Ok(()),
+                MOUNTED => Ok(()),
                 "" => Err(DaemonizeError::Silent),
                 error => Err(DaemonizeError::Serve(error.trim_end().to_owned())),
             }
@@ -63,7 +67,8 @@ pub fn run(config: Config) -> Result<(), DaemonizeError> {
 }
 
 /// In the child: a session of its own, then a second fork, so that no terminal can be gained.
-fn split(config: Config, mut tell: std::io::PipeWriter) -> Result<(), ServeError> {
+/// What becomes of it goes to `tell`: that it is mounted, or why not.
+fn split(config: Config, tell: PipeWriter) -> Result<(), ServeError> {
     let failed = |error: nix::errno::Errno| ServeError::System {
         doing: "cannot go to the background",
         source: error.into(),
@@ -73,8 +78,15 @@ fn split(config: Config, mut tell: std::io::PipeWriter) -> Result<(), ServeError
     if let ForkResult::Parent { .. } = unsafe { fork() }.map_err(failed)? {
         return Ok(());
     }
+    let tell = RefCell::new(Some(tell));
+    let say = |text: &str| {
+        if let Some(mut tell) = tell.take() {
+            // A caller that has gone does not need to know.
+            let _ = tell.write_all(text.as_bytes());
+        }
+    };
     let result = serve(config, |_| {
-        // The path stays valid whatever directory this was started in; nothing else is held.
+        // The mount point is kept as an absolute path; no other directory is held busy.
         let _ = std::env::set_current_dir("/");
         if let Ok(null) = std::fs::File::options()
             .read(true)
@@ -86,12 +98,10 @@ fn split(config: Config, mut tell: std::io::PipeWriter) -> Result<(), ServeError
             let _ = nix::unistd::dup2_stdout(null);
             let _ = nix::unistd::dup2_stderr(null);
         }
-        let _ = tell.write_all(b"mounted\n");
-        drop(tell);
+        say(MOUNTED);
     });
     if let Err(error) = &result {
-        // Before the mount this reaches the caller's terminal by the pipe's other end.
-        tracing::error!(%error, "kstatefs ends");
+        say(&error.to_string());
     }
     result
 }

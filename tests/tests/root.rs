@@ -1,2 +1,386 @@
-#![allow(missing_docs)]
-fn main() {}
+//! What only root can test: other users, a full tmpfs, namespaces. Run by anybody else, each is
+//! listed as left out.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use kstate::Mount;
+use kstate_tests::{Daemon, Running, Setup, eventually, is_real_root, kstatefs};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// Two ordinary users.
+const ALICE: u32 = 64_001;
+const BOB: u32 = 64_002;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let left_out = !is_real_root();
+    let test = |name: &str, run: fn()| {
+        let run = move || -> Result<(), Failed> {
+            run();
+            Ok(())
+        };
+        Trial::test(name, run).with_ignored_flag(left_out)
+    };
+    if left_out {
+        eprintln!("not root of this machine: the tests listed as ignored are left out");
+    }
+    let tests = vec![
+        test(
+            "another_user_may_only_what_the_mode_says",
+            another_user_may_only_what_the_mode_says,
+        ),
+        test(
+            "another_user_without_passthrough",
+            another_user_without_passthrough,
+        ),
+        test(
+            "a_reader_cannot_write_by_any_call",
+            a_reader_cannot_write_by_any_call,
+        ),
+        test("only_the_owner_deletes", only_the_owner_deletes),
+        test(
+            "a_full_tmpfs_is_enospc_at_subscribe",
+            a_full_tmpfs_is_enospc_at_subscribe,
+        ),
+        test(
+            "a_hole_in_a_full_tmpfs_kills_nobody",
+            a_hole_in_a_full_tmpfs_kills_nobody,
+        ),
+        test(
+            "it_mounts_in_a_user_namespace",
+            it_mounts_in_a_user_namespace,
+        ),
+        test(
+            "a_private_mount_is_closed_to_others",
+            a_private_mount_is_closed_to_others,
+        ),
+    ];
+    libtest_mimic::run(&arguments, tests).exit();
+}
+
+/// Runs a Python program as a user, with the mount as its first argument.
+fn python_as(uid: u32, daemon: &Daemon, program: &str) -> Output {
+    let mut command = Command::new("python3");
+    command
+        .args(["-I", "-c", program])
+        .arg(daemon.mount())
+        .uid(uid)
+        .gid(uid);
+    command.output().unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Lets other users search the directories above the mount.
+fn open_home(daemon: &Daemon) {
+    fs::set_permissions(daemon.home(), Permissions::from_mode(0o755)).unwrap();
+}
+
+const TRY_ALL: &str = "
+import errno, mmap, os, sys
+def attempt(name, call):
+    try: call(); print(name, 'ok')
+    except OSError as e: print(name, errno.errorcode[e.errno])
+path = sys.argv[1] + '/x'
+attempt('read', lambda: os.read(os.open(path, os.O_RDONLY), 99))
+attempt('write', lambda: os.write(os.open(path, os.O_WRONLY), b'evil'))
+attempt('chmod', lambda: os.chmod(path, 0o666))
+attempt('chown', lambda: os.chown(path, os.getuid(), -1))
+attempt('truncate', lambda: os.truncate(path, 8))
+attempt('unlink', lambda: os.unlink(path))
+attempt('linger', lambda: os.setxattr(path, 'user.kstate.linger', b'99s'))
+";
+
+fn another_user_may_only_what_the_mode_says() {
+    let daemon = Daemon::start();
+    open_home(&daemon);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(daemon.file("x"));
+    let file = file.unwrap();
+    file.write_all_at(b"good", 0).unwrap();
+    std::os::unix::fs::chown(daemon.file("x"), Some(ALICE), Some(ALICE)).unwrap();
+    let expect = |mode: u32, read: &str, write: &str| {
+        fs::set_permissions(daemon.file("x"), Permissions::from_mode(mode)).unwrap();
+        let refused = if write == "ok" { "EPERM" } else { "EACCES" };
+        let expected = format!(
+            "read {read}\nwrite {write}\nchmod EPERM\nchown EPERM\ntruncate {}\nunlink EPERM\n\
+             linger {refused}\n",
+            // After the first write the capacity does not shrink.
+            if write == "ok" { "EINVAL" } else { "EACCES" }
+        );
+        assert_eq!(
+            printed(&python_as(BOB, &daemon, TRY_ALL)),
+            expected,
+            "mode {mode:o}"
+        );
+    };
+    expect(0o600, "EACCES", "EACCES");
+    expect(0o644, "ok", "EACCES");
+    assert_eq!(fs::read(daemon.file("x")).unwrap(), b"good");
+    expect(0o666, "ok", "ok");
+}
+
+fn another_user_without_passthrough() {
+    let daemon = Setup::default().with("--passthrough=off").start();
+    open_home(&daemon);
+    let mount = Mount::at(daemon.mount()).unwrap();
+    let state = mount
+        .subscribe("x")
+        .write()
+        .mode(0o644)
+        .typed::<kstate_tests::Checked>()
+        .unwrap();
+    state.publish(&kstate_tests::checked(5)).unwrap();
+    // The worker, copied to where another user may run it.
+    let program = daemon.home().join("worker");
+    fs::copy(env!("CARGO_BIN_EXE_kstate-worker"), &program).unwrap();
+    let run = |role: &[&str]| {
+        let mut command = Command::new(&program);
+        command
+            .arg(daemon.mount())
+            .arg("x")
+            .args(role)
+            .uid(BOB)
+            .gid(BOB);
+        command
+    };
+    let mut reader = Running::start(&mut run(&["check", "10"]));
+    assert_eq!(reader.line(), "ready");
+    assert_eq!(reader.line(), "torn 0 backwards 0");
+    let refused = run(&["publish"]).output().unwrap();
+    assert!(!refused.status.success());
+    fs::set_permissions(daemon.file("x"), Permissions::from_mode(0o600)).unwrap();
+    let refused = run(&["check", "1"]).output().unwrap();
+    assert!(!refused.status.success());
+    assert_eq!(
+        kstate_tests::number_of(&state.snapshot().unwrap().value),
+        Some(5)
+    );
+}
+
+fn a_reader_cannot_write_by_any_call() {
+    let daemon = Daemon::start();
+    open_home(&daemon);
+    fs::write(daemon.file("keep"), "").ok();
+    let file = File::options()
+        .write(true)
+        .create_new(true)
+        .open(daemon.file("x"))
+        .unwrap();
+    file.write_all_at(b"good", 0).unwrap();
+    fs::set_permissions(daemon.file("x"), Permissions::from_mode(0o644)).unwrap();
+    let program = "
+import ctypes, errno, fcntl, mmap, os, sys
+def attempt(name, call):
+    try: call(); print(name, 'ok')
+    except OSError as e: print(name, errno.errorcode[e.errno])
+path = sys.argv[1] + '/x'
+f = os.open(path, os.O_RDONLY)
+attempt('write', lambda: os.write(f, b'evil'))
+attempt('map', lambda: mmap.mmap(f, 0, prot=mmap.PROT_READ|mmap.PROT_WRITE))
+m = mmap.mmap(f, 0, prot=mmap.PROT_READ)
+libc = ctypes.CDLL(None, use_errno=True)
+maps = [l for l in open('/proc/self/maps') if l.rstrip().endswith('/x')]
+start = int(maps[0].split('-')[0], 16)
+def protect():
+    if libc.mprotect(ctypes.c_void_p(start), 4096, 3): raise OSError(ctypes.get_errno(), '')
+attempt('mprotect', protect)
+attempt('reopen', lambda: os.open('/proc/self/fd/%d' % f, os.O_RDWR))
+attempt('ftruncate', lambda: os.ftruncate(f, 10))
+attempt('claim', lambda: fcntl.ioctl(f, 0x8010b502, bytes(16)))
+attempt('capacity', lambda: fcntl.ioctl(f, 0xc004b504, bytes(4)))
+print(m[:4])
+";
+    let expected = "write EBADF\nmap EACCES\nmprotect EACCES\nreopen EACCES\nftruncate EINVAL\n\
+                    claim EBADF\ncapacity EBADF\nb'good'\n";
+    assert_eq!(printed(&python_as(BOB, &daemon, program)), expected);
+}
+
+fn only_the_owner_deletes() {
+    let daemon = Daemon::start();
+    open_home(&daemon);
+    let create = "import os, sys\n\
+        f = os.open(sys.argv[1] + '/alices', os.O_CREAT | os.O_RDWR, 0o1666)\n\
+        os.fchmod(f, 0o1666); os.write(f, b'hers')\n";
+    printed(&python_as(ALICE, &daemon, create));
+    assert_eq!(fs::read(daemon.file("alices")).unwrap(), b"hers");
+    let delete = "import errno, os, sys\n\
+        try: os.unlink(sys.argv[1] + '/alices'); print('gone')\n\
+        except OSError as e: print(errno.errorcode[e.errno])\n";
+    assert_eq!(printed(&python_as(BOB, &daemon, delete)), "EPERM\n");
+    assert_eq!(printed(&python_as(ALICE, &daemon, delete)), "gone\n");
+}
+
+/// A tmpfs of a size of its own, unmounted when dropped.
+struct SmallTmpfs(tempfile::TempDir);
+
+impl SmallTmpfs {
+    fn new(size: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let size = format!("size={size}");
+        mount(
+            Some("kstate-test"),
+            home.path(),
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(&*size),
+        )
+        .unwrap();
+        Self(home)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Leaves not a page free.
+    fn fill(&self) {
+        let file = File::create(self.path().join("filler")).unwrap();
+        let mut offset = 0;
+        while file.write_at(&[1; 4096], offset).is_ok() {
+            offset += 4096;
+        }
+    }
+}
+
+impl Drop for SmallTmpfs {
+    fn drop(&mut self) {
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+fn a_full_tmpfs_is_enospc_at_subscribe() {
+    let tmpfs = SmallTmpfs::new("256k");
+    let backing = format!("--backing={}", tmpfs.path().display());
+    let daemon = Setup::default().with(backing).start();
+    let mount = Mount::at(daemon.mount()).unwrap();
+    let state = mount.subscribe("x").write().typed::<u64>().unwrap();
+    state.publish(&1).unwrap();
+    let unarmed = mount.subscribe("y").write().typed::<u64>().unwrap();
+    tmpfs.fill();
+    let error = mount
+        .subscribe("z")
+        .write()
+        .typed::<u64>()
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("memory") || error.contains("space"),
+        "{error}"
+    );
+    let create = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .clone();
+    let plain = create.open(daemon.file("z")).unwrap_err();
+    assert_eq!(plain.kind(), io::ErrorKind::StorageFull, "{plain:?}");
+    assert!(
+        !daemon.file("z").exists(),
+        "nothing is left of a state that has no room"
+    );
+    assert!(
+        unarmed.publish(&1).is_err(),
+        "its slots were not allocated yet"
+    );
+    state.publish(&2).unwrap();
+    assert_eq!(state.snapshot().unwrap().value, 2);
+    fs::remove_file(tmpfs.path().join("filler")).unwrap();
+    unarmed.publish(&1).unwrap();
+    mount
+        .subscribe("z")
+        .write()
+        .typed::<u64>()
+        .unwrap()
+        .publish(&1)
+        .unwrap();
+}
+
+fn a_hole_in_a_full_tmpfs_kills_nobody() {
+    let tmpfs = SmallTmpfs::new("512k");
+    let backing = format!("--backing={}", tmpfs.path().display());
+    let mut daemon = Setup::default().with(backing).start();
+    let mount = Mount::at(daemon.mount()).unwrap();
+    let victim = mount.subscribe("other").write().typed::<u64>().unwrap();
+    victim.publish(&7).unwrap();
+    // A writer punches out all of its own state's region, then the tmpfs fills up.
+    let program = "
+import ctypes, mmap, os, sys
+f = os.open(sys.argv[1] + '/holed', os.O_CREAT | os.O_RDWR)
+os.write(f, b'value')
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+address = libc.mmap(None, ctypes.c_size_t(1 << 16), 3, 1, f, ctypes.c_long(0))
+assert libc.madvise(ctypes.c_void_p(address), 1 << 16, 9) == 0
+print('punched', flush=True)
+input()
+";
+    let mut command = Command::new("python3");
+    command.args(["-c", program]).arg(daemon.mount());
+    let mut puncher = Running::start(&mut command);
+    assert_eq!(puncher.line(), "punched");
+    tmpfs.fill();
+    // Each of these makes the daemon touch the hole.
+    let read = fs::read(daemon.file("holed")).unwrap_err();
+    assert_eq!(read.raw_os_error(), Some(libc::EIO));
+    let _ = fs::metadata(daemon.file("holed"));
+    let _ = fs::write(daemon.file("holed"), "again");
+    drop(puncher);
+    eventually("the damaged state can evaporate", || {
+        (!daemon.file("holed").exists()).then_some(())
+    });
+    assert!(daemon.process().ended().is_none(), "the daemon lives");
+    victim.publish(&8).unwrap();
+    assert_eq!(victim.snapshot().unwrap().value, 8);
+}
+
+fn it_mounts_in_a_user_namespace() {
+    let home = tempfile::tempdir().unwrap();
+    let script = "
+        \"$1\" \"$2\" & daemon=$!
+        while [ ! -e \"$2/.kstate/registry\" ]; do
+            kill -0 $daemon || exit 1
+        done
+        exec 3<>\"$2/x\"; echo hello >&3; cat \"$2/x\"
+        grep -c \" $2 .*fuse.kstatefs\" /proc/self/mountinfo
+        exec 3<&-; kill $daemon; wait $daemon";
+    let mut command = Command::new("unshare");
+    command.args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "bash",
+        "-c",
+        script,
+        "script",
+    ]);
+    let output = command.arg(kstatefs()).arg(home.path()).output().unwrap();
+    assert_eq!(printed(&output), "hello\n1\n");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        !mounts.contains(home.path().to_str().unwrap()),
+        "seen outside the namespace"
+    );
+}
+
+fn a_private_mount_is_closed_to_others() {
+    let daemon = Setup::default().with("--allow-other=false").start();
+    open_home(&daemon);
+    let _file = File::create(daemon.file("x")).unwrap();
+    let look = "import errno, os, sys\n\
+        try: os.listdir(sys.argv[1]); print('open')\n\
+        except OSError as e: print(errno.errorcode[e.errno])\n";
+    assert_eq!(printed(&python_as(BOB, &daemon, look)), "EACCES\n");
+}
