@@ -20,7 +20,12 @@ impl Percentiles {
             let index = (samples.len() * per_mille / 1000).min(samples.len().saturating_sub(1));
             samples.get(index).copied().unwrap_or(f64::NAN)
         };
-        Self { p50: at(500), p90: at(900), p99: at(990), p999: at(999) }
+        Self {
+            p50: at(500),
+            p90: at(900),
+            p99: at(990),
+            p999: at(999),
+        }
     }
 
     pub(crate) fn tail(&self) -> String {

@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "the limit is what a program without any protocol would do")]
+#![expect(
+    unsafe_code,
+    reason = "the limit is what a program without any protocol would do"
+)]
 //! The limit: a four-slot ring in shared memory with no checks at all.
 //!
 //! Reading is a load of the index and a copy; publishing a copy and a compare-and-swap. Nothing
@@ -35,7 +38,10 @@ impl<T: Copy> Ring<T> {
         }
         let mapping = MmapOptions::new().len(length).map_raw(file.as_raw_fd())?;
         // INVARIANT: 1.
-        Ok(Self { mapping, value: std::marker::PhantomData })
+        Ok(Self {
+            mapping,
+            value: std::marker::PhantomData,
+        })
     }
 
     #[inline]
@@ -82,14 +88,19 @@ pub(crate) struct Locked<T> {
 
 impl<T: Copy> Locked<T> {
     pub(crate) fn open(file: &std::fs::File) -> std::io::Result<Self> {
-        Ok(Self { ring: Ring::open(file)?, lock: AtomicU64::new(0) })
+        Ok(Self {
+            ring: Ring::open(file)?,
+            lock: AtomicU64::new(0),
+        })
     }
 
     /// Locks by compare-and-swap, copies from a slot, unlocks so that a later load of an index
     /// cannot pass.
     #[inline]
     pub(crate) fn copy(&self) {
-        let _ = self.lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+        let _ = self
+            .lock
+            .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
         // SAFETY: two slots of one ring, aligned, within the mapping.
         unsafe { std::ptr::copy_nonoverlapping(self.ring.slot(0), self.ring.slot(1), 1) };
         self.lock.store(0, Ordering::SeqCst);

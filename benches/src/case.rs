@@ -59,7 +59,15 @@ impl Case {
             Bound::None => None,
         };
         let ratio = ours_ns / limit_ns;
-        Self { case: case.into(), ours_ns, limit_ns, ratio, bound, ours, limit }
+        Self {
+            case: case.into(),
+            ours_ns,
+            limit_ns,
+            ratio,
+            bound,
+            ours,
+            limit,
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -87,7 +95,9 @@ pub(crate) fn print_table(cases: &[Case]) {
         "", "ours ns", "limit ns", "ratio", "bound", "ours p90/p99/p99.9", "limit p90/p99/p99.9"
     );
     for case in cases {
-        let bound = case.bound.map_or_else(String::new, |bound| format!("{bound:.2}"));
+        let bound = case
+            .bound
+            .map_or_else(String::new, |bound| format!("{bound:.2}"));
         println!(
             "{:<52} {:>8.1} {:>8.1} {:>6.2} {:>6}{} {:>25} {:>26}",
             case.case,

@@ -83,7 +83,12 @@ fn publish<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>
     );
     let title = format!("live page {size} B, beside a copy under a lock");
     let extra = (with.p50 - without.p50, with);
-    cases.push(Case::with_costs(title, extra, (lock.p50, lock), Bound::Times(1.3)));
+    cases.push(Case::with_costs(
+        title,
+        extra,
+        (lock.p50, lock),
+        Bound::Times(1.3),
+    ));
     Ok(cases)
 }
 
@@ -114,5 +119,10 @@ fn transaction<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case>
             }
         },
     );
-    Ok(Case::new(format!("begin, change, commit {size} B"), ours, limit, Bound::None))
+    Ok(Case::new(
+        format!("begin, change, commit {size} B"),
+        ours,
+        limit,
+        Bound::None,
+    ))
 }

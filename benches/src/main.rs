@@ -21,11 +21,14 @@ use crate::case::Case;
 
 /// Measure kstate against the bare limit
 #[derive(Parser, Debug)]
-#[command(name = "kstate-benches", after_help = "\
+#[command(
+    name = "kstate-benches",
+    after_help = "\
 Examples:
   cargo run --release -p kstate-benches -- read
   cargo run --release -p kstate-benches -- commit --check
-  cargo run --release -p kstate-benches -- read --json > read.json")]
+  cargo run --release -p kstate-benches -- read --json > read.json"
+)]
 struct Cli {
     #[command(subcommand)]
     question: Question,
@@ -85,5 +88,9 @@ fn main() -> ExitCode {
     for case in &over {
         eprintln!("over its bound: {case}");
     }
-    if options.check && !over.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if options.check && !over.is_empty() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

@@ -11,12 +11,19 @@ use crate::value::{SIZES, for_size};
 
 /// All cases.
 pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
+    let two_processors = processors() > 1;
     pin(0);
     let setup = Setup::start()?;
     let mut cases = Vec::new();
     for size in SIZES {
         cases.push(for_size!(size, own_process, &setup, blocks)?);
-        cases.extend(for_size!(size, two_processes, &setup, blocks)?);
+        cases.extend(for_size!(
+            size,
+            two_processes,
+            &setup,
+            blocks,
+            two_processors
+        )?);
     }
     Ok(cases)
 }
@@ -45,16 +52,25 @@ fn own_process<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case>
             }
         },
     );
-    Ok(Case::new(format!("snapshot {size} B"), ours, limit, bound(size)))
+    Ok(Case::new(
+        format!("snapshot {size} B"),
+        ours,
+        limit,
+        bound(size),
+    ))
 }
 
 /// The value was written by another process; then beside that process writing flat out.
-fn two_processes<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>> {
+fn two_processes<const WORDS: usize>(
+    setup: &Setup,
+    blocks: usize,
+    two_processors: bool,
+) -> Result<Vec<Case>> {
     let size = WORDS * 8;
     let name = format!("read.two.{size}");
     let state = setup.state::<WORDS>(&name)?;
     let bare = Ring::<[u64; WORDS]>::open(&setup.bare_file(&name)?)?;
-    let other = usize::from(processors() > 1);
+    let other = usize::from(two_processors);
     let mut cases = Vec::new();
     let reader = state.reader();
     let ours = |count| {
@@ -92,8 +108,17 @@ fn two_processes<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec
         }
         best.sort_by(|x, y| (x.0.p50 / x.1.p50).total_cmp(&(y.0.p50 / y.1.p50)));
         let (a, b) = best[best.len() / 2];
-        let bound = if size >= 4096 { Bound::Times(1.3) } else { Bound::None };
-        cases.push(Case::new(format!("snapshot {size} B, beside a flat-out writer"), a, b, bound));
+        let bound = if size >= 4096 {
+            Bound::Times(1.3)
+        } else {
+            Bound::None
+        };
+        cases.push(Case::new(
+            format!("snapshot {size} B, beside a flat-out writer"),
+            a,
+            b,
+            bound,
+        ));
     }
     Ok(cases)
 }

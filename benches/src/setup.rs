@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use clap::Args;
-use kstate::{Mount, State, Stamping};
+use kstate::{Mount, Stamping, State};
 use kstatefs::{Config, Server};
 use tempfile::TempDir;
 
@@ -26,13 +26,23 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn start() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("kstate-bench-").tempdir_in("/dev/shm")?;
+        let directory = tempfile::Builder::new()
+            .prefix("kstate-bench-")
+            .tempdir_in("/dev/shm")?;
         let path = directory.path().join("mount");
         std::fs::create_dir(&path)?;
-        let mut daemon = worker(&Worker { role: Role::Daemon, path: path.clone(), ..IDLE })?;
+        let mut daemon = worker(&Worker {
+            role: Role::Daemon,
+            path: path.clone(),
+            ..IDLE
+        })?;
         await_line(&mut daemon, "mounted")?;
         let mount = Mount::at(&path)?;
-        Ok(Self { daemon: Some(daemon), mount, directory })
+        Ok(Self {
+            daemon: Some(daemon),
+            mount,
+            directory,
+        })
     }
 
     /// A state of so many words that stamps nothing.
@@ -42,14 +52,15 @@ impl Setup {
         Ok(state)
     }
 
-    pub(crate) fn mount(&self) -> &Mount {
-        &self.mount
-    }
-
     /// A file for the limit, on the same kind of memory.
     pub(crate) fn bare_file(&self, name: &str) -> Result<File> {
         let path = self.bare_path(name);
-        Ok(File::options().read(true).write(true).create(true).truncate(false).open(path)?)
+        Ok(File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?)
     }
 
     fn bare_path(&self, name: &str) -> PathBuf {
@@ -97,7 +108,11 @@ impl Writer {
     }
 
     fn tell(&mut self, what: &str) -> Result<()> {
-        let input = self.child.stdin.as_mut().ok_or("the writer's input is closed")?;
+        let input = self
+            .child
+            .stdin
+            .as_mut()
+            .ok_or("the writer's input is closed")?;
         writeln!(input, "{what}")?;
         await_line(&mut self.child, what)
     }
@@ -147,13 +162,18 @@ fn worker(what: &Worker) -> Result<Child> {
         Role::Writer => "writer",
     };
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["worker", "--role", role, "--path"]).arg(&what.path);
+    command
+        .args(["worker", "--role", role, "--path"])
+        .arg(&what.path);
     if let Some(bare) = &what.bare {
         command.arg("--bare").arg(bare);
     }
     command.args(["--name", &what.name, "--size", &what.size.to_string()]);
     command.args(["--processor", &what.processor.to_string()]);
-    Ok(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
+    Ok(command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?)
 }
 
 fn await_line(child: &mut Child, expected: &str) -> Result<()> {
@@ -213,7 +233,12 @@ fn be_writer<const WORDS: usize>(worker: &Worker) -> Result<()> {
     let state = state.typed::<[u64; WORDS]>()?;
     state.set_stamping(Stamping::Off);
     let bare = worker.bare.as_ref().ok_or("--bare is missing")?;
-    let bare = File::options().read(true).write(true).create(true).truncate(false).open(bare)?;
+    let bare = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(bare)?;
     let bare = Ring::<[u64; WORDS]>::open(&bare)?;
     std::thread::spawn(|| {
         for line in io::stdin().lock().lines() {

@@ -39,6 +39,10 @@ impl Running {
     }
 
     /// Its process id.
+    ///
+    /// # Panics
+    ///
+    /// Never: the kernel's process ids are small.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).expect("a process id is an i32"))
     }
