@@ -29,7 +29,6 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 no such state, or no value in it
 4 timed out; 5 in use, or changed by another.
 
 `kstate COMMAND --help` has examples.",
-    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
     max_term_width = 100
@@ -48,11 +47,17 @@ pub(crate) struct Context {
     /// The kstate file system to use
     ///
     /// Without it: /run/kstate, or $XDG_RUNTIME_DIR/kstate for an ordinary user.
-    #[arg(long, global = true, value_name = "DIR", env = "KSTATE_MOUNT", help_heading = "Options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "KSTATE_MOUNT",
+        help_heading = "For every command"
+    )]
     mount: Option<PathBuf>,
 
     /// Write JSON for programs, one object a line
-    #[arg(long, global = true, help_heading = "Options")]
+    #[arg(long, global = true, help_heading = "For every command")]
     json: bool,
 }
 
@@ -71,7 +76,9 @@ impl Context {
 
     /// Where the file system to use is, or would be.
     pub(crate) fn mount_point(&self) -> PathBuf {
-        self.mount.clone().unwrap_or_else(kstate::Mount::default_path)
+        self.mount
+            .clone()
+            .unwrap_or_else(kstate::Mount::default_path)
     }
 
     /// Whether a program reads the output.
@@ -153,10 +160,19 @@ mod tests {
     #[test]
     fn every_subcommand_teaches_with_an_example() {
         for command in Cli::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             let name = command.get_name();
-            assert!(help.contains(&format!("kstate {name}")), "{name} has no example");
-            assert!(command.get_about().is_some(), "{name} does not say what it is for");
+            assert!(
+                help.contains(&format!("kstate {name}")),
+                "{name} has no example"
+            );
+            assert!(
+                command.get_about().is_some(),
+                "{name} does not say what it is for"
+            );
         }
     }
 }

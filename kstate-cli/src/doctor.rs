@@ -1,5 +1,6 @@
 //! `kstate doctor`: what this kernel, container and user can do, and which way kstate goes.
 
+mod mounting;
 mod ways;
 
 use std::io::{self, Write};
@@ -7,6 +8,7 @@ use std::io::{self, Write};
 use kstate_sys::probe::{self, Capability, Report, Status};
 use serde_json::{Value, json};
 
+pub(crate) use self::mounting::Mounting;
 use self::ways::Ways;
 use crate::cli::{Context, Run};
 use crate::error::{CommandError, Exit};
@@ -75,7 +77,11 @@ fn write_table(mut output: impl Write, report: &Report) -> io::Result<()> {
             Status::Unavailable => "NO",
             Status::Unknown => "?",
         };
-        writeln!(output, "  {mark:<4} {:<26} {}", capability.name, capability.detail)?;
+        writeln!(
+            output,
+            "  {mark:<4} {:<26} {}",
+            capability.name, capability.detail
+        )?;
         if !capability.is_available() {
             writeln!(output, "{:33} so: {}", "", capability.consequence)?;
         }

@@ -25,7 +25,9 @@ pub(crate) enum DurationError {
         found: String,
     },
     /// Neither a rate nor an interval.
-    #[error("`{found}` is not a rate; expected times a second such as 4hz, or an interval such as 250ms")]
+    #[error(
+        "`{found}` is not a rate; expected times a second such as 4hz, or an interval such as 250ms"
+    )]
     NotARate {
         /// What was found.
         found: String,
@@ -51,10 +53,12 @@ const UNITS: [(&str, f64); 8] = [
 /// The text is not a number with a unit of time; the message shows examples.
 pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
     let found = || text.to_owned();
-    let unit = UNITS.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
+    let unit = UNITS
+        .iter()
+        .find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
     let Some((number, unit_seconds)) = unit else {
         return Err(match number(text) {
-            Some(zero) if zero == 0.0 => return Ok(Duration::ZERO),
+            Some(0.0) => return Ok(Duration::ZERO),
             Some(_) => DurationError::NoUnit { found: found() },
             None => DurationError::NotADuration { found: found() },
         });
@@ -71,7 +75,9 @@ pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
 ///
 /// The text is neither, or the rate is zero.
 pub(crate) fn parse_rate(text: &str) -> Result<Duration, DurationError> {
-    let not_a_rate = || DurationError::NotARate { found: text.to_owned() };
+    let not_a_rate = || DurationError::NotARate {
+        found: text.to_owned(),
+    };
     let lower = text.to_ascii_lowercase();
     match lower.strip_suffix("hz") {
         Some(rate) => {
@@ -79,7 +85,9 @@ pub(crate) fn parse_rate(text: &str) -> Result<Duration, DurationError> {
                 Some(rate) => (rate, 1e3),
                 None => (rate, 1.0),
             };
-            let rate = number(rate).filter(|rate| *rate > 0.0).ok_or_else(not_a_rate)?;
+            let rate = number(rate)
+                .filter(|rate| *rate > 0.0)
+                .ok_or_else(not_a_rate)?;
             Duration::try_from_secs_f64(1.0 / (rate * factor)).map_err(|_| not_a_rate())
         }
         None => parse(text).map_err(|_| not_a_rate()),
@@ -88,7 +96,9 @@ pub(crate) fn parse_rate(text: &str) -> Result<Duration, DurationError> {
 
 /// A plain decimal number: no sign, no exponent, no infinity.
 fn number(text: &str) -> Option<f64> {
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let is_plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
     text.parse().ok().filter(|_| is_plain)
 }
 
@@ -140,16 +150,37 @@ mod tests {
         }
         let refusal = parse("2").unwrap_err().to_string();
         assert_eq!(refusal, "`2` has no unit; write for example `2s` or `2ms`");
-        for text in ["", "s", "-1s", "1e3s", "infs", "nans", "two seconds", "1..2s", ".s"] {
-            assert!(matches!(parse(text), Err(DurationError::NotADuration { .. })), "{text}");
+        for text in [
+            "",
+            "s",
+            "-1s",
+            "1e3s",
+            "infs",
+            "nans",
+            "two seconds",
+            "1..2s",
+            ".s",
+        ] {
+            assert!(
+                matches!(parse(text), Err(DurationError::NotADuration { .. })),
+                "{text}"
+            );
         }
-        assert!(matches!(parse("99999999999999999999h"), Err(DurationError::TooLong { .. })));
+        assert!(matches!(
+            parse("99999999999999999999h"),
+            Err(DurationError::TooLong { .. })
+        ));
     }
 
     #[test]
     fn a_rate_is_times_a_second_or_an_interval() {
-        for (text, ms) in [("4hz", 250), ("4Hz", 250), ("0.5hz", 2000), ("1khz", 1), ("250ms", 250)]
-        {
+        for (text, ms) in [
+            ("4hz", 250),
+            ("4Hz", 250),
+            ("0.5hz", 2000),
+            ("1khz", 1),
+            ("250ms", 250),
+        ] {
             assert_eq!(parse_rate(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for text in ["", "4", "0hz", "-1hz", "hz", "fast"] {

@@ -1,19 +1,29 @@
 //! The arguments that choose how a value is written: `--as` and `--format`.
 
+use std::borrow::Cow;
+
 use clap::ValueEnum;
+use kstate::RecordedLayout;
 use serde_json::Value;
 
+use crate::recorded;
 use crate::value::{ValueError, ValueFormat};
 
 /// How a value is written; the same for input and output.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Value format")]
 pub(crate) struct EncodingArguments {
     /// How values are written
     ///
-    /// Without this and --format, input is taken as it is, and output is text where it can be
-    /// shown as text and hexadecimal otherwise.
-    #[arg(long = "as", value_enum, value_name = "ENCODING", conflicts_with = "format")]
+    /// Without this and --format: the fields of the type, where a program has recorded one with
+    /// the state. Otherwise input is taken as it is, and output is text where it can be shown as
+    /// text and hexadecimal where not.
+    #[arg(
+        long = "as",
+        value_enum,
+        value_name = "ENCODING",
+        conflicts_with = "format",
+        help_heading = "Value format"
+    )]
     encoding: Option<Encoding>,
 
     /// Numbers and text at fixed places, as in '<u32 f64 f64'
@@ -21,7 +31,12 @@ pub(crate) struct EncodingArguments {
     /// A byte order (< little, > big, = this machine's) and items: u8 to u128, i8 to i128, f32,
     /// f64, bool, char[N], bytes[N], pad[N], repeated as in f32[4], named as in lat:f64; or the
     /// letters of Python's struct module, as in '<Idd'.
-    #[arg(long, value_name = "ITEMS", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "ITEMS",
+        allow_hyphen_values = true,
+        help_heading = "Value format"
+    )]
     format: Option<ValueFormat>,
 }
 
@@ -52,18 +67,40 @@ impl From<Encoding> for ValueFormat {
 impl EncodingArguments {
     /// What was asked for.
     pub(crate) fn chosen(&self) -> Option<ValueFormat> {
-        self.format.clone().or_else(|| self.encoding.map(ValueFormat::from))
+        self.format
+            .clone()
+            .or_else(|| self.encoding.map(ValueFormat::from))
     }
 
+    /// What was asked for, or else what suits a state with that layout recorded.
+    pub(crate) fn codec(&self, layout: Option<&RecordedLayout>) -> Codec {
+        let chosen = self.chosen();
+        let is_chosen = chosen.is_some();
+        Codec {
+            format: chosen.or_else(|| layout.and_then(recorded::format_of)),
+            is_chosen,
+        }
+    }
+}
+
+/// How the values of one state are written.
+#[derive(Debug, Clone)]
+pub(crate) struct Codec {
+    format: Option<ValueFormat>,
+    /// Whether somebody asked for this format.
+    is_chosen: bool,
+}
+
+impl Codec {
     /// From what was given to the bytes of a value.
     ///
     /// # Errors
     ///
     /// The input does not match the format; the message shows what was expected.
-    pub(crate) fn parse(&self, input: &[u8]) -> Result<Vec<u8>, ValueError> {
-        match self.chosen() {
-            Some(format) => format.parse(input),
-            None => Ok(input.to_vec()),
+    pub(crate) fn parse<'i>(&self, input: &'i [u8]) -> Result<Cow<'i, [u8]>, ValueError> {
+        match &self.format {
+            Some(format) => format.parse(input).map(Cow::Owned),
+            None => Ok(Cow::Borrowed(input)),
         }
     }
 
@@ -71,9 +108,14 @@ impl EncodingArguments {
     ///
     /// # Errors
     ///
-    /// The value does not match the format.
-    pub(crate) fn render_json(&self, bytes: &[u8]) -> Result<Value, ValueError> {
-        self.chosen().unwrap_or(ValueFormat::Text).render_json(bytes)
+    /// The value does not match the format that was asked for.
+    pub(crate) fn to_json(&self, bytes: &[u8]) -> Result<Value, ValueError> {
+        match self.format.as_ref().map(|format| format.render_json(bytes)) {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(error)) if self.is_chosen => Err(error),
+            // Something else than the layout says was put there as bytes.
+            _ => ValueFormat::Text.render_json(bytes),
+        }
     }
 
     /// A value for a line of its own, or for the end of a line: with a newline behind it unless it
@@ -81,10 +123,14 @@ impl EncodingArguments {
     ///
     /// # Errors
     ///
-    /// The value does not match the format.
-    pub(crate) fn line(&self, bytes: &[u8]) -> Result<Vec<u8>, ValueError> {
-        let fitting = || if is_printable(bytes) { ValueFormat::Text } else { ValueFormat::Hex };
-        let mut line = self.chosen().unwrap_or_else(fitting).render(bytes)?;
+    /// The value does not match the format that was asked for.
+    pub(crate) fn to_line(&self, bytes: &[u8]) -> Result<Vec<u8>, ValueError> {
+        let mut line = match self.format.as_ref().map(|format| format.render(bytes)) {
+            Some(Ok(line)) => line,
+            Some(Err(error)) if self.is_chosen => return Err(error),
+            _ if is_printable(bytes) => ValueFormat::Text.render(bytes)?,
+            _ => ValueFormat::Hex.render(bytes)?,
+        };
         if !self.is_raw() && line.last() != Some(&b'\n') {
             line.push(b'\n');
         }
@@ -93,7 +139,16 @@ impl EncodingArguments {
 
     /// Whether the bytes themselves are wanted, and nothing else.
     pub(crate) fn is_raw(&self) -> bool {
-        self.chosen() == Some(ValueFormat::Raw)
+        self.format == Some(ValueFormat::Raw)
+    }
+
+    /// The longest text of a value of at most `bytes`, as far as it is worth reading.
+    pub(crate) fn longest_text(&self, bytes: usize) -> usize {
+        match &self.format {
+            None | Some(ValueFormat::Raw | ValueFormat::Text) => bytes,
+            // A byte may take three digits, a sign and white space; JSON may be indented.
+            Some(_) => bytes.saturating_mul(16),
+        }
     }
 }
 
@@ -108,8 +163,13 @@ mod tests {
     use super::*;
 
     fn line(encoding: Option<Encoding>, bytes: &[u8]) -> Vec<u8> {
-        let arguments = EncodingArguments { encoding, format: None };
-        arguments.line(bytes).unwrap()
+        EncodingArguments {
+            encoding,
+            format: None,
+        }
+        .codec(None)
+        .to_line(bytes)
+        .unwrap()
     }
 
     #[test]
@@ -119,6 +179,30 @@ mod tests {
         assert_eq!(line(None, b"\x29\0\0\0"), b"29000000\n");
         assert_eq!(line(None, b"\x1b[2J"), b"1b5b324a\n");
         assert_eq!(line(None, b""), b"\n");
+    }
+
+    #[test]
+    fn a_recorded_layout_shows_its_fields_where_they_fit() {
+        let layout = RecordedLayout {
+            id: 1,
+            text: "A{a:u16@0,b:i8@2,c:u8@3}#4".into(),
+        };
+        let codec = EncodingArguments::default().codec(Some(&layout));
+        assert_eq!(
+            codec.to_line(&[1, 1, 0xff, 7]).unwrap(),
+            b"a=257 b=-1 c=7\n"
+        );
+        assert_eq!(codec.to_line(b"hello").unwrap(), b"hello\n");
+        assert_eq!(&*codec.parse(b"257 -1 7").unwrap(), [1, 1, 0xff, 7]);
+        assert!(codec.parse(b"hello").is_err());
+        let arguments = EncodingArguments {
+            encoding: Some(Encoding::Hex),
+            format: None,
+        };
+        assert_eq!(
+            arguments.codec(Some(&layout)).to_line(b"az").unwrap(),
+            b"617a\n"
+        );
     }
 
     #[test]

@@ -6,12 +6,14 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
+use kstate::{Bytes, State};
 use serde_json::json;
 
 use self::source::{Address, Framing, Source, Stop};
+pub(crate) use self::source::{FeedError, OpenError};
 use crate::cli::{Context, Run};
 use crate::duration;
-use crate::encoding::EncodingArguments;
+use crate::encoding::{Codec, EncodingArguments};
 use crate::error::{CommandError, Exit};
 use crate::keeping::{self, KeepingArguments};
 use crate::output;
@@ -77,26 +79,40 @@ impl Run for Arguments {
     fn run(self, context: &Context) -> Result<(), CommandError> {
         let mount = context.mount()?;
         let ending = Ending::catch().map_err(CommandError::System)?;
-        let state = self.keeping.apply(mount.subscribe(&self.name).write()).bytes()?;
-        let longest = self.keeping.capacity().unwrap_or_else(kstate_sys::abi::page_size);
+        let state = self
+            .keeping
+            .apply(mount.subscribe(&self.name).write())
+            .bytes()?;
+        let longest = self
+            .keeping
+            .capacity()
+            .unwrap_or_else(kstate_sys::abi::page_size);
         let framing = match self.record_size {
             Some(bytes) => Framing::Records(bytes),
-            None => Framing::Lines { keep_newline: self.keep_newline },
+            None => Framing::Lines {
+                keep_newline: self.keep_newline,
+            },
         };
-        // Text may be longer than the value it stands for.
-        let longest_record = match self.encoding.chosen() {
-            Some(_) => 16 * longest as usize,
-            None => longest as usize,
+        let layout = keeping::last_look(&mount, &state)?.layout;
+        let codec = match framing {
+            Framing::Lines { .. } => self.encoding.codec(layout.as_ref()),
+            // They are the bytes already.
+            Framing::Records(_) => self.encoding.codec(None),
         };
-        let stop = Stop { flag: ending.flag(), wake: ending.descriptor() };
+        let longest_record = codec.longest_text(longest as usize);
+        let flag = ending.flag().map_err(CommandError::System)?;
+        let stop = Stop {
+            flag: &flag,
+            wake: ending.descriptor(),
+        };
         let mut source = Source::open(&self.source, framing, longest_record, stop)?;
         if let Some(address) = source.local_address() {
             output::note(format_args!("listening at udp:{address}"));
         }
 
         let begin = Instant::now();
-        let tally = self.feed(context, &state, &mut source)?;
-        let info = state.info()?;
+        let tally = feed(context, &state, &codec, &mut source)?;
+        let info = keeping::last_look(&mount, &state)?;
         drop((state, source));
         self.tell(context, &tally, begin.elapsed())?;
         if keeping::goes_with_its_publisher(&info) {
@@ -109,61 +125,55 @@ impl Run for Arguments {
     }
 }
 
-impl Arguments {
-    fn feed(
-        &self,
-        context: &Context,
-        state: &kstate::State<kstate::Bytes>,
-        source: &mut Source<'_>,
-    ) -> Result<Tally, CommandError> {
-        let mut tally = Tally::default();
-        let mut record = Vec::new();
-        let mut first: Option<Instant> = None;
-        loop {
-            let committed = match source.next_record(&mut record) {
-                Ok(None) => break,
-                Ok(Some(())) => {
-                    first.get_or_insert_with(Instant::now);
-                    self.commit(state, &record)
-                }
-                Err(error) if error.is_one_record() => Err(error.into()),
-                Err(error) => return Err(error.into()),
-            };
-            match committed {
-                Ok(bytes) => {
-                    tally.commits += 1;
-                    tally.bytes += bytes as u64;
-                }
-                Err(error) if error.is_about_one_record() => {
-                    tally.refused += 1;
-                    if tally.refused <= TOLD_REFUSALS {
-                        output::report(context, &error);
-                    }
-                }
-                Err(error) => return Err(error),
+fn feed(
+    context: &Context,
+    state: &State<Bytes>,
+    codec: &Codec,
+    source: &mut Source<'_>,
+) -> Result<Tally, CommandError> {
+    let mut tally = Tally::default();
+    let mut record = Vec::new();
+    let mut first: Option<Instant> = None;
+    loop {
+        let committed = match source.next_record(&mut record) {
+            Ok(None) => break,
+            Ok(Some(())) => {
+                first.get_or_insert_with(Instant::now);
+                commit(state, codec, &record)
             }
+            Err(error) => Err(error.into()),
+        };
+        match committed {
+            Ok(bytes) => {
+                tally.commits += 1;
+                tally.bytes += bytes as u64;
+            }
+            Err(error) if error.is_about_one_record() => {
+                tally.refused += 1;
+                if tally.refused <= TOLD_REFUSALS {
+                    output::report(context, &error);
+                }
+            }
+            Err(error) => return Err(error),
         }
-        tally.busy = first.map(|first| first.elapsed()).unwrap_or_default();
-        Ok(tally)
     }
+    tally.busy = first.map(|first| first.elapsed()).unwrap_or_default();
+    Ok(tally)
+}
 
-    fn commit(
-        &self,
-        state: &kstate::State<kstate::Bytes>,
-        record: &[u8],
-    ) -> Result<usize, CommandError> {
-        if self.encoding.chosen().is_none() {
-            state.publish(record)?;
-            return Ok(record.len());
-        }
-        let value = self.encoding.parse(record)?;
-        state.publish(&value)?;
-        Ok(value.len())
-    }
+fn commit(state: &State<Bytes>, codec: &Codec, record: &[u8]) -> Result<usize, CommandError> {
+    let value = codec.parse(record)?;
+    state.publish(&value)?;
+    Ok(value.len())
+}
 
+impl Arguments {
     fn tell(&self, context: &Context, tally: &Tally, took: Duration) -> io::Result<()> {
         if tally.refused > TOLD_REFUSALS {
-            output::note(format_args!("{} records were refused in all", tally.refused));
+            output::note(format_args!(
+                "{} records were refused in all",
+                tally.refused
+            ));
         }
         if !self.stats {
             return Ok(());
@@ -194,9 +204,16 @@ impl Arguments {
 impl Tally {
     /// Commits a second since the first record.
     fn rate(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "a rate of fifteen digits is exact enough")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "a rate of fifteen digits is exact enough"
+        )]
         let commits = self.commits as f64;
         let seconds = self.busy.as_secs_f64();
-        if seconds > 0.0 { commits / seconds } else { 0.0 }
+        if seconds > 0.0 {
+            commits / seconds
+        } else {
+            0.0
+        }
     }
 }

@@ -9,11 +9,13 @@ use crate::cli::{Context, Run};
 use crate::duration;
 use crate::encoding::EncodingArguments;
 use crate::error::CommandError;
+use crate::keeping;
 use crate::output;
 
 /// Show the newest value of states
 ///
-/// A value is shown as text where it can be, else in hexadecimal; --as and --format say otherwise.
+/// The value of a typed state is shown by its fields, any other as text where it can be, else in
+/// hexadecimal; --as and --format say otherwise.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -45,12 +47,15 @@ pub(crate) struct Arguments {
 
 /// How long to wait for a first value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Wait(Option<Duration>);
+struct Wait(Duration);
+
+/// As good as for ever.
+const FOREVER: Duration = Duration::from_hours(24 * 365 * 100);
 
 fn parse_wait(text: &str) -> Result<Wait, duration::DurationError> {
     match text {
-        "forever" => Ok(Wait(None)),
-        text => duration::parse(text).map(|timeout| Wait(Some(timeout))),
+        "forever" => Ok(Wait(FOREVER)),
+        text => duration::parse(text).map(Wait),
     }
 }
 
@@ -68,31 +73,35 @@ impl Arguments {
         mount: &kstate::Mount,
         name: &str,
     ) -> Result<(), CommandError> {
-        let mut subscribe = mount.subscribe(name);
-        if self.wait.is_none() {
-            subscribe = subscribe.existing();
-        }
-        let state = subscribe.bytes()?;
-        if let Some(Wait(timeout)) = self.wait {
-            state.wait(0, timeout)?;
-        }
+        let subscribe = mount.subscribe(name);
+        let state = match self.wait {
+            None => subscribe.existing(),
+            Some(Wait(timeout)) => subscribe.wait_for(timeout),
+        };
+        let state = state
+            .bytes()
+            .map_err(|error| CommandError::of_existing(name, error))?;
         let snapshot = state.snapshot()?;
-        if snapshot.generation() == 0 {
-            return Err(CommandError::NoValue { name: name.to_owned() });
+        if snapshot.generation().is_never() {
+            return Err(CommandError::NoValue {
+                name: name.to_owned(),
+            });
         }
+        let layout = keeping::last_look(mount, &state)?.layout;
+        let codec = self.encoding.codec(layout.as_ref());
         let mut output = io::stdout().lock();
         if context.json() {
             let line = json!({
                 "name": name,
-                "generation": snapshot.generation(),
+                "generation": snapshot.generation().0,
                 "age_ns": snapshot.age().map(duration::nanoseconds),
                 "length": snapshot.value.len(),
-                "value": self.encoding.render_json(&snapshot.value)?,
+                "value": codec.to_json(&snapshot.value)?,
             });
             return Ok(output::json_line(&mut output, &line)?);
         }
-        let line = self.encoding.line(&snapshot.value)?;
-        if self.names.len() > 1 && !self.encoding.is_raw() {
+        let line = codec.to_line(&snapshot.value)?;
+        if self.names.len() > 1 && !codec.is_raw() {
             write!(output, "{name}\t")?;
         }
         output.write_all(&line)?;
@@ -106,8 +115,8 @@ mod tests {
 
     #[test]
     fn waiting_has_a_timeout_or_none() {
-        assert_eq!(parse_wait("forever"), Ok(Wait(None)));
-        assert_eq!(parse_wait("2s"), Ok(Wait(Some(Duration::from_secs(2)))));
+        assert_eq!(parse_wait("forever"), Ok(Wait(FOREVER)));
+        assert_eq!(parse_wait("2s"), Ok(Wait(Duration::from_secs(2))));
         assert!(parse_wait("2").is_err());
     }
 }

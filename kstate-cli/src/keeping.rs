@@ -3,38 +3,37 @@
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
-use kstate::{Info, Subscribe};
-use kstate_sys::ioctl::info_flags;
+use kstate::{Bytes, Info, Mount, State, Subscribe};
 
 use crate::duration;
+use crate::error::CommandError;
 use crate::output;
 
 /// What a publisher may ask of a state.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "State")]
 pub(crate) struct KeepingArguments {
     /// Keep the state until the file system is unmounted or the state is deleted
     ///
     /// Otherwise it evaporates with its last subscriber. Sets the file's sticky bit.
-    #[arg(long)]
+    #[arg(long, help_heading = "State")]
     keep: bool,
 
     /// Keep the state for a while behind its last subscriber, such as 500ms or 10s
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, help_heading = "State", value_name = "TIME", value_parser = duration::parse)]
     linger: Option<Duration>,
 
     /// Room for values, up to a page; free to choose before the first value, growing only behind it
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, help_heading = "State", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
     capacity: Option<u32>,
 
     /// The file's permissions if this makes the state, in octal
-    #[arg(long, value_name = "MODE", value_parser = mode())]
+    #[arg(long, help_heading = "State", value_name = "MODE", value_parser = mode())]
     mode: Option<u32>,
 }
 
 impl KeepingArguments {
     /// Asks for it.
-    pub(crate) fn apply<'a>(&self, mut subscribe: Subscribe<'a>) -> Subscribe<'a> {
+    pub(crate) fn apply(&self, mut subscribe: Subscribe) -> Subscribe {
         if self.keep {
             subscribe = subscribe.keep();
         }
@@ -56,9 +55,21 @@ impl KeepingArguments {
     }
 }
 
+/// What its publisher sees of a state last.
+///
+/// # Errors
+///
+/// What the daemon says.
+pub(crate) fn last_look(mount: &Mount, state: &State<Bytes>) -> Result<Info, CommandError> {
+    state.info().map_err(|source| {
+        let path = mount.path().join(state.name().as_str());
+        CommandError::File { path, source }
+    })
+}
+
 /// Whether a state of which `info` is the last that its publisher saw goes with this publisher.
 pub(crate) fn goes_with_its_publisher(info: &Info) -> bool {
-    info.subscribers <= 1 && info.linger_ms == 0 && info.flags & info_flags::KEPT == 0
+    info.subscribers <= 1 && info.linger.is_zero() && !info.kept
 }
 
 /// Says that a state has gone, and how to keep it.
@@ -71,8 +82,11 @@ pub(crate) fn tell_that_it_has_gone(name: &str) {
 
 fn mode() -> impl TypedValueParser<Value = u32> {
     clap::builder::StringValueParser::new().try_map(|text| {
-        u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777).ok_or_else(|| {
-            format!("`{text}` is not a file mode; expected three octal digits such as 640")
-        })
+        u32::from_str_radix(&text, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+            .ok_or_else(|| {
+                format!("`{text}` is not a file mode; expected three octal digits such as 640")
+            })
     })
 }

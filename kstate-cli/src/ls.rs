@@ -1,6 +1,7 @@
 //! `kstate ls`: which states there are.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use crate::cli::{Context, Run};
 use crate::duration;
@@ -28,9 +29,11 @@ pub(crate) struct Arguments {
 impl Run for Arguments {
     fn run(self, context: &Context) -> Result<(), CommandError> {
         let mount = context.mount()?;
-        let mut names = mount.names()?;
-        names.retain(|name| name.starts_with(&self.prefix));
-        names.sort_unstable();
+        let names = mount.names()?;
+        let names = names
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|name: &&str| name.starts_with(&self.prefix));
         let mut columns = Columns::new(&[0, 1, 2, 3, 4, 5]);
         columns.push(HEADINGS);
         let mut output = io::stdout().lock();
@@ -39,29 +42,29 @@ impl Run for Arguments {
                 writeln!(output, "{name}")?;
                 continue;
             }
-            let info = match mount.info(&name).map_err(CommandError::from) {
+            let info = match mount.info(name).map_err(CommandError::from) {
                 Ok(info) => info,
                 // It has gone since it was listed.
                 Err(error) if error.exit() == Exit::NotFound => continue,
                 Err(error) => return Err(error),
             };
             if context.json() {
-                output::json_line(&mut output, &stat::to_json(&name, &info))?;
+                output::json_line(&mut output, &stat::to_json(name, &info))?;
                 continue;
             }
-            let kept = match info.linger_ms {
-                _ if stat::is_kept(&info) => "kept",
-                0 => "",
+            let kept = match info.linger {
+                _ if info.kept => "kept",
+                Duration::ZERO => "",
                 _ => "lingers",
             };
             columns.push([
                 info.generation.to_string(),
-                stat::age(&info).map_or_else(|| "-".to_owned(), duration::show),
+                info.age.map_or_else(|| "-".to_owned(), duration::show),
                 format!("{}/{}", info.length, info.capacity),
-                info.subscribers.to_string(),
+                stat::others(&info).to_string(),
                 info.writers.to_string(),
                 info.waiters.to_string(),
-                name,
+                name.to_owned(),
                 kept.to_owned(),
             ]);
         }
@@ -72,5 +75,13 @@ impl Run for Arguments {
     }
 }
 
-const HEADINGS: [&str; 8] =
-    ["GENERATION", "AGE", "LENGTH", "SUBSCRIBED", "WRITERS", "WAITERS", "NAME", ""];
+const HEADINGS: [&str; 8] = [
+    "GENERATION",
+    "AGE",
+    "LENGTH",
+    "SUBSCRIBED",
+    "WRITERS",
+    "WAITERS",
+    "NAME",
+    "",
+];

@@ -14,6 +14,7 @@ mod ls;
 mod man;
 mod mount;
 mod output;
+mod recorded;
 mod rm;
 mod set;
 mod signals;

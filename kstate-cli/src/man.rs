@@ -27,11 +27,17 @@ impl Run for Arguments {
         let Some(directory) = self.directory else {
             return Ok(io::stdout().write_all(&page(command)?)?);
         };
-        let refused = |source| CommandError::File { path: directory.clone(), source };
+        let refused = |source| CommandError::File {
+            path: directory.clone(),
+            source,
+        };
         fs::create_dir_all(&directory).map_err(refused)?;
         // Propagates the global options to the subcommands.
         command.build();
-        for subcommand in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        for subcommand in command
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set())
+        {
             let name = format!("kstate-{}", subcommand.get_name());
             let file = directory.join(format!("{name}.1"));
             let subcommand = subcommand.clone().name(name);

@@ -27,12 +27,15 @@ pub(crate) struct Arguments {
 
 impl Run for Arguments {
     fn run(self, _context: &Context) -> Result<(), CommandError> {
-        let config = self.daemon.into_config();
+        let config = self.daemon.into_config().map_err(CommandError::Usage)?;
         if self.in_background {
             return Ok(kstatefs::daemonize::run(config)?);
         }
-        Ok(kstatefs::serve(config, |_mounted| {
-            output::note("mounted; Ctrl-C or `kstate umount` ends it");
+        Ok(kstatefs::serve(config, |mounted| {
+            let place = mounted.path.display();
+            output::note(format_args!(
+                "mounted on {place}; Ctrl-C or `kstate umount {place}` ends it"
+            ));
         })?)
     }
 }

@@ -31,7 +31,11 @@ pub(crate) fn report(context: &Context, error: &CommandError) {
         error if context.json() => {
             let code = error.exit().code();
             // There is nowhere left to complain to.
-            let _ = writeln!(io::stderr(), "{}", json!({"error": error.to_string(), "exit": code}));
+            let _ = writeln!(
+                io::stderr(),
+                "{}",
+                json!({"error": error.to_string(), "exit": code})
+            );
         }
         error => note(error),
     }
@@ -78,11 +82,13 @@ pub(crate) fn end_with_reader() -> io::Result<()> {
     let output = io::stdout().as_fd().try_clone_to_owned()?;
     // Error conditions are reported without being asked for: a pipe without a reader, a socket or
     // a terminal that was hung up. Nothing of it ever happens to a file.
-    thread::Builder::new().name("reader-watch".into()).spawn(move || {
-        let mut polled = [PollFd::new(output.as_fd(), PollFlags::empty())];
-        while let Err(Errno::EINTR) = poll(&mut polled, PollTimeout::NONE) {}
-        std::process::exit(Exit::Done.code().into());
-    })?;
+    thread::Builder::new()
+        .name("reader-watch".into())
+        .spawn(move || {
+            let mut polled = [PollFd::new(output.as_fd(), PollFlags::empty())];
+            while let Err(Errno::EINTR) = poll(&mut polled, PollTimeout::NONE) {}
+            std::process::exit(Exit::Done.code().into());
+        })?;
     Ok(())
 }
 
@@ -96,7 +102,10 @@ pub(crate) struct Columns {
 impl Columns {
     /// No rows yet.
     pub(crate) fn new(right: &'static [usize]) -> Self {
-        Self { rows: Vec::new(), right }
+        Self {
+            rows: Vec::new(),
+            right,
+        }
     }
 
     /// Appends a row.
@@ -112,7 +121,10 @@ impl Columns {
     pub(crate) fn write(&self, mut output: impl Write) -> io::Result<()> {
         let width = |column: usize| {
             let entries = self.rows.iter().filter_map(|row| row.get(column));
-            entries.map(|entry| entry.chars().count()).max().unwrap_or(0)
+            entries
+                .map(|entry| entry.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -124,7 +136,7 @@ impl Columns {
                     true => (padding, String::new()),
                     false => (String::new(), padding),
                 };
-                line.extend([&before, entry, &after, "  "].map(String::as_str));
+                line.extend([before.as_str(), entry, &after, "  "]);
             }
             writeln!(output, "{}", line.trim_end())?;
         }
@@ -143,6 +155,9 @@ mod tests {
         columns.push(["1000", "s", ""]);
         let mut output = Vec::new();
         columns.write(&mut output).unwrap();
-        assert_eq!(String::from_utf8(output).unwrap(), "   1  µs  last\n1000  s\n");
+        assert_eq!(
+            String::from_utf8(output).unwrap(),
+            "   1  µs  last\n1000  s\n"
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! `kstate set`: publishes one value.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use serde_json::json;
 
@@ -47,11 +47,19 @@ impl Run for Arguments {
             Some(value) if value != "-" => value.into_bytes(),
             _ => read_input()?,
         };
-        let value = self.encoding.parse(&input)?;
+        // A value that does not match shall not make the state.
+        if let Some(format) = self.encoding.chosen() {
+            format.parse(&input)?;
+        }
         let mount = context.mount()?;
-        let state = self.keeping.apply(mount.subscribe(&self.name).write()).bytes()?;
+        let state = self
+            .keeping
+            .apply(mount.subscribe(&self.name).write())
+            .bytes()?;
+        let layout = keeping::last_look(&mount, &state)?.layout;
+        let value = self.encoding.codec(layout.as_ref()).parse(&input)?;
         let generation = state.publish(&value)?;
-        let info = state.info()?;
+        let info = keeping::last_look(&mount, &state)?;
         drop(state);
         let gone = keeping::goes_with_its_publisher(&info);
         if context.json() {
@@ -59,7 +67,7 @@ impl Run for Arguments {
                 &mut io::stdout().lock(),
                 &json!({
                     "name": self.name,
-                    "generation": generation,
+                    "generation": generation.0,
                     "length": value.len(),
                     "gone": gone,
                 }),
@@ -77,6 +85,9 @@ fn read_input() -> Result<Vec<u8>, CommandError> {
     let bound = u64::from(kstate_sys::abi::page_size()) + 1;
     let mut input = Vec::new();
     let read = io::stdin().lock().take(bound).read_to_end(&mut input);
-    read.map_err(|source| CommandError::File { path: "standard input".into(), source })?;
+    read.map_err(|source| CommandError::File {
+        path: "standard input".into(),
+        source,
+    })?;
     Ok(input)
 }

@@ -23,7 +23,6 @@ const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 #[derive(Debug)]
 pub(crate) struct Ending {
     descriptor: Arc<SignalFd>,
-    flag: Arc<AtomicBool>,
 }
 
 impl Ending {
@@ -36,32 +35,56 @@ impl Ending {
         let signals: SigSet = ENDING.into_iter().collect();
         // INVARIANT: Ending 1: threads inherit the mask.
         signals.thread_block()?;
-        let descriptor =
-            Arc::new(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?);
-        let flag = Arc::new(AtomicBool::new(false));
-        let ending = Self { descriptor, flag };
-        let (descriptor, flag) = (ending.descriptor.clone(), ending.flag.clone());
-        thread::Builder::new().name("signals".into()).spawn(move || {
-            let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
-            while let Err(Errno::EINTR) = poll(&mut polled, PollTimeout::NONE) {}
-            flag.store(true, Ordering::Relaxed);
-        })?;
-        Ok(ending)
+        let descriptor = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self {
+            descriptor: Arc::new(descriptor),
+        })
     }
 
-    /// Set once a signal came.
-    pub(crate) fn flag(&self) -> &AtomicBool {
-        &self.flag
+    /// A flag that a thread sets once a signal came, for work that looks often.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a thread.
+    pub(crate) fn flag(&self) -> io::Result<Arc<AtomicBool>> {
+        let flag = Arc::new(AtomicBool::new(false));
+        let (descriptor, set) = (self.descriptor.clone(), flag.clone());
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                let _ = is_readable(descriptor.as_fd(), PollTimeout::NONE);
+                set.store(true, Ordering::Relaxed);
+            })?;
+        Ok(flag)
     }
 
     /// Whether a signal came.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    ///
+    /// # Cost
+    ///
+    /// One system call.
+    pub(crate) fn is_asked(&self) -> io::Result<bool> {
+        is_readable(self.descriptor(), PollTimeout::ZERO)
     }
 
     /// Becomes readable with the first signal, and stays so.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+fn is_readable(descriptor: BorrowedFd<'_>, timeout: PollTimeout) -> io::Result<bool> {
+    let mut polled = [PollFd::new(descriptor, PollFlags::POLLIN)];
+    loop {
+        match poll(&mut polled, timeout) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
     }
 }
 

@@ -3,8 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use kstate::Info;
-use kstate_sys::ioctl::info_flags;
+use kstate::{Generation, Info};
 use serde_json::{Value, json};
 
 use crate::cli::{Context, Run};
@@ -42,19 +41,35 @@ impl Run for Arguments {
 fn describe(info: &Info) -> Columns {
     let mut columns = Columns::new(&[]);
     let mut line = |label: &str, text: String| columns.push([format!("  {label}"), text]);
-    line("generation", match info.generation {
-        0 => "0, never written".to_owned(),
-        generation => generation.to_string(),
-    });
-    line("age", age(info).map_or_else(|| "unknown".to_owned(), duration::show));
+    line(
+        "generation",
+        match info.generation {
+            Generation::NEVER => "0, never written".to_owned(),
+            generation => generation.to_string(),
+        },
+    );
+    line(
+        "age",
+        info.age
+            .map_or_else(|| "unknown".to_owned(), duration::show),
+    );
     line("length", format!("{} bytes", info.length));
     line("capacity", format!("{} bytes", info.capacity));
-    line("layout", layout(info).unwrap_or_else(|| "none, any bytes".to_owned()));
-    line("subscribers", info.subscribers.to_string());
+    line(
+        "layout",
+        match &info.layout {
+            Some(layout) => layout.text.clone(),
+            None => "none, any bytes".to_owned(),
+        },
+    );
+    line("subscribers", others(info).to_string());
     line("writers", info.writers.to_string());
     line("waiters", info.waiters.to_string());
     line("lifetime", lifetime(info));
-    line("live page", (if is_armed(info) { "armed" } else { "not armed" }).to_owned());
+    line(
+        "live page",
+        (if info.armed { "armed" } else { "not armed" }).to_owned(),
+    );
     columns
 }
 
@@ -63,44 +78,32 @@ pub(crate) fn to_json(name: &str, info: &Info) -> Value {
     json!({
         "name": name,
         "state_id": info.state_id,
-        "generation": info.generation,
-        "age_ns": age(info).map(duration::nanoseconds),
+        "generation": info.generation.0,
+        "age_ns": info.age.map(duration::nanoseconds),
         "length": info.length,
         "capacity": info.capacity,
-        "layout_id": layout(info),
-        "subscribers": info.subscribers,
+        "layout": info.layout.as_ref().map(|layout| &layout.text),
+        // As text: many programs round numbers of 64 bits.
+        "layout_id": info.layout.as_ref().map(|layout| format!("{:016x}", layout.id)),
+        "subscribers": others(info),
         "writers": info.writers,
         "waiters": info.waiters,
-        "linger_ms": info.linger_ms,
-        "kept": is_kept(info),
-        "armed": is_armed(info),
+        "linger_ns": duration::nanoseconds(info.linger),
+        "kept": info.kept,
+        "armed": info.armed,
     })
 }
 
-/// The age of the newest version, where it is known.
-pub(crate) fn age(info: &Info) -> Option<Duration> {
-    (info.age_ns != u64::MAX).then(|| Duration::from_nanos(info.age_ns))
-}
-
-/// The id of the recorded layout, as text: as a number, JSON would round it.
-fn layout(info: &Info) -> Option<String> {
-    (info.layout_id != 0).then(|| format!("{:016x}", info.layout_id))
+/// Open descriptors, less the one that asked.
+pub(crate) fn others(info: &Info) -> u32 {
+    info.subscribers.saturating_sub(1)
 }
 
 /// How long the state lives.
 fn lifetime(info: &Info) -> String {
-    match info.linger_ms {
-        _ if is_kept(info) => "kept until unmount".to_owned(),
-        0 => "as long as somebody is subscribed".to_owned(),
-        ms => format!("{} behind its last subscriber", duration::show(Duration::from_millis(ms))),
+    match info.linger {
+        _ if info.kept => "kept until unmount".to_owned(),
+        Duration::ZERO => "as long as somebody is subscribed".to_owned(),
+        linger => format!("{} behind its last subscriber", duration::show(linger)),
     }
-}
-
-/// Whether the sticky bit keeps the state.
-pub(crate) fn is_kept(info: &Info) -> bool {
-    info.flags & info_flags::KEPT != 0
-}
-
-fn is_armed(info: &Info) -> bool {
-    info.flags & info_flags::ARMED != 0
 }

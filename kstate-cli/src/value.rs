@@ -115,7 +115,7 @@ impl ValueFormat {
     }
 
     /// The length of every value of this format in bytes, or `None` where lengths differ.
-    #[must_use]
+    #[cfg(test)]
     pub(crate) fn length(&self) -> Option<usize> {
         match self {
             Self::Struct(layout) => Some(layout.length()),

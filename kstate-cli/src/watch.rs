@@ -5,11 +5,12 @@ use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
 
+use kstate::{Bytes, Generation, RecordedLayout, Watch, WatchError};
 use serde_json::json;
 
 use crate::cli::{Context, Run};
 use crate::duration;
-use crate::encoding::EncodingArguments;
+use crate::encoding::{Codec, EncodingArguments};
 use crate::error::CommandError;
 use crate::output;
 
@@ -55,8 +56,10 @@ pub(crate) struct Arguments {
 
 /// One version of one state.
 struct Change {
-    name: usize,
-    generation: u64,
+    state: usize,
+    /// What is recorded with the state; asked for with its first version.
+    layout: Option<RecordedLayout>,
+    generation: Generation,
     age: Option<Duration>,
     value: Vec<u8>,
 }
@@ -72,35 +75,44 @@ impl Run for Arguments {
             if self.existing {
                 subscribe = subscribe.existing();
             }
-            let state = subscribe.bytes()?;
-            let (sender, interval) = (sender.clone(), self.max_rate);
+            let state = subscribe
+                .bytes()
+                .map_err(|error| CommandError::of_existing(name, error))?;
+            let mut watch = state.watch();
+            if let Some(interval) = self.max_rate {
+                watch = watch.at_most_every(interval);
+            }
+            let sender = sender.clone();
             thread::Builder::new()
                 .name(name.clone())
-                .spawn(move || follow(index, &state, interval, &sender))?;
+                .spawn(move || follow(index, watch, &sender))
+                .map_err(CommandError::System)?;
         }
         drop(sender);
-        output::end_with_reader()?;
+        output::end_with_reader().map_err(CommandError::System)?;
         self.print(context, &changes)
     }
 }
 
-fn follow(
-    name: usize,
-    state: &kstate::State<kstate::Bytes>,
-    interval: Option<Duration>,
-    sender: &SyncSender<Result<Change, kstate::Error>>,
-) {
-    let mut watch = state.watch();
-    if let Some(interval) = interval {
-        watch = watch.at_most_every(interval);
-    }
+fn follow(state: usize, mut watch: Watch<Bytes>, sender: &SyncSender<Result<Change, WatchError>>) {
+    let mut is_first = true;
     loop {
-        let change = watch.next(None).map(|snapshot| Change {
-            name,
-            generation: snapshot.generation(),
-            age: snapshot.age(),
-            value: snapshot.value,
-        });
+        let change = match watch.next(None) {
+            Ok(Some(snapshot)) => Ok(Change {
+                state,
+                layout: match std::mem::take(&mut is_first) {
+                    // Without an answer the value is shown as bytes.
+                    true => watch.reader().info().ok().and_then(|info| info.layout),
+                    false => None,
+                },
+                generation: snapshot.generation(),
+                age: snapshot.age(),
+                value: snapshot.value,
+            }),
+            // Without a timeout that is nothing but a signal.
+            Ok(None) | Err(WatchError::Interrupted) => continue,
+            Err(error) => Err(error),
+        };
         let is_last = change.is_err();
         if sender.send(change).is_err() || is_last {
             return;
@@ -112,16 +124,23 @@ impl Arguments {
     fn print(
         &self,
         context: &Context,
-        changes: &mpsc::Receiver<Result<Change, kstate::Error>>,
+        changes: &mpsc::Receiver<Result<Change, WatchError>>,
     ) -> Result<(), CommandError> {
         let mut shown = 0;
+        let mut codecs = vec![self.encoding.codec(None); self.names.len()];
         while self.count.is_none_or(|count| shown < count) {
             let change = match self.timeout {
                 Some(timeout) => changes.recv_timeout(timeout),
                 None => changes.recv().map_err(RecvTimeoutError::from),
             };
             match change {
-                Ok(change) => self.print_one(context, &change?)?,
+                Ok(change) => {
+                    let change = change?;
+                    if change.layout.is_some() {
+                        codecs[change.state] = self.encoding.codec(change.layout.as_ref());
+                    }
+                    self.print_one(context, &change, &codecs[change.state])?;
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     let timeout = self.timeout.unwrap_or_default();
                     return Err(CommandError::NoChange { timeout });
@@ -133,22 +152,27 @@ impl Arguments {
         Ok(())
     }
 
-    fn print_one(&self, context: &Context, change: &Change) -> Result<(), CommandError> {
-        let name = &self.names[change.name];
+    fn print_one(
+        &self,
+        context: &Context,
+        change: &Change,
+        codec: &Codec,
+    ) -> Result<(), CommandError> {
+        let name = &self.names[change.state];
         let mut output = io::stdout().lock();
         if context.json() {
             let line = json!({
                 "name": name,
-                "generation": change.generation,
+                "generation": change.generation.0,
                 "age_ns": change.age.map(duration::nanoseconds),
                 "length": change.value.len(),
-                "value": self.encoding.render_json(&change.value)?,
+                "value": codec.to_json(&change.value)?,
             });
             return Ok(output::json_line(&mut output, &line)?);
         }
-        let value = self.encoding.line(&change.value)?;
+        let value = codec.to_line(&change.value)?;
         let mut line = Vec::new();
-        if !self.encoding.is_raw() {
+        if !codec.is_raw() {
             if self.names.len() > 1 {
                 write!(line, "{name}\t")?;
             }

@@ -75,8 +75,6 @@ pub struct Geometry {
     page: u32,
     /// Offset in bytes of each class's area.
     areas: [u32; 4],
-    /// log2 of each class's slot size.
-    shifts: [u8; 4],
 }
 
 impl Geometry {
@@ -89,9 +87,6 @@ impl Geometry {
         {
             return None;
         }
-        // log2 of at most 65536 fits a byte.
-        #[expect(clippy::cast_possible_truncation, reason = "a log2 is at most 31")]
-        let shifts = [6, 8, 10, page.trailing_zeros() as u8];
         // 512 + 1024 * 64 bytes: far from overflow.
         let metadata_end = page + 512 + 1024 * 64;
         let first = metadata_end.next_multiple_of(page);
@@ -102,11 +97,7 @@ impl Geometry {
             first + (slots << 6) + (slots << 8),
             first + (slots << 6) + (slots << 8) + (slots << 10),
         ];
-        Some(Self {
-            page,
-            areas,
-            shifts,
-        })
+        Some(Self { page, areas })
     }
 
     /// The geometry of this machine's pages.
@@ -139,13 +130,10 @@ impl Geometry {
     /// Payload bytes of one slot of `class`.
     #[inline]
     pub const fn slot_bytes(&self, class: Class) -> usize {
-        // The page's class alone depends on the machine: with a class that the compiler knows,
-        // this is a constant.
+        // No table: with a class that the compiler knows, all but the page's are constants.
         match class {
-            Class::B64 => 64,
-            Class::B256 => 256,
-            Class::B1024 => 1024,
             Class::Page => self.page as usize,
+            _ => 64 << (2 * class as u8),
         }
     }
 

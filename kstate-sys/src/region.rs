@@ -31,8 +31,7 @@ pub use live::{LiveOwner, live_generation, refresh_live, seize_live};
 pub use mapped::{HeaderError, Mapped, initialise};
 pub use payload::Payload;
 pub use read::{
-    Corruption, MAX_READ_ATTEMPTS, ReadError, Version, describe, newest, read, read_at,
-    read_exactly, read_exactly_at,
+    Candidate, Corruption, MAX_READ_ATTEMPTS, ReadError, Version, describe, newest, read, read_at,
 };
 #[cfg(not(kstate_loom))]
 pub use registry::{Registry, RegistryPage};

@@ -20,11 +20,11 @@ mod imp {
 }
 
 #[cfg(kstate_loom)]
+mod words;
+
+#[cfg(kstate_loom)]
 mod imp {
-    /// A 32-bit word shared between processes.
-    pub type AtomicU32 = loom::sync::atomic::AtomicU32;
-    /// A 64-bit word shared between processes.
-    pub type AtomicU64 = loom::sync::atomic::AtomicU64;
+    pub use super::words::{AtomicU32, AtomicU64};
     pub use loom::sync::atomic::Ordering;
     pub use loom::sync::atomic::fence;
 

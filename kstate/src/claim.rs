@@ -93,7 +93,11 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
         reader.grow(class).inspect_err(|_| release(reader, group))?;
         reader.current().populate_group(group, class);
         let writer = Writer::claimed(reader.memory(), group, class);
-        Ok(Claimed { writer, process, capacity: claim.capacity })
+        Ok(Claimed {
+            writer,
+            process,
+            capacity: claim.capacity,
+        })
     };
     claimed().map_err(|source: io::Error| match errno::refusal(&source) {
         Refusal::TooManyWriters => ClaimError::TooManyWriters { name: name() },
@@ -101,7 +105,10 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
         Refusal::Deleted => ClaimError::Deleted { name: name() },
         Refusal::DaemonDied => ClaimError::DaemonDied { name: name() },
         Refusal::WrongMode => ClaimError::ReadOnly { name: name() },
-        _ => ClaimError::Io { name: name(), source },
+        _ => ClaimError::Io {
+            name: name(),
+            source,
+        },
     })
 }
 

@@ -4,11 +4,11 @@
 use core::mem::MaybeUninit;
 use std::borrow::Borrow;
 
-use kstate_sys::region::{self, Head, Version};
+use kstate_sys::region::{self, Candidate, Head, Version};
 
 use crate::layout::Layout;
 use crate::reader::Reader;
-use crate::snapshot::{Label, ReadError, Snapshot};
+use crate::snapshot::{ReadError, Snapshot};
 
 /// The content of an untyped state: bytes, as many as the newest version has.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,10 @@ pub trait Content: sealed::Sealed + Sized + 'static {
 
     #[doc(hidden)]
     fn replace(page: &mut Self::Page, value: &Self::View);
+
+    /// Fills `page` with the version that `head` names, if nothing is in the way.
+    #[doc(hidden)]
+    fn fill_quickly(reader: &Reader<Self>, head: Head, page: &mut Self::Page) -> bool;
 
     /// Fills `page` with the version that `head` names, the newest one if none is named.
     #[doc(hidden)]
@@ -79,27 +83,21 @@ impl<T: Layout> Content for T {
 
     #[inline]
     fn snapshot(reader: &Reader<T>) -> Result<Snapshot<T>, ReadError> {
-        // Filled where it will be returned from: a page is not moved twice.
-        let mut snapshot = MaybeUninit::<Snapshot<T>>::uninit();
-        let place = snapshot.as_mut_ptr();
-        // SAFETY: within `snapshot`.
-        let value = unsafe { &raw mut (*place).value };
-        // SAFETY: `snapshot` is not used otherwise before the match.
-        let bytes = unsafe { bytes_of(value) };
-        match region::read_exactly(&reader.memory_copied(), bytes) {
-            Some(version) => {
-                // SAFETY: within `snapshot`.
-                unsafe { (*place).label = Label::new(&version, reader.clock()) };
-                // SAFETY: the label was written, and all bytes of the value, which are a `T`
-                // whatever they are (`FromBytes`).
-                Ok(unsafe { snapshot.assume_init() })
-            }
-            None => {
-                let mut value = T::new_zeroed();
-                let version = typed_slowly(reader, &mut value)?;
-                Ok(Snapshot::new(value, &version, reader.clock()))
+        if size_of::<T>() > 64 {
+            let mut snapshot = MaybeUninit::uninit();
+            snapshot_to(reader, &mut snapshot);
+            // SAFETY: `snapshot_to` writes it.
+            return unsafe { snapshot.assume_init() };
+        }
+        // In registers until it is known to be whole.
+        let memory = reader.memory_copied();
+        if let Some(candidate) = Candidate::newest(&memory, size_of::<T>()) {
+            let value = candidate.payload.value();
+            if candidate.still_stands() {
+                return Ok(Snapshot::new(value, &candidate.version, reader.clock()));
             }
         }
+        snapshot_slowly(reader)
     }
 
     #[inline]
@@ -122,20 +120,71 @@ impl<T: Layout> Content for T {
         **page = *value;
     }
 
-    #[inline]
+    #[inline(always)]
+    fn fill_quickly(reader: &Reader<T>, head: Head, page: &mut Box<T>) -> bool {
+        let memory = reader.memory_copied();
+        copy_if_whole(Candidate::at(&memory, head, size_of::<T>()), &mut **page).is_some()
+    }
+
     fn fill(
         reader: &Reader<T>,
         head: Option<Head>,
         page: &mut Box<T>,
     ) -> Result<Filled, ReadError> {
-        let into = maybe_uninit(page.as_mut_bytes());
-        if let Some(head) = head
-            && region::read_exactly_at(&reader.memory_copied(), head, into).is_some()
-        {
-            return Ok(Filled::Whole);
+        let version = reader.retry_grown(|memory| {
+            let into = maybe_uninit(page.as_mut_bytes());
+            match head {
+                Some(head) => region::read_at(memory, head, into),
+                None => region::read(memory, into).map(Some),
+            }
+        });
+        let version = match version {
+            Ok(None) => return Ok(Filled::Recycled),
+            Ok(Some(version)) => Ok(version),
+            Err(error) => Err(error),
+        };
+        let version = check_length::<T>(reader, version)?;
+        if version.length == 0 {
+            **page = T::new_zeroed();
         }
-        fill_slowly(reader, head, page)
+        Ok(Filled::Whole)
     }
+}
+
+/// The version of `candidate`, copied to `into`, if it was one version all the time.
+#[inline(always)]
+fn copy_if_whole<T: Layout>(candidate: Option<Candidate<'_>>, into: &mut T) -> Option<Version> {
+    let candidate = candidate?;
+    candidate.payload.load(maybe_uninit(into.as_mut_bytes()));
+    candidate.still_stands().then_some(candidate.version)
+}
+
+/// A snapshot of a long value, put where it is wanted before it is known to be whole.
+///
+/// Out of line, because a call is what the compiler hands the final place to: a page is copied
+/// once, where a value returned by inlined code is moved twice more.
+#[inline(never)]
+fn snapshot_to<T: Layout>(
+    reader: &Reader<T>,
+    place: &mut MaybeUninit<Result<Snapshot<T>, ReadError>>,
+) {
+    let memory = reader.memory_copied();
+    if let Some(candidate) = Candidate::newest(&memory, size_of::<T>()) {
+        let value = candidate.payload.value();
+        place.write(Ok(Snapshot::new(value, &candidate.version, reader.clock())));
+        if candidate.still_stands() {
+            return;
+        }
+    }
+    place.write(snapshot_slowly(reader));
+}
+
+#[cold]
+#[inline(never)]
+fn snapshot_slowly<T: Layout>(reader: &Reader<T>) -> Result<Snapshot<T>, ReadError> {
+    let mut value = T::new_zeroed();
+    let version = typed_slowly(reader, &mut value)?;
+    Ok(Snapshot::new(value, &version, reader.clock()))
 }
 
 /// A typed read that is not of the usual kind: a state never written, grown, of another length,
@@ -143,39 +192,13 @@ impl<T: Layout> Content for T {
 #[cold]
 #[inline(never)]
 fn typed_slowly<T: Layout>(reader: &Reader<T>, value: &mut T) -> Result<Version, ReadError> {
-    let version = reader
-        .retry_grown(|memory| region::read(memory, maybe_uninit(value.as_mut_bytes())));
+    let version =
+        reader.retry_grown(|memory| region::read(memory, maybe_uninit(value.as_mut_bytes())));
     let version = check_length::<T>(reader, version)?;
     if version.length == 0 {
         *value = T::new_zeroed();
     }
     Ok(version)
-}
-
-#[cold]
-#[inline(never)]
-fn fill_slowly<T: Layout>(
-    reader: &Reader<T>,
-    head: Option<Head>,
-    page: &mut Box<T>,
-) -> Result<Filled, ReadError> {
-    let version = reader.retry_grown(|memory| {
-        let into = maybe_uninit(page.as_mut_bytes());
-        match head {
-            Some(head) => region::read_at(memory, head, into),
-            None => region::read(memory, into).map(Some),
-        }
-    });
-    let version = match version {
-        Ok(None) => return Ok(Filled::Recycled),
-        Ok(Some(version)) => Ok(version),
-        Err(error) => Err(error),
-    };
-    let version = check_length::<T>(reader, version)?;
-    if version.length == 0 {
-        **page = T::new_zeroed();
-    }
-    Ok(Filled::Whole)
 }
 
 /// A version has the length of its type, or was never written.
@@ -191,7 +214,12 @@ fn check_length<T: Layout>(
         Err(error) => return Err(error),
     };
     let name = reader.name().clone();
-    Err(ReadError::Length { name, found, expected: size_of::<T>(), layout: T::describe() })
+    Err(ReadError::Length {
+        name,
+        found,
+        expected: size_of::<T>(),
+        layout: T::describe(),
+    })
 }
 
 impl Content for Bytes {
@@ -230,14 +258,22 @@ impl Content for Bytes {
         page.extend_from_slice(value);
     }
 
+    fn fill_quickly(reader: &Reader<Self>, head: Head, page: &mut Vec<u8>) -> bool {
+        matches!(Self::fill(reader, Some(head), page), Ok(Filled::Whole))
+    }
+
     fn fill(
         reader: &Reader<Self>,
         head: Option<Head>,
         page: &mut Vec<u8>,
     ) -> Result<Filled, ReadError> {
         page.clear();
-        let Some(head) = head else { return append_newest(reader, page).map(|_| Filled::Whole) };
-        let version = with_room(reader, page, |memory, into| region::read_at(memory, head, into))?;
+        let Some(head) = head else {
+            return append_newest(reader, page).map(|_| Filled::Whole);
+        };
+        let version = with_room(reader, page, |memory, into| {
+            region::read_at(memory, head, into)
+        })?;
         Ok(version.map_or(Filled::Recycled, |version| {
             // SAFETY: reading has filled that many bytes of the room given.
             unsafe { page.set_len(version.length as usize) };
@@ -257,10 +293,7 @@ fn append_newest(reader: &Reader<Bytes>, bytes: &mut Vec<u8>) -> Result<Version,
 fn with_room<R>(
     reader: &Reader<Bytes>,
     bytes: &mut Vec<u8>,
-    mut read: impl FnMut(
-        &region::Mapped<'_>,
-        &mut [MaybeUninit<u8>],
-    ) -> Result<R, region::ReadError>,
+    mut read: impl FnMut(&region::Mapped<'_>, &mut [MaybeUninit<u8>]) -> Result<R, region::ReadError>,
 ) -> Result<R, ReadError> {
     bytes.reserve(reader.capacity() as usize);
     loop {
@@ -292,7 +325,11 @@ impl Reader<Bytes> {
             Ok(version) => version,
             Err(_) => self.retry_grown(|memory| region::read(memory, into))?,
         };
-        Ok(Snapshot::new(version.length as usize, &version, self.clock()))
+        Ok(Snapshot::new(
+            version.length as usize,
+            &version,
+            self.clock(),
+        ))
     }
 }
 
@@ -309,25 +346,19 @@ impl<T: Layout> Reader<T> {
     /// One copy, straight to where it is wanted; no system call, no allocation.
     #[inline]
     pub fn snapshot_into(&self, into: &mut T) -> Result<Snapshot<usize>, ReadError> {
-        match region::read_exactly(&self.memory_copied(), maybe_uninit(into.as_mut_bytes())) {
+        let memory = self.memory_copied();
+        match copy_if_whole(Candidate::newest(&memory, size_of::<T>()), into) {
             Some(version) => Ok(Snapshot::new(size_of::<T>(), &version, self.clock())),
             None => {
                 let version = typed_slowly(self, into)?;
-                Ok(Snapshot::new(version.length as usize, &version, self.clock()))
+                Ok(Snapshot::new(
+                    version.length as usize,
+                    &version,
+                    self.clock(),
+                ))
             }
         }
     }
-}
-
-/// The bytes of a value that is not there yet.
-///
-/// # Safety
-///
-/// `value` is a place for a `T` that nobody else uses for the lifetime chosen.
-#[inline]
-unsafe fn bytes_of<'a, T>(value: *mut T) -> &'a mut [MaybeUninit<u8>] {
-    // SAFETY: the caller's promise; uninitialised bytes are allowed.
-    unsafe { core::slice::from_raw_parts_mut(value.cast::<MaybeUninit<u8>>(), size_of::<T>()) }
 }
 
 /// Initialised bytes as a destination of [`region::read`], which only ever writes initialised

@@ -52,8 +52,10 @@ pub enum Error {
 
 impl<E: std::error::Error + Send + Sync + 'static> From<TransactError<E>> for Error {
     fn from(error: TransactError<E>) -> Self {
-        Self::Transact(error.map_aborted(|reason| -> Box<dyn std::error::Error + Send + Sync> {
-            Box::new(reason)
-        }))
+        Self::Transact(
+            error.map_aborted(|reason| -> Box<dyn std::error::Error + Send + Sync> {
+                Box::new(reason)
+            }),
+        )
     }
 }

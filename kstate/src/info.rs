@@ -92,9 +92,10 @@ pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
     let mut subscribe = ioctl::Subscribe::default();
     call::subscribe(file, &mut subscribe)?;
     let layout = match (subscribe.outcome, subscribe.layout_id) {
-        (outcome::OK, id) if id != 0 => {
-            Some(RecordedLayout { id, text: subscribe.layout_text().unwrap_or("?").to_owned() })
-        }
+        (outcome::OK, id) if id != 0 => Some(RecordedLayout {
+            id,
+            text: subscribe.layout_text().unwrap_or("?").to_owned(),
+        }),
         _ => None,
     };
     Ok(Info {

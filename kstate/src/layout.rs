@@ -27,11 +27,9 @@ pub trait Layout: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + 'stat
 
 /// FNV-1a with 64 bits, never 0. <http://www.isthe.com/chongo/tech/comp/fnv/>
 fn fingerprint(text: &[u8]) -> u64 {
-    let hash = text
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     hash.max(1)
 }
 
@@ -70,7 +68,8 @@ impl Description {
         if !self.0.ends_with('{') {
             self.0.push(',');
         }
-        self.0.push_str(&format!("{name}:{}@{offset}", T::describe()));
+        self.0
+            .push_str(&format!("{name}:{}@{offset}", T::describe()));
         self
     }
 
@@ -179,7 +178,10 @@ mod tests {
 
     #[test]
     fn values_are_their_bytes() {
-        let value = Inner { a: 0x0201, b: [3, -1] };
+        let value = Inner {
+            a: 0x0201,
+            b: [3, -1],
+        };
         assert_eq!(value.as_bytes(), [1, 2, 3, 255]);
         assert_eq!(Inner::read_from_bytes(&[1, 2, 3, 255]).unwrap(), value);
     }

@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "hands out a pointer to a page that others write")]
+#![expect(
+    unsafe_code,
+    reason = "hands out a pointer to a page that others write"
+)]
 //! The live pointer: the newest value at an address that stays.
 
 use core::mem::MaybeUninit;
@@ -77,11 +80,17 @@ impl<T> Reader<T> {
         let name = || self.name().clone();
         let page = mapped.map_err(|source| match errno::refusal(&source) {
             Refusal::NoSpace => LiveError::NoSpace { name: name() },
-            _ => LiveError::Io { name: name(), source },
+            _ => LiveError::Io {
+                name: name(),
+                source,
+            },
         })?;
         self.current().populate_live();
         // INVARIANT: 1: mapped just now.
-        Ok(Live { page, reader: self.clone() })
+        Ok(Live {
+            page,
+            reader: self.clone(),
+        })
     }
 }
 
@@ -112,7 +121,12 @@ impl<T> Live<T> {
     /// Length in bytes of the version in the page; the rest is zeros.
     #[inline]
     pub fn len(&self) -> usize {
-        let length = self.reader.memory().header().live_length.load(Ordering::Relaxed);
+        let length = self
+            .reader
+            .memory()
+            .header()
+            .live_length
+            .load(Ordering::Relaxed);
         // A writer could have scribbled over it.
         (length as usize).min(self.page.len())
     }

@@ -51,7 +51,11 @@ impl Map {
         // `Mapped`. Only the holder of a `State` stores, which needs write access (invariant 2).
         let mapped = unsafe { Mapped::new(base, raw.len(), geometry) }.map_err(invalid)?;
         mapped.check().map_err(invalid)?;
-        let map = Self { mapped, access, raw };
+        let map = Self {
+            mapped,
+            access,
+            raw,
+        };
         map.populate_page_of(geometry.header());
         Ok(map)
     }

@@ -182,13 +182,22 @@ impl Mount {
         let mut daemon = 0;
         match call::version(&registry, &mut daemon) {
             Ok(()) if daemon == ABI_VERSION => {}
-            Ok(()) => return Err(MountError::AbiVersion { path, daemon, library: ABI_VERSION }),
+            Ok(()) => {
+                return Err(MountError::AbiVersion {
+                    path,
+                    daemon,
+                    library: ABI_VERSION,
+                });
+            }
             Err(error) if errno::refusal(&error) == Refusal::NotOurs => {
                 return Err(MountError::NotKstate { path });
             }
             Err(error) => return Err(refused(&path, error)),
         }
-        let device = registry.metadata().map_err(|error| refused(&path, error))?.dev();
+        let device = registry
+            .metadata()
+            .map_err(|error| refused(&path, error))?
+            .dev();
         Ok(Self { path, device })
     }
 
@@ -279,7 +288,10 @@ fn open_registry(path: &Path) -> Result<File, MountError> {
 }
 
 fn open_for_library(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(O_LIBRARY).open(path)
+    File::options()
+        .read(true)
+        .custom_flags(O_LIBRARY)
+        .open(path)
 }
 
 fn refused(path: &Path, source: io::Error) -> MountError {
@@ -300,8 +312,14 @@ mod tests {
     fn a_directory_without_a_mount_is_refused_with_advice() {
         for path in ["/proc", "/nonexistent/kstate", "/etc/hostname"] {
             let error = Mount::at(path).unwrap_err();
-            assert!(matches!(error, MountError::NotMounted { .. }), "{path}: {error:?}");
-            assert!(error.to_string().contains(&format!("kstate mount {path}")), "{error}");
+            assert!(
+                matches!(error, MountError::NotMounted { .. }),
+                "{path}: {error:?}"
+            );
+            assert!(
+                error.to_string().contains(&format!("kstate mount {path}")),
+                "{error}"
+            );
         }
     }
 }

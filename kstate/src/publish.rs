@@ -175,16 +175,27 @@ impl<T: Content> State<T> {
                     Ok(Room::Made) => {}
                     Ok(Room::Lacking { capacity }) => {
                         let length = bytes.len();
-                        return Err(PublishError::TooLong { name: name(), length, capacity });
+                        return Err(PublishError::TooLong {
+                            name: name(),
+                            length,
+                            capacity,
+                        });
                     }
-                    Err(source) => return Err(PublishError::Io { name: name(), source }),
+                    Err(source) => {
+                        return Err(PublishError::Io {
+                            name: name(),
+                            source,
+                        });
+                    }
                 },
             }
         }
     }
 
     fn deleted(&self) -> PublishError {
-        PublishError::Deleted { name: self.name().clone() }
+        PublishError::Deleted {
+            name: self.name().clone(),
+        }
     }
 
     /// Asks for the capacity in force and, if it allows `length` bytes, maps and writes that far.

@@ -54,7 +54,12 @@ impl<T> Reader<T> {
         // INVARIANT: 1.
         let map = std::ptr::from_ref(subscription.map_for(Class::B64)?).cast_mut();
         let clock = subscription.clock();
-        Ok(Self { map: AtomicPtr::new(map), clock, subscription, content: PhantomData })
+        Ok(Self {
+            map: AtomicPtr::new(map),
+            clock,
+            subscription,
+            content: PhantomData,
+        })
     }
 
     pub(crate) fn subscription(&self) -> &Subscription {
@@ -125,14 +130,20 @@ impl<T> Reader<T> {
                 Err(region::ReadError::Unmapped { class }) => match self.grow(class) {
                     // At most once a class: the new mapping reaches this one.
                     Ok(()) => continue,
-                    Err(source) => ReadError::Map { name: name(), source },
+                    Err(source) => ReadError::Map {
+                        name: name(),
+                        source,
+                    },
                 },
-                Err(region::ReadError::TooLong { length, room }) => {
-                    ReadError::TooLong { name: name(), length, room }
-                }
-                Err(region::ReadError::Corrupt(corruption)) => {
-                    ReadError::Damaged { name: name(), corruption }
-                }
+                Err(region::ReadError::TooLong { length, room }) => ReadError::TooLong {
+                    name: name(),
+                    length,
+                    room,
+                },
+                Err(region::ReadError::Corrupt(corruption)) => ReadError::Damaged {
+                    name: name(),
+                    corruption,
+                },
                 Err(_) => ReadError::Unstable { name: name() },
             });
         }
@@ -162,7 +173,11 @@ impl<T> Reader<T> {
     pub fn capacity(&self) -> u32 {
         let memory = self.memory();
         // A writer could have scribbled over it: at most a page whatever it says.
-        memory.header().capacity.load(Ordering::Relaxed).min(memory.geometry().page())
+        memory
+            .header()
+            .capacity
+            .load(Ordering::Relaxed)
+            .min(memory.geometry().page())
     }
 
     /// The newest generation; 0 if nobody has written yet.
@@ -232,7 +247,10 @@ impl<T: Content> Reader<T> {
     ///
     /// # Cost
     ///
-    /// One copy; no system call. Typed: no allocation. Bytes: one allocation.
+    /// One copy; no system call. Typed: no allocation, but a type of more than some hundred bytes
+    /// is moved once or twice on its way to the caller, where
+    /// [`snapshot_into`](Reader::snapshot_into) copies straight to its place. Bytes: one
+    /// allocation.
     #[inline]
     pub fn snapshot(&self) -> Result<Snapshot<T::Owned>, ReadError> {
         T::snapshot(self)

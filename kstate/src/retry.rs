@@ -79,7 +79,10 @@ pub enum TransactError<E = Infallible> {
 impl Retry {
     /// 1000 attempts, pauses of up to a millisecond.
     pub const fn new() -> Self {
-        Self { attempts: 1000, longest_pause: Duration::from_millis(1) }
+        Self {
+            attempts: 1000,
+            longest_pause: Duration::from_millis(1),
+        }
     }
 
     /// With at most this many attempts; at least one is made.
@@ -110,9 +113,15 @@ impl<E> TransactError<E> {
             Self::Begin(error) => TransactError::Begin(error),
             Self::Read(error) => TransactError::Read(error),
             Self::Commit(error) => TransactError::Commit(error),
-            Self::Exhausted { name, attempts, delay } => {
-                TransactError::Exhausted { name, attempts, delay }
-            }
+            Self::Exhausted {
+                name,
+                attempts,
+                delay,
+            } => TransactError::Exhausted {
+                name,
+                attempts,
+                delay,
+            },
             Self::Aborted(reason) => TransactError::Aborted(change(reason)),
         }
     }
@@ -185,7 +194,12 @@ impl<T: Content> State<T> {
                     let value = work(&mut tx)?;
                     let outcome = tx.commit()?;
                     if !outcome.is_conflict() {
-                        return Ok(Retried { value, outcome, attempts, delay: backoff.delay() });
+                        return Ok(Retried {
+                            value,
+                            outcome,
+                            attempts,
+                            delay: backoff.delay(),
+                        });
                     }
                 }
                 Err(BeginError::Undecided { .. }) => {}
@@ -200,7 +214,11 @@ impl<T: Content> State<T> {
 
     #[cold]
     fn given_up<E>(&self, attempts: u32, delay: Duration) -> TransactError<E> {
-        TransactError::Exhausted { name: self.name().clone(), attempts, delay }
+        TransactError::Exhausted {
+            name: self.name().clone(),
+            attempts,
+            delay,
+        }
     }
 }
 
@@ -214,7 +232,11 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) const fn new(longest: Duration) -> Self {
-        Self { range: FIRST_PAUSE, longest, delay: Duration::ZERO }
+        Self {
+            range: FIRST_PAUSE,
+            longest,
+            delay: Duration::ZERO,
+        }
     }
 
     /// Time spent in pauses so far.
@@ -225,7 +247,9 @@ impl Backoff {
     #[cold]
     pub(crate) fn pause(&mut self) {
         let start = Instant::now();
-        let range = u64::try_from(self.range.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let range = u64::try_from(self.range.as_nanos())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let pause = Duration::from_nanos(fastrand::u64(..range));
         if pause > LONGEST_SPIN {
             std::thread::sleep(pause);

@@ -103,7 +103,10 @@ pub enum ReadError {
 impl<V> Snapshot<V> {
     #[inline]
     pub(crate) fn new(value: V, version: &Version, clock: Clock) -> Self {
-        Self { value, label: Label::new(version, clock) }
+        Self {
+            value,
+            label: Label::new(version, clock),
+        }
     }
 
     /// How many versions had been published up to this one; 0 if nobody has written yet.
@@ -131,19 +134,28 @@ impl<V> Snapshot<V> {
     /// One reading of the clock, no system call.
     #[inline]
     pub fn age(&self) -> Option<Duration> {
-        let Label { time, clock_kind, ns_per_tick_32, .. } = self.label;
+        let Label {
+            time,
+            clock_kind,
+            ns_per_tick_32,
+            ..
+        } = self.label;
         let clock = Clock::from_raw(clock_kind as u32, ns_per_tick_32)?;
         self.is_stamped().then(|| clock.between(time, clock.now()))
     }
 
     /// When it was committed, by the system's clock as it is set now; `None` if not stamped.
     pub fn time(&self) -> Option<SystemTime> {
-        self.age().and_then(|age| SystemTime::now().checked_sub(age))
+        self.age()
+            .and_then(|age| SystemTime::now().checked_sub(age))
     }
 
     /// The same version with another value.
     pub fn map<W>(self, change: impl FnOnce(V) -> W) -> Snapshot<W> {
-        Snapshot { value: change(self.value), label: self.label }
+        Snapshot {
+            value: change(self.value),
+            label: self.label,
+        }
     }
 }
 

@@ -36,7 +36,9 @@ impl Stamp {
 /// A time in the future counts as now.
 impl From<SystemTime> for Stamp {
     fn from(at: SystemTime) -> Self {
-        Self { ago: at.elapsed().unwrap_or(Duration::ZERO) }
+        Self {
+            ago: at.elapsed().unwrap_or(Duration::ZERO),
+        }
     }
 }
 

@@ -34,8 +34,10 @@ pub struct State<T: Content> {
     /// Bytes that a version may have, as of the claim or the last look.
     pub(crate) room: Cell<u32>,
     stamping: Cell<Stamping>,
-    /// Private pages of earlier transactions, to be used again.
-    pages: RefCell<Vec<T::Page>>,
+    /// The private page of an earlier transaction, to be used again.
+    spare: Cell<Option<T::Page>>,
+    /// More of them, where transactions were nested.
+    spares: RefCell<Vec<T::Page>>,
 }
 
 /// Why the capacity is what it was.
@@ -93,7 +95,8 @@ impl<T: Content> State<T> {
             process: Cell::new(Process::current()?),
             room: Cell::new(0),
             stamping: Cell::new(Stamping::default()),
-            pages: RefCell::new(Vec::new()),
+            spare: Cell::new(None),
+            spares: RefCell::new(Vec::new()),
         })
     }
 
@@ -145,23 +148,38 @@ impl<T: Content> State<T> {
                 Refusal::WrongMode => CapacityError::ReadOnly { name: name() },
                 Refusal::TooBig => {
                     let page = self.geometry().page();
-                    CapacityError::TooBig { name: name(), wanted: bytes, page }
+                    CapacityError::TooBig {
+                        name: name(),
+                        wanted: bytes,
+                        page,
+                    }
                 }
-                Refusal::Invalid => CapacityError::Shrinks { name: name(), wanted: bytes },
+                Refusal::Invalid => CapacityError::Shrinks {
+                    name: name(),
+                    wanted: bytes,
+                },
                 Refusal::NoSpace => CapacityError::NoSpace { name: name() },
-                _ => CapacityError::Io { name: name(), source },
+                _ => CapacityError::Io {
+                    name: name(),
+                    source,
+                },
             }),
         }
     }
 
     /// Maps and writes as far as `capacity`, the one in force, allows.
     pub(crate) fn take_capacity(&self, capacity: u32) -> io::Result<()> {
-        let class = self.geometry().class_for(capacity).ok_or_else(errno::protocol_violation)?;
+        let class = self
+            .geometry()
+            .class_for(capacity)
+            .ok_or_else(errno::protocol_violation)?;
         self.reader.grow(class)?;
         if let Some(mut writer) = self.own_writer() {
             // The daemon has allocated slots of that class for every group.
             writer.grow(class);
-            self.reader.current().populate_group(writer.group(), writer.class());
+            self.reader
+                .current()
+                .populate_group(writer.group(), writer.class());
             self.writer.set(Some(writer));
             // INVARIANT: 2.
             self.room.set(capacity);
@@ -181,7 +199,11 @@ impl<T: Content> State<T> {
     /// Claims a group for the calling process, in place of a parent's if there is one.
     #[cold]
     pub(crate) fn claim(&self) -> Result<Writer, ClaimError> {
-        let Claimed { writer, process, capacity } = claim::claim(&self.reader)?;
+        let Claimed {
+            writer,
+            process,
+            capacity,
+        } = claim::claim(&self.reader)?;
         // INVARIANT: 1 and 2; the writer itself is put back by the caller.
         self.process.set(process);
         self.room.set(capacity);
@@ -213,15 +235,31 @@ impl<T: Content> State<T> {
     /// A private page for a transaction; what it holds is arbitrary.
     #[inline]
     pub(crate) fn page(&self) -> T::Page {
-        let page = self.pages.try_borrow_mut().ok().and_then(|mut pages| pages.pop());
+        self.spare.take().unwrap_or_else(|| self.another_page())
+    }
+
+    #[cold]
+    fn another_page(&self) -> T::Page {
+        let page = self
+            .spares
+            .try_borrow_mut()
+            .ok()
+            .and_then(|mut spares| spares.pop());
         page.unwrap_or_else(|| T::page(self.capacity()))
     }
 
     /// Takes a page back.
     #[inline]
     pub(crate) fn recycle(&self, page: T::Page) {
-        if let Ok(mut pages) = self.pages.try_borrow_mut() {
-            pages.push(page);
+        if let Some(other) = self.spare.replace(Some(page)) {
+            self.keep_spare(other);
+        }
+    }
+
+    #[cold]
+    fn keep_spare(&self, page: T::Page) {
+        if let Ok(mut spares) = self.spares.try_borrow_mut() {
+            spares.push(page);
         }
     }
 }

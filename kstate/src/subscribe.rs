@@ -257,7 +257,10 @@ impl Subscribe {
         const { assert!(size_of::<T>() > 0, "a state has at least one byte") };
         let size = u32::try_from(size_of::<T>()).unwrap_or(u32::MAX);
         self.capacity = self.capacity.max(size);
-        self.finish(Some(Wanted { id: T::id(), text: T::describe() }))
+        self.finish(Some(Wanted {
+            id: T::id(),
+            text: T::describe(),
+        }))
     }
 
     /// A handle on bytes, whatever they mean.
@@ -270,12 +273,17 @@ impl Subscribe {
     }
 
     fn finish<T: Content>(self, layout: Option<Wanted>) -> Result<State<T>, SubscribeError> {
-        let deadline = self.patience.map(|patience| (patience, Deadline::after(patience)));
+        let deadline = self
+            .patience
+            .map(|patience| (patience, Deadline::after(patience)));
         let name = self.name.as_ref().ok().cloned();
         let subscription = self.make(layout.as_ref(), deadline)?;
         let in_context = |source| match name {
             Some(name) => SubscribeError::Io { name, source },
-            None => SubscribeError::Mount(MountError::Io { path: "".into(), source }),
+            None => SubscribeError::Mount(MountError::Io {
+                path: "".into(),
+                source,
+            }),
         };
         let reader = Reader::new(Arc::new(subscription)).map_err(in_context)?;
         if let Some((patience, deadline)) = deadline {
@@ -291,7 +299,12 @@ impl Subscribe {
         deadline: Option<(Duration, Deadline)>,
     ) -> Result<Subscription, SubscribeError> {
         let (name, mount) = (self.name?, self.mount?);
-        let options = Options { access: self.access, mode: self.mode, name: &name, mount: &mount };
+        let options = Options {
+            access: self.access,
+            mode: self.mode,
+            name: &name,
+            mount: &mount,
+        };
         let descriptor = match deadline {
             Some((patience, deadline)) => options.open_when_there(patience, deadline)?,
             None => options.open(!self.existing)?,
@@ -304,8 +317,14 @@ impl Subscribe {
             call::set_linger(&descriptor, millis).map_err(|error| options.not_owner(error))?;
         }
         let (terms, capacity) = options.agree(&descriptor, self.capacity, layout)?;
-        let io = |source| SubscribeError::Io { name: name.clone(), source };
-        let class = terms.geometry.class_for(capacity).ok_or_else(errno::protocol_violation);
+        let io = |source| SubscribeError::Io {
+            name: name.clone(),
+            source,
+        };
+        let class = terms
+            .geometry
+            .class_for(capacity)
+            .ok_or_else(errno::protocol_violation);
         let class = class.map_err(io)?;
         Subscription::new(descriptor, name.clone(), self.access, terms, class).map_err(io)
     }
@@ -322,7 +341,11 @@ struct Options<'a> {
 impl Options<'_> {
     fn open(&self, create: bool) -> Result<OwnedFd, SubscribeError> {
         let mut flags = OFlag::O_CLOEXEC | OFlag::from_bits_retain(O_LIBRARY);
-        flags |= if self.access.is_write() { OFlag::O_RDWR } else { OFlag::O_RDONLY };
+        flags |= if self.access.is_write() {
+            OFlag::O_RDWR
+        } else {
+            OFlag::O_RDONLY
+        };
         if create {
             self.mount.check_mounted()?;
             flags |= OFlag::O_CREAT;
@@ -332,9 +355,10 @@ impl Options<'_> {
             let source = io::Error::from(error);
             match errno::refusal(&source) {
                 // Not an answer to a creation: the daemon has lost its memory.
-                Refusal::NotFound if create => {
-                    SubscribeError::Io { name: self.name.clone(), source }
-                }
+                Refusal::NotFound if create => SubscribeError::Io {
+                    name: self.name.clone(),
+                    source,
+                },
                 _ => self.refused(source),
             }
         })
@@ -350,7 +374,10 @@ impl Options<'_> {
             Err(SubscribeError::NotFound { .. }) => {}
             opened => return opened,
         }
-        let io = |source| SubscribeError::Io { name: self.name.clone(), source };
+        let io = |source| SubscribeError::Io {
+            name: self.name.clone(),
+            source,
+        };
         let registry = self.mount.registry()?;
         loop {
             let changes = registry.changes().map_err(io)?;
@@ -359,11 +386,16 @@ impl Options<'_> {
                 opened => return opened,
             }
             if deadline.has_passed() {
-                return Err(SubscribeError::TimedOut { name: self.name.clone(), waited: patience });
+                return Err(SubscribeError::TimedOut {
+                    name: self.name.clone(),
+                    waited: patience,
+                });
             }
             let slice = deadline.min(Deadline::after(LONGEST_SLEEP));
             if registry.wait(changes, slice).map_err(io)? == Woken::Interrupted {
-                return Err(SubscribeError::Interrupted { name: self.name.clone() });
+                return Err(SubscribeError::Interrupted {
+                    name: self.name.clone(),
+                });
             }
         }
     }
@@ -398,7 +430,10 @@ impl Options<'_> {
             (outcome::LAYOUT, Some(layout)) => {
                 return Err(SubscribeError::Layout {
                     name: self.name.clone(),
-                    found: argument.layout_text().unwrap_or("an unreadable layout").to_owned(),
+                    found: argument
+                        .layout_text()
+                        .unwrap_or("an unreadable layout")
+                        .to_owned(),
                     found_id: argument.layout_id,
                     expected: layout.text.clone(),
                     expected_id: layout.id,
@@ -430,7 +465,9 @@ impl Options<'_> {
         let mut daemon = 0;
         match call::version(descriptor, &mut daemon) {
             Ok(()) => version_mismatch(daemon),
-            Err(_) => SubscribeError::NotKstate { name: self.name.clone() },
+            Err(_) => SubscribeError::NotKstate {
+                name: self.name.clone(),
+            },
         }
     }
 
@@ -438,25 +475,34 @@ impl Options<'_> {
         let name = self.name.clone();
         match errno::refusal(&source) {
             Refusal::NotFound => SubscribeError::NotFound { name },
-            Refusal::Denied => SubscribeError::Denied { name, access: self.access },
+            Refusal::Denied => SubscribeError::Denied {
+                name,
+                access: self.access,
+            },
             Refusal::NoSpace => SubscribeError::NoSpace { name },
-            Refusal::DaemonDied => {
-                MountError::DaemonDied { path: self.mount.path().to_owned() }.into()
+            Refusal::DaemonDied => MountError::DaemonDied {
+                path: self.mount.path().to_owned(),
             }
+            .into(),
             _ => SubscribeError::Io { name, source },
         }
     }
 
     fn not_owner(&self, source: io::Error) -> SubscribeError {
         match errno::refusal(&source) {
-            Refusal::Denied => SubscribeError::NotOwner { name: self.name.clone() },
+            Refusal::Denied => SubscribeError::NotOwner {
+                name: self.name.clone(),
+            },
             _ => self.refused(source),
         }
     }
 }
 
 fn version_mismatch(daemon: u32) -> SubscribeError {
-    SubscribeError::AbiVersion { daemon, library: ABI_VERSION }
+    SubscribeError::AbiVersion {
+        daemon,
+        library: ABI_VERSION,
+    }
 }
 
 /// Sets the sticky bit, unless it is set.
@@ -481,7 +527,10 @@ fn await_first_version<T: Content>(
             reader.populate();
             Ok(())
         }
-        Waited::TimedOut => Err(SubscribeError::TimedOut { name, waited: patience }),
+        Waited::TimedOut => Err(SubscribeError::TimedOut {
+            name,
+            waited: patience,
+        }),
         Waited::Interrupted => Err(SubscribeError::Interrupted { name }),
     }
 }
@@ -491,14 +540,20 @@ mod tests {
     use super::*;
 
     fn unmounted() -> Result<Mount, MountError> {
-        Err(MountError::NotMounted { path: "/nowhere".into() })
+        Err(MountError::NotMounted {
+            path: "/nowhere".into(),
+        })
     }
 
     #[test]
     fn a_bad_name_is_reported_before_a_missing_mount() {
-        let error = Subscribe::on(unmounted(), StateName::new("a/b")).bytes().unwrap_err();
+        let error = Subscribe::on(unmounted(), StateName::new("a/b"))
+            .bytes()
+            .unwrap_err();
         assert!(matches!(error, SubscribeError::Name(_)), "{error:?}");
-        let error = Subscribe::on(unmounted(), StateName::new("a.b")).bytes().unwrap_err();
+        let error = Subscribe::on(unmounted(), StateName::new("a.b"))
+            .bytes()
+            .unwrap_err();
         assert!(matches!(error, SubscribeError::Mount(_)), "{error:?}");
     }
 }

@@ -68,7 +68,12 @@ impl Subscription {
         terms: Terms,
         class: Class,
     ) -> io::Result<Self> {
-        let Terms { state_id, clock, geometry, transport } = terms;
+        let Terms {
+            state_id,
+            clock,
+            geometry,
+            transport,
+        } = terms;
         let subscription = Self {
             descriptor,
             name,
@@ -126,11 +131,14 @@ impl Subscription {
     /// What the daemon or `mmap` says.
     pub(crate) fn map_for(&self, class: Class) -> io::Result<&Map> {
         // The longest first: a handle that has grown must not fall back.
-        if let Some(map) = self.maps[class as usize..].iter().rev().find_map(OnceLock::get) {
+        if let Some(map) = self.maps[class as usize..]
+            .iter()
+            .rev()
+            .find_map(OnceLock::get)
+        {
             return Ok(map);
         }
-        let map =
-            self.with_region(|region| Map::new(region, self.geometry, class, self.access))?;
+        let map = self.with_region(|region| Map::new(region, self.geometry, class, self.access))?;
         map.populate_newest();
         // Another thread may have been first; then its mapping serves and ours goes away.
         Ok(self.maps[class as usize].get_or_init(|| map))
@@ -161,7 +169,12 @@ impl Subscription {
     /// `getpid`; a FUSE request the first time, in a forked child, and after a restart of the
     /// daemon.
     pub(crate) fn begin_waiting(&self) -> io::Result<()> {
-        let epoch = self.map_for(Class::B64)?.mapped().header().epoch.load(Ordering::Relaxed);
+        let epoch = self
+            .map_for(Class::B64)?
+            .mapped()
+            .header()
+            .epoch
+            .load(Ordering::Relaxed);
         let wanted = u64::from(std::process::id()) << 32 | u64::from(epoch);
         let found = self.wait_mark.0.load(Ordering::Relaxed);
         if found == wanted {
@@ -169,7 +182,9 @@ impl Subscription {
         }
         call::wait_begin(&self.descriptor)?;
         let swapped =
-            self.wait_mark.0.compare_exchange(found, wanted, Ordering::Relaxed, Ordering::Relaxed);
+            self.wait_mark
+                .0
+                .compare_exchange(found, wanted, Ordering::Relaxed, Ordering::Relaxed);
         if swapped.is_err() {
             // Another thread came first: one mark a process is enough.
             call::wait_end(&self.descriptor)?;

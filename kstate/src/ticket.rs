@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "nix hands received descriptors out as bare numbers")]
+#![expect(
+    unsafe_code,
+    reason = "nix hands received descriptors out as bare numbers"
+)]
 //! How a region's descriptor arrives where the kernel cannot pass maps through.
 //!
 //! The daemon issues a ticket for the open file; shown at its socket by the same user, once, it is
@@ -37,7 +40,12 @@ pub(crate) fn redeem(file: impl AsFd) -> io::Result<OwnedFd> {
     call::ticket(file, &mut ticket)?;
     let path = ticket.path().ok_or_else(errno::protocol_violation)?;
     let address = UnixAddr::new(Path::new(OsStr::from_bytes(path)))?;
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     let patience = TimeVal::new(PATIENCE_S, 0);
     setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
     setsockopt(&socket, sockopt::SendTimeout, &patience)?;

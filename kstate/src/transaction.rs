@@ -1,7 +1,9 @@
 //! Changing the value that is there, unless somebody else changes it first.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
 
 use kstate_sys::fork::Process;
 use kstate_sys::name::StateName;
@@ -177,26 +179,34 @@ impl<T: Content> State<T> {
     /// Two loads; nothing is copied.
     #[inline]
     pub fn begin(&self) -> Result<Transaction<'_, T>, BeginError> {
-        if self.process.get().is_current() && self.is_writable() {
-            let memory = self.memory();
-            if let Ok(base) = region::newest(memory)
-                && !memory.header().notice().contains(Notice::DELETED)
-            {
-                return Ok(Transaction {
-                    state: self,
-                    base,
-                    process: self.process.get(),
-                    page: None,
-                    dirty: false,
-                    doomed: false,
-                });
-            }
-        }
-        self.begin_slowly()
+        let base = match self.base_quickly() {
+            Some(base) => base,
+            None => self.base_slowly()?,
+        };
+        let process = self.process.get();
+        Ok(Transaction {
+            state: self,
+            base,
+            process,
+            page: None,
+            dirty: false,
+            doomed: false,
+        })
+    }
+
+    /// The newest head, if a transaction can begin from it just so.
+    #[inline]
+    fn base_quickly(&self) -> Option<Head> {
+        let memory = self.memory();
+        let base = region::newest(memory).ok()?;
+        let deleted = memory.header().notice().contains(Notice::DELETED);
+        let ours = self.process.get().is_current() && self.is_writable();
+        (ours && !deleted).then_some(base)
     }
 
     #[cold]
-    fn begin_slowly(&self) -> Result<Transaction<'_, T>, BeginError> {
+    #[inline(never)]
+    fn base_slowly(&self) -> Result<Head, BeginError> {
         let name = || self.name().clone();
         if !self.is_writable() {
             return Err(BeginError::ReadOnly { name: name() });
@@ -205,19 +215,12 @@ impl<T: Content> State<T> {
             return Err(BeginError::Deleted { name: name() });
         }
         if !self.process.get().is_current() {
-            self.leave_parents().map_err(|source| BeginError::Io { name: name(), source })?;
+            self.leave_parents().map_err(|source| BeginError::Io {
+                name: name(),
+                source,
+            })?;
         }
-        match region::newest(self.memory()) {
-            Ok(base) => Ok(Transaction {
-                state: self,
-                base,
-                process: self.process.get(),
-                page: None,
-                dirty: false,
-                doomed: false,
-            }),
-            Err(_) => Err(BeginError::Undecided { name: name() }),
-        }
+        region::newest(self.memory()).map_err(|_| BeginError::Undecided { name: name() })
     }
 
     /// Makes `bytes` the version after `base`. The caller's process is the one of `self.process`.
@@ -236,9 +239,13 @@ impl<T: Content> State<T> {
                 Ok(head) => {
                     let notice = memory.header().notice();
                     if notice.is_none() || self.settle(notice, group) {
-                        return Ok(Outcome::Committed { generation: head.generation() });
+                        return Ok(Outcome::Committed {
+                            generation: head.generation(),
+                        });
                     }
-                    return Err(CommitError::Deleted { name: self.name().clone() });
+                    return Err(CommitError::Deleted {
+                        name: self.name().clone(),
+                    });
                 }
                 Err(region::CommitError::Conflict { found }) => {
                     return Ok(conflict(base, found));
@@ -270,27 +277,61 @@ impl<T: Content> State<T> {
             self.writer.set(Some(writer));
             return match committed {
                 Ok(head) => match self.settle(self.memory().header().notice(), group) {
-                    true => Ok(Outcome::Committed { generation: head.generation() }),
+                    true => Ok(Outcome::Committed {
+                        generation: head.generation(),
+                    }),
                     false => Err(CommitError::Deleted { name: name() }),
                 },
                 Err(region::CommitError::Conflict { found }) => Ok(conflict(base, found)),
-                Err(region::CommitError::Exhausted) => {
-                    Err(CommitError::Exhausted { name: name() })
-                }
+                Err(region::CommitError::Exhausted) => Err(CommitError::Exhausted { name: name() }),
                 Err(_) => match self.make_room(bytes.len()) {
                     Ok(Room::Made) => continue,
-                    Ok(Room::Lacking { capacity }) => {
-                        Err(CommitError::TooLong { name: name(), length: bytes.len(), capacity })
-                    }
-                    Err(source) => Err(CommitError::Io { name: name(), source }),
+                    Ok(Room::Lacking { capacity }) => Err(CommitError::TooLong {
+                        name: name(),
+                        length: bytes.len(),
+                        capacity,
+                    }),
+                    Err(source) => Err(CommitError::Io {
+                        name: name(),
+                        source,
+                    }),
                 },
             };
         }
     }
 }
 
+impl<T: Content> State<T> {
+    /// Fills `page` with `base` or, if that is gone, with the newest version: then `true`.
+    #[cold]
+    #[inline(never)]
+    fn fill_slowly(&self, base: Head, page: &mut T::Page) -> Result<bool, ReadError> {
+        match T::fill(self, Some(base), page)? {
+            Filled::Whole => Ok(false),
+            Filled::Recycled => T::fill(self, None, page).map(|_| true),
+        }
+    }
+
+    #[cold]
+    fn touched_by_child(&self) -> ReadError {
+        ReadError::Forked {
+            name: self.name().clone(),
+        }
+    }
+
+    #[cold]
+    fn forked(&self) -> CommitError {
+        CommitError::Forked {
+            name: self.name().clone(),
+        }
+    }
+}
+
 fn conflict(base: Head, found: Head) -> Outcome {
-    Outcome::Conflict { base: base.generation(), found: found.generation() }
+    Outcome::Conflict {
+        base: base.generation(),
+        found: found.generation(),
+    }
 }
 
 impl<T: Content> Transaction<'_, T> {
@@ -305,7 +346,7 @@ impl<T: Content> Transaction<'_, T> {
     /// One copy at the first use; no system call.
     #[inline]
     pub fn get(&mut self) -> Result<&T::Owned, ReadError> {
-        self.touched().map(|page| T::owned(page))
+        self.touched().map(|(page, _)| T::owned(page))
     }
 
     /// The same to write to. Counts as a write, even if the bytes stay the same.
@@ -321,9 +362,9 @@ impl<T: Content> Transaction<'_, T> {
     /// As [`get`](Transaction::get).
     #[inline]
     pub fn get_mut(&mut self) -> Result<&mut T::Owned, ReadError> {
-        self.touched()?;
-        self.dirty = true;
-        self.touched().map(T::owned_mut)
+        let (page, dirty) = self.touched()?;
+        *dirty = true;
+        Ok(T::owned_mut(page))
     }
 
     /// Replaces the whole value without reading it first.
@@ -377,47 +418,54 @@ impl<T: Content> Transaction<'_, T> {
     ///
     /// One copy and one compare-and-swap; no system call unless somebody waits. The first one
     /// through a handle claims slots by a FUSE request.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) -> Result<Outcome, CommitError> {
-        if !self.process.is_current() {
-            return Err(CommitError::Forked { name: self.state.name().clone() });
-        }
-        match &self.page {
-            Some(page) if self.dirty => {
-                let bytes = T::bytes(std::borrow::Borrow::borrow(T::owned(page)));
-                self.state.commit_bytes(self.base, bytes)
+        // Its parts, so that the compiler need not keep it together for the sake of `drop`.
+        let mut this = ManuallyDrop::new(self);
+        let (state, base) = (this.state, this.base);
+        let Some(page) = this.page.take() else {
+            return match this.process.is_current() {
+                true => Ok(Outcome::Unchanged {
+                    base: base.generation(),
+                }),
+                false => Err(state.forked()),
+            };
+        };
+        let done = match (this.process.is_current(), this.dirty) {
+            (false, _) => Err(state.forked()),
+            (true, false) => Ok(Outcome::Unchanged {
+                base: base.generation(),
+            }),
+            (true, true) => {
+                let bytes = T::bytes(Borrow::borrow(T::owned(&page)));
+                state.commit_bytes(base, bytes)
             }
-            _ => Ok(Outcome::Unchanged { base: self.base() }),
-        }
+        };
+        state.recycle(page);
+        done
     }
 
     /// Throws away what was written.
     pub fn abort(self) {}
 
-    /// The page, filled at first use.
-    #[inline]
-    fn touched(&mut self) -> Result<&mut T::Page, ReadError> {
+    /// The page, filled at first use, and whether it is dirty.
+    #[inline(always)]
+    fn touched(&mut self) -> Result<(&mut T::Page, &mut bool), ReadError> {
         if self.page.is_none() {
-            self.page = Some(self.filled()?);
+            if !self.process.is_current() {
+                return Err(self.state.touched_by_child());
+            }
+            let mut page = self.state.page();
+            if !T::fill_quickly(self.state, self.base, &mut page) {
+                self.doomed = self.state.fill_slowly(self.base, &mut page)?;
+            }
+            self.page = Some(page);
         }
         let state = self.state;
-        Ok(self.page.get_or_insert_with(|| state.page()))
-    }
-
-    #[inline]
-    fn filled(&mut self) -> Result<T::Page, ReadError> {
-        if !self.process.is_current() {
-            return Err(ReadError::Forked { name: self.state.name().clone() });
-        }
-        let mut page = self.state.page();
-        match T::fill(self.state, Some(self.base), &mut page)? {
-            Filled::Whole => {}
-            Filled::Recycled => {
-                self.doomed = true;
-                T::fill(self.state, None, &mut page)?;
-            }
-        }
-        Ok(page)
+        Ok((
+            self.page.get_or_insert_with(|| state.page()),
+            &mut self.dirty,
+        ))
     }
 }
 

@@ -75,11 +75,7 @@ impl<T> Reader<T> {
     ///
     /// One load if it has changed already. Else one system call, another every four seconds; and
     /// a FUSE request the first time.
-    pub fn wait(
-        &self,
-        since: Generation,
-        timeout: Option<Duration>,
-    ) -> Result<Waited, WaitError> {
+    pub fn wait(&self, since: Generation, timeout: Option<Duration>) -> Result<Waited, WaitError> {
         let newest = self.generation();
         if newest != since {
             return Ok(Waited::Changed(newest));
@@ -97,7 +93,9 @@ impl<T> Reader<T> {
                 return Ok(Waited::Changed(head.generation()));
             }
             if header.notice().contains(Notice::DELETED) {
-                return Err(WaitError::Deleted { name: self.name().clone() });
+                return Err(WaitError::Deleted {
+                    name: self.name().clone(),
+                });
             }
             let slice = Deadline::after(LONGEST_SLEEP);
             let until = deadline.map_or(slice, |deadline| deadline.min(slice));

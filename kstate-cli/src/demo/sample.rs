@@ -11,122 +11,125 @@ use std::io;
 use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
 pub(crate) use self::checked::{Checked, Sample};
 pub(crate) use self::parse::ParseError;
 use self::proc_file::ProcFile;
 
-/// What the processors did since boot, from `/proc/stat`; times are summed over all processors, in
-/// ticks (a hundredth of a second on every machine Linux runs on today).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub(crate) struct CpuSample {
-    /// Ticks in user mode.
-    pub user: u64,
-    /// Ticks in user mode at low priority.
-    pub nice: u64,
-    /// Ticks in the kernel.
-    pub system: u64,
-    /// Ticks with nothing to do.
-    pub idle: u64,
-    /// Ticks with nothing to do but wait for a disk.
-    pub iowait: u64,
-    /// Ticks in interrupts.
-    pub irq: u64,
-    /// Ticks in deferred interrupts.
-    pub softirq: u64,
-    /// Ticks the hypervisor gave to others.
-    pub steal: u64,
-    /// Context switches.
-    pub context_switches: u64,
-    /// Processes and threads started.
-    pub processes: u64,
-    /// Threads running or ready to, now.
-    pub running: u64,
-    /// The number of this sample.
-    pub sequence: u64,
-    /// The check over all words above.
-    pub check: u64,
-}
+kstate::layout! {
+    /// What the processors did since boot, from `/proc/stat`; times are summed over all processors, in
+    /// ticks (a hundredth of a second on every machine Linux runs on today).
+    #[derive(Eq)]
+    pub(crate) struct CpuSample {
+        /// Ticks in user mode.
+        pub user: u64,
+        /// Ticks in user mode at low priority.
+        pub nice: u64,
+        /// Ticks in the kernel.
+        pub system: u64,
+        /// Ticks with nothing to do.
+        pub idle: u64,
+        /// Ticks with nothing to do but wait for a disk.
+        pub iowait: u64,
+        /// Ticks in interrupts.
+        pub irq: u64,
+        /// Ticks in deferred interrupts.
+        pub softirq: u64,
+        /// Ticks the hypervisor gave to others.
+        pub steal: u64,
+        /// Context switches.
+        pub context_switches: u64,
+        /// Processes and threads started.
+        pub processes: u64,
+        /// Threads running or ready to, now.
+        pub running: u64,
+        /// When it was published, in nanoseconds of `CLOCK_MONOTONIC`.
+        pub published_ns: u64,
+        /// The number of this sample.
+        pub sequence: u64,
+        /// The check over all words above.
+        pub check: u64,
+    }
 
-/// The memory of this machine, from `/proc/meminfo`, in KiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub(crate) struct MemorySample {
-    /// All memory the kernel manages.
-    pub total_kib: u64,
-    /// Memory in no use at all.
-    pub free_kib: u64,
-    /// Memory that a program could have without swapping.
-    pub available_kib: u64,
-    /// Buffers of block devices.
-    pub buffers_kib: u64,
-    /// The page cache.
-    pub cached_kib: u64,
-    /// All swap space.
-    pub swap_total_kib: u64,
-    /// Swap space in no use.
-    pub swap_free_kib: u64,
-    /// The number of this sample.
-    pub sequence: u64,
-    /// The check over all words above.
-    pub check: u64,
-}
+    /// The memory of this machine, from `/proc/meminfo`, in KiB.
+    #[derive(Eq)]
+    pub(crate) struct MemorySample {
+        /// All memory the kernel manages.
+        pub total_kib: u64,
+        /// Memory in no use at all.
+        pub free_kib: u64,
+        /// Memory that a program could have without swapping.
+        pub available_kib: u64,
+        /// Buffers of block devices.
+        pub buffers_kib: u64,
+        /// The page cache.
+        pub cached_kib: u64,
+        /// All swap space.
+        pub swap_total_kib: u64,
+        /// Swap space in no use.
+        pub swap_free_kib: u64,
+        /// When it was published, in nanoseconds of `CLOCK_MONOTONIC`.
+        pub published_ns: u64,
+        /// The number of this sample.
+        pub sequence: u64,
+        /// The check over all words above.
+        pub check: u64,
+    }
 
-/// What went over the network since boot, from `/proc/net/dev`: summed over all interfaces but
-/// `lo`, and `lo` apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub(crate) struct NetworkSample {
-    /// Bytes received.
-    pub received_bytes: u64,
-    /// Packets received.
-    pub received_packets: u64,
-    /// Packets received with errors.
-    pub received_errors: u64,
-    /// Packets received for which there was no room.
-    pub received_dropped: u64,
-    /// Bytes sent.
-    pub sent_bytes: u64,
-    /// Packets sent.
-    pub sent_packets: u64,
-    /// Packets not sent for errors.
-    pub sent_errors: u64,
-    /// Packets not sent for want of room.
-    pub sent_dropped: u64,
-    /// Bytes received over `lo`.
-    pub loopback_bytes: u64,
-    /// Packets received over `lo`.
-    pub loopback_packets: u64,
-    /// How many interfaces there are, `lo` left out.
-    pub interfaces: u64,
-    /// The number of this sample.
-    pub sequence: u64,
-    /// The check over all words above.
-    pub check: u64,
-}
+    /// What went over the network since boot, from `/proc/net/dev`: summed over all interfaces but
+    /// `lo`, and `lo` apart.
+    #[derive(Eq)]
+    pub(crate) struct NetworkSample {
+        /// Bytes received.
+        pub received_bytes: u64,
+        /// Packets received.
+        pub received_packets: u64,
+        /// Packets received with errors.
+        pub received_errors: u64,
+        /// Packets received for which there was no room.
+        pub received_dropped: u64,
+        /// Bytes sent.
+        pub sent_bytes: u64,
+        /// Packets sent.
+        pub sent_packets: u64,
+        /// Packets not sent for errors.
+        pub sent_errors: u64,
+        /// Packets not sent for want of room.
+        pub sent_dropped: u64,
+        /// Bytes received over `lo`.
+        pub loopback_bytes: u64,
+        /// Packets received over `lo`.
+        pub loopback_packets: u64,
+        /// How many interfaces there are, `lo` left out.
+        pub interfaces: u64,
+        /// When it was published, in nanoseconds of `CLOCK_MONOTONIC`.
+        pub published_ns: u64,
+        /// The number of this sample.
+        pub sequence: u64,
+        /// The check over all words above.
+        pub check: u64,
+    }
 
-/// The load averages, from `/proc/loadavg`.
-#[derive(Debug, Clone, Copy, PartialEq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub(crate) struct LoadSample {
-    /// Threads running or waiting for a disk, averaged over a minute.
-    pub one_minute: f64,
-    /// The same over five minutes.
-    pub five_minutes: f64,
-    /// The same over fifteen minutes.
-    pub fifteen_minutes: f64,
-    /// Threads running or ready to, now.
-    pub running: u32,
-    /// Threads there are.
-    pub threads: u32,
-    /// The process or thread started last.
-    pub last_pid: u64,
-    /// The number of this sample.
-    pub sequence: u64,
-    /// The check over all words above.
-    pub check: u64,
+    /// The load averages, from `/proc/loadavg`.
+    pub(crate) struct LoadSample {
+        /// Threads running or waiting for a disk, averaged over a minute.
+        pub one_minute: f64,
+        /// The same over five minutes.
+        pub five_minutes: f64,
+        /// The same over fifteen minutes.
+        pub fifteen_minutes: f64,
+        /// Threads running or ready to, now.
+        pub running: u32,
+        /// Threads there are.
+        pub threads: u32,
+        /// The process or thread started last.
+        pub last_pid: u64,
+        /// When it was published, in nanoseconds of `CLOCK_MONOTONIC`.
+        pub published_ns: u64,
+        /// The number of this sample.
+        pub sequence: u64,
+        /// The check over all words above.
+        pub check: u64,
+    }
 }
 
 /// Asserts that a sample is whole words and ends as [`Checked`] expects.
@@ -134,16 +137,17 @@ macro_rules! assert_sample {
     ($($sample:ty: $bytes:literal bytes;)*) => {$(
         impl Sample for $sample {}
         const _: () = assert!(size_of::<$sample>() == $bytes);
+        const _: () = assert!(offset_of!($sample, published_ns) == $bytes - 24);
         const _: () = assert!(offset_of!($sample, sequence) == $bytes - 16);
         const _: () = assert!(offset_of!($sample, check) == $bytes - 8);
     )*};
 }
 
 assert_sample! {
-    CpuSample: 104 bytes;
-    MemorySample: 72 bytes;
-    NetworkSample: 104 bytes;
-    LoadSample: 56 bytes;
+    CpuSample: 112 bytes;
+    MemorySample: 80 bytes;
+    NetworkSample: 112 bytes;
+    LoadSample: 64 bytes;
 }
 
 /// Samples this machine again and again at little cost.
@@ -263,7 +267,7 @@ mod tests {
             let mut cpu = sampler.cpu().unwrap();
             assert!(cpu.context_switches >= before.context_switches);
             assert!(cpu.user >= before.user && cpu.running >= 1);
-            cpu.seal(sequence);
+            cpu.seal(0, sequence);
             assert!(cpu.is_whole());
             before = cpu;
 

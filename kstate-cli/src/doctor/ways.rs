@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use kstate_sys::probe::{Feature, Report, Status};
 use serde_json::{Map, Value, json};
 
+use super::mounting::Mounting;
+
 /// One decision: what is decided, which way, and what it means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Way {
@@ -29,77 +31,121 @@ impl Ways {
         let choose = |subject, ways: &[(bool, &'static str, &'static str)]| {
             let taken = ways.iter().find(|(possible, ..)| *possible);
             let (way, meaning) = taken.map_or(("none", ""), |(_, way, meaning)| (*way, *meaning));
-            Way { subject, way, meaning }
+            Way {
+                subject,
+                way,
+                meaning,
+            }
         };
-        let device = can(Feature::FuseDevice);
         let passthrough = may(Feature::FusePassthrough) && can(Feature::SharedMemory);
-        let region = passthrough || can(Feature::MemfdSealing);
-        let serves = device && region && can(Feature::PidfdOpen);
-        let privileged = is_root && can(Feature::CapSysAdmin);
-        let mounting = choose("mounting", &[
-            (!device, "none", "there is no /dev/fuse for this user"),
-            (!serves, "none", "the daemon lacks what it needs; see below"),
-            (privileged, "direct", "mount(2), since this is root"),
-            (can(Feature::Fusermount), "fusermount3", "its set-user-id program mounts for us"),
-            (
-                can(Feature::UserNamespaces),
-                "user-namespace",
-                "seen by the programs in that namespace only",
-            ),
-            (is_root, "none", "root without CAP_SYS_ADMIN: a container that may not mount"),
-            (true, "none", "install fuse3, allow user namespaces, or be root"),
-        ]);
-        let can_mount = mounting.way != "none";
+        let possible = Mounting::ways(|feature| report.get(feature).status, is_root);
+        let first = possible
+            .first()
+            .copied()
+            .unwrap_or(Mounting::Impossible("no way is known"));
+        let can_mount = !matches!(first, Mounting::Impossible(_));
+        let mounting = Way {
+            subject: "mounting",
+            way: first.name(),
+            meaning: first.meaning(),
+        };
         let trap = can(Feature::Userfaultfd);
         let asynchronous = can(Feature::UserfaultfdWpAsync) && can(Feature::PagemapScan);
         let ways = vec![
             mounting,
-            choose("mapping", &[
-                (passthrough, "passthrough", "mapping a state's file maps the daemon's own pages"),
-                (
-                    can(Feature::MemfdSealing),
-                    "memfd",
-                    "the library gets the region's descriptor from the daemon's socket",
-                ),
-            ]),
-            choose("waiting", &[
-                (can(Feature::FutexReadOnly), "futex", "a system call only while nothing changes"),
-                (true, "poll", "through the daemon, some 40 µs"),
-            ]),
-            choose("descriptor", &[
-                (
-                    can(Feature::IoUringFutex),
-                    "io_uring",
-                    "what an event loop polls is ready in 5 to 9 µs",
-                ),
-                (
-                    can(Feature::FutexWaitv),
-                    "futex_waitv",
-                    "a thread of the library makes an eventfd ready",
-                ),
-                (true, "poll", "through the daemon, some 40 µs"),
-            ]),
-            choose("deaths", &[
-                (can(Feature::PidfdOpen), "pidfd", "what a dead process held is free at once"),
-            ]),
-            choose("first access", &[
-                (
-                    trap && can(Feature::UserfaultfdSigbus),
-                    "trapped in place",
-                    "a transaction's raw page is filled at its first touch, in 5 µs",
-                ),
-                (trap, "trapped by a thread", "likewise, in 8 to 70 µs"),
-                (true, "copied", "a transaction's raw page is filled when asked for"),
-            ]),
-            choose("first write", &[
-                (trap && asynchronous, "write-protect", "noticed without a trap, in 0.8 µs"),
-                (trap, "trapped", "noticed by a trap, in 6 to 54 µs"),
-                (true, "assumed", "a raw page that was asked for counts as written"),
-            ]),
-            choose("commit time", &[
-                (can(Feature::InvariantCounter), "counter", "the time stamp counter, 10 ns"),
-                (true, "clock", "the kernel's clock, 25 ns"),
-            ]),
+            choose(
+                "mapping",
+                &[
+                    (
+                        passthrough,
+                        "passthrough",
+                        "mapping a state's file maps the daemon's own pages",
+                    ),
+                    (
+                        can(Feature::MemfdSealing),
+                        "memfd",
+                        "the library gets the region's descriptor from the daemon's socket",
+                    ),
+                ],
+            ),
+            choose(
+                "waiting",
+                &[
+                    (
+                        can(Feature::FutexReadOnly),
+                        "futex",
+                        "a system call only while nothing changes",
+                    ),
+                    (true, "poll", "through the daemon, some 40 µs"),
+                ],
+            ),
+            choose(
+                "descriptor",
+                &[
+                    (
+                        can(Feature::IoUringFutex),
+                        "io_uring",
+                        "what an event loop polls is ready in 5 to 9 µs",
+                    ),
+                    (
+                        can(Feature::FutexWaitv),
+                        "futex_waitv",
+                        "a thread of the library makes an eventfd ready",
+                    ),
+                    (true, "poll", "through the daemon, some 40 µs"),
+                ],
+            ),
+            choose(
+                "deaths",
+                &[(
+                    can(Feature::PidfdOpen),
+                    "pidfd",
+                    "what a dead process held is free at once",
+                )],
+            ),
+            choose(
+                "first access",
+                &[
+                    (
+                        trap && can(Feature::UserfaultfdSigbus),
+                        "trapped in place",
+                        "a transaction's raw page is filled at its first touch, in 5 µs",
+                    ),
+                    (trap, "trapped by a thread", "likewise, in 8 to 70 µs"),
+                    (
+                        true,
+                        "copied",
+                        "a transaction's raw page is filled when asked for",
+                    ),
+                ],
+            ),
+            choose(
+                "first write",
+                &[
+                    (
+                        trap && asynchronous,
+                        "write-protect",
+                        "noticed without a trap, in 0.8 µs",
+                    ),
+                    (trap, "trapped", "noticed by a trap, in 6 to 54 µs"),
+                    (
+                        true,
+                        "assumed",
+                        "a raw page that was asked for counts as written",
+                    ),
+                ],
+            ),
+            choose(
+                "commit time",
+                &[
+                    (
+                        can(Feature::InvariantCounter),
+                        "counter",
+                        "the time stamp counter, 10 ns",
+                    ),
+                    (true, "clock", "the kernel's clock, 25 ns"),
+                ],
+            ),
         ];
         Self { can_mount, ways }
     }
@@ -121,7 +167,12 @@ impl Ways {
     /// A line for each subject.
     pub(super) fn write(&self, mut output: impl Write) -> io::Result<()> {
         writeln!(output, "Which way kstate goes here:")?;
-        for Way { subject, way, meaning } in &self.ways {
+        for Way {
+            subject,
+            way,
+            meaning,
+        } in &self.ways
+        {
             writeln!(output, "  {subject:<14} {way:<20} {meaning}")?;
         }
         Ok(())

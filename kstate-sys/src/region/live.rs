@@ -35,11 +35,14 @@ impl LiveOwner {
 pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadError> {
     let header = memory.header();
     for _ in 0..MAX_ROUNDS {
-        // ORDERING: Acquire with the unlocking store: the last holder's copy is complete.
+        // ORDERING: Acquire with the unlocking store: the last holder's copy is complete. SeqCst
+        // also where it fails: the committer's half of the pair below. An Acquire attempt could
+        // find a holder gone long ago, which has not seen this commit.
+        fence_for_loom();
         let locked =
             header
                 .live_lock
-                .compare_exchange(0, owner.0, Ordering::Acquire, Ordering::Relaxed);
+                .compare_exchange(0, owner.0, Ordering::SeqCst, Ordering::SeqCst);
         if locked.is_err() {
             // The holder looks at `head` again after it unlocks, so it will see our commit.
             return Ok(());
@@ -71,10 +74,10 @@ pub fn seize_live<M: Memory>(
     dead: LiveOwner,
     heir: LiveOwner,
 ) -> Result<(), ReadError> {
-    // ORDERING: Acquire: whatever the dead owner stored before it died is settled; it stores
-    // nothing more.
+    // ORDERING: Release in the dead owner's place: what it stored, which the news of its death
+    // made visible here, comes before all that whoever locks next stores.
     let lock = &memory.header().live_lock;
-    let _ = lock.compare_exchange(dead.0, 0, Ordering::Acquire, Ordering::Relaxed);
+    let _ = lock.compare_exchange(dead.0, 0, Ordering::AcqRel, Ordering::Relaxed);
     refresh_live(memory, heir)
 }
 

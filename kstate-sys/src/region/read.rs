@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use super::{Generation, Head, Memory, Slot, SlotSize};
+use super::{Generation, Head, Memory, Payload, Slot, SlotMeta, SlotSize};
 use crate::abi::Class;
 use crate::clock::Ticks;
 use crate::sync::{Ordering, fence};
@@ -108,52 +108,78 @@ pub fn read<M: Memory>(memory: &M, into: &mut [MaybeUninit<u8>]) -> Result<Versi
     Err(ReadError::Unstable)
 }
 
-/// Copies the newest version to `into` if it has exactly that length; `None` when anything is in
-/// the way, `into` then holding arbitrary bytes: [`read`] says what, or goes round.
+/// A version found in its slot, with the length asked for: what is copied from `payload` is that
+/// version if it [still stands](Candidate::still_stands) afterwards.
 ///
 /// The protocol is that of [`read`], once, without its other cases. With a length that the
 /// compiler knows it is a few instructions and a copy, made where it is called.
-///
-/// # Memory ordering
-///
-/// As [`read`].
-#[inline(always)]
-pub fn read_exactly<M: Memory>(memory: &M, into: &mut [MaybeUninit<u8>]) -> Option<Version> {
-    // ORDERING: each as in `read` and `visit_version`.
-    let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
-    read_exactly_at(memory, head, into)
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// Its bytes, of which the first `version.length` count.
+    pub payload: Payload<'a>,
+    /// Which one it is.
+    pub version: Version,
+    slot: &'a SlotMeta,
 }
 
-/// As [`read_exactly`], of the version that `head` names.
-#[inline(always)]
-pub fn read_exactly_at<M: Memory>(
-    memory: &M,
-    head: Head,
-    into: &mut [MaybeUninit<u8>],
-) -> Option<Version> {
-    let class = match into.len() {
-        0..=64 => Class::B64,
-        65..=256 => Class::B256,
-        257..=1024 => Class::B1024,
-        _ => Class::Page,
-    };
-    let length = u32::try_from(into.len()).ok()?;
-    // ORDERING: each as in `visit_version`.
-    let slot = memory.slot(head.slot());
-    let tag = slot.tag.load(Ordering::Acquire);
-    let size = slot.size.load(Ordering::Relaxed);
-    let time = Ticks(slot.time.load(Ordering::Relaxed));
-    if tag != head.generation_or_intent() || size != SlotSize::new(length, class).raw() {
-        return None;
+impl<'a> Candidate<'a> {
+    /// The newest version, if it has `length` bytes and nothing is in the way: [`read`] says
+    /// what, or goes round.
+    ///
+    /// # Memory ordering
+    ///
+    /// As [`read`].
+    #[inline(always)]
+    pub fn newest<M: Memory>(memory: &'a M, length: usize) -> Option<Self> {
+        // ORDERING: Acquire, as in `read`.
+        Self::at(
+            memory,
+            Head::from_raw(memory.header().head.load(Ordering::Acquire)),
+            length,
+        )
     }
-    let payload = memory.payload(head.slot(), class)?;
-    if into.len() > payload.len() {
-        return None;
+
+    /// As [`Candidate::newest`], of the version that `head` names.
+    #[inline(always)]
+    pub fn at<M: Memory>(memory: &'a M, head: Head, length: usize) -> Option<Self> {
+        let class = match length {
+            0..=64 => Class::B64,
+            65..=256 => Class::B256,
+            257..=1024 => Class::B1024,
+            _ => Class::Page,
+        };
+        let bytes = u32::try_from(length).ok()?;
+        let slot = memory.slot(head.slot());
+        // ORDERING: Acquire, as in `visit_version`.
+        let tag = slot.tag.load(Ordering::Acquire);
+        let size = slot.size.load(Ordering::Relaxed);
+        let time = Ticks(slot.time.load(Ordering::Relaxed));
+        if tag != head.generation_or_intent() || size != SlotSize::new(bytes, class).raw() {
+            return None;
+        }
+        let payload = memory.payload(head.slot(), class)?;
+        if length > payload.len() {
+            return None;
+        }
+        let version = Version {
+            head,
+            length: bytes,
+            time,
+        };
+        Some(Self {
+            payload,
+            version,
+            slot,
+        })
     }
-    payload.load(into);
-    fence(Ordering::Acquire);
-    let again = slot.tag.load(Ordering::Relaxed);
-    (again == tag).then_some(Version { head, length, time })
+
+    /// Whether all that was copied before this is of the version.
+    #[inline(always)]
+    pub fn still_stands(&self) -> bool {
+        // ORDERING: the fence keeps the copy before the second look, as in `visit_version`.
+        fence(Ordering::Acquire);
+        self.slot.tag.load(Ordering::Relaxed) == self.version.generation().0
+    }
 }
 
 /// Copies the version that `head` names to the start of `into`, even if a newer one stands now;
@@ -252,7 +278,7 @@ fn size_of_version(length: usize) -> u32 {
 pub(super) fn visit_version<M: Memory>(
     memory: &M,
     head: Head,
-    copy: impl FnOnce(super::Payload<'_>, usize) -> Result<(), ReadError>,
+    copy: impl FnOnce(Payload<'_>, usize) -> Result<(), ReadError>,
 ) -> Result<Attempt, ReadError> {
     if head.has_intent() {
         return Err(ReadError::Corrupt(Corruption::Intent));
@@ -294,7 +320,7 @@ fn checked_payload<M: Memory>(
     memory: &M,
     slot: Slot,
     size: SlotSize,
-) -> Result<super::Payload<'_>, ReadError> {
+) -> Result<Payload<'_>, ReadError> {
     let corrupt = ReadError::Corrupt(Corruption::Size(size.raw()));
     let class = size.class().ok_or(corrupt)?;
     if size.length() as usize > memory.slot_bytes(class) {

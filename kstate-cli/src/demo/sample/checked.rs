@@ -1,15 +1,15 @@
 //! Values that know whether they are whole.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-/// Plain old data of whole 8-byte words, the last of which are `sequence` and `check`.
-pub(crate) trait Sample: FromBytes + IntoBytes + KnownLayout + Immutable {}
+/// Plain old data of whole 8-byte words, the last of which are `published_ns`, `sequence` and
+/// `check`.
+pub(crate) trait Sample: kstate::Layout {}
 
 /// A value whose last word is a check over all others, so that half of one value and half of
 /// another are not taken for a third.
 pub(crate) trait Checked {
-    /// Numbers the value and writes its check.
-    fn seal(&mut self, sequence: u64);
+    /// Notes when the value is published, in nanoseconds of `CLOCK_MONOTONIC`, numbers it, and
+    /// writes its check.
+    fn seal(&mut self, published_ns: u64, sequence: u64);
 
     /// Whether the check is that of the other words, as it is after [`seal`](Self::seal).
     ///
@@ -19,11 +19,17 @@ pub(crate) trait Checked {
 
     /// The number given by [`seal`](Self::seal).
     fn sequence(&self) -> u64;
+
+    /// The time given to [`seal`](Self::seal).
+    fn published_ns(&self) -> u64;
 }
 
 impl<T: Sample> Checked for T {
-    fn seal(&mut self, sequence: u64) {
+    fn seal(&mut self, published_ns: u64, sequence: u64) {
         if let ([body @ .., number, check], []) = self.as_mut_bytes().as_chunks_mut() {
+            if let [.., published] = body {
+                *published = published_ns.to_ne_bytes();
+            }
             *number = sequence.to_ne_bytes();
             *check = hash(body, *number).to_ne_bytes();
         }
@@ -42,6 +48,13 @@ impl<T: Sample> Checked for T {
             _ => 0,
         }
     }
+
+    fn published_ns(&self) -> u64 {
+        match self.as_bytes().as_chunks() {
+            ([.., published, _, _], []) => u64::from_ne_bytes(*published),
+            _ => 0,
+        }
+    }
 }
 
 /// The hash of rustc's `FxHasher`, from another start: each step is a bijection of the word and of
@@ -57,7 +70,7 @@ fn hash(body: &[[u8; 8]], number: [u8; 8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use zerocopy::FromZeros;
+    use zerocopy::{FromZeros, IntoBytes};
 
     use super::super::{CpuSample, LoadSample};
     use super::*;
@@ -65,7 +78,7 @@ mod tests {
     fn sealed(words: [u64; 11], sequence: u64) -> CpuSample {
         let mut sample = CpuSample::new_zeroed();
         sample.as_mut_bytes()[..88].copy_from_slice(words.as_bytes());
-        sample.seal(sequence);
+        sample.seal(7, sequence);
         sample
     }
 
@@ -73,10 +86,11 @@ mod tests {
     fn a_sealed_value_is_whole_and_zeros_are_not() {
         let mut sample = LoadSample::new_zeroed();
         assert!(!sample.is_whole());
-        sample.seal(0);
+        sample.seal(0, 0);
         assert!(sample.is_whole());
-        sample.seal(41);
+        sample.seal(7, 41);
         assert_eq!((sample.sequence(), sample.sequence), (41, 41));
+        assert_eq!((sample.published_ns(), sample.published_ns), (7, 7));
         sample.running ^= 1;
         assert!(!sample.is_whole());
     }
@@ -84,7 +98,7 @@ mod tests {
     proptest! {
         #[test]
         fn one_changed_byte_is_found(
-            words: [u64; 11], sequence: u64, at in 0..104usize, change in 1..=u8::MAX,
+            words: [u64; 11], sequence: u64, at in 0..112usize, change in 1..=u8::MAX,
         ) {
             let mut sample = sealed(words, sequence);
             sample.as_mut_bytes()[at] ^= change;
@@ -96,7 +110,7 @@ mod tests {
             first in 0..1000u64,
             step in 1..3u64,
             growth in prop::array::uniform11(0..3u64),
-            at in 1..104usize,
+            at in 1..112usize,
         ) {
             let old = sealed([first; 11], first);
             let new = sealed(growth.map(|growth| first + growth), first + step);

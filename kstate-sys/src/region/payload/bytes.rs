@@ -4,6 +4,8 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
+use zerocopy::FromBytes;
+
 /// A run of shared bytes.
 ///
 /// # Invariants
@@ -72,6 +74,30 @@ impl Payload<'_> {
         unsafe { fetch(into.as_mut_ptr().cast(), self.start.as_ptr(), into.len()) }
     }
 
+    /// The value whose bytes are at the start, which may be a mixture of several.
+    ///
+    /// A short one comes in registers, a long one straight to where the caller has it.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer bytes.
+    #[inline(always)]
+    pub fn value<T: FromBytes>(&self) -> T {
+        assert!(size_of::<T>() <= self.len, "a value longer than its slot");
+        let start = self.start.as_ptr();
+        let value = if size_of::<T>() <= 64 {
+            let mut value = MaybeUninit::<T>::uninit();
+            // SAFETY: invariants 1 and 2; the destination is a local and the lengths fit.
+            unsafe { fetch(value.as_mut_ptr().cast(), start, size_of::<T>()) };
+            value
+        } else {
+            // SAFETY: invariants 1 and 2, and the lengths fit.
+            unsafe { fetch_value(start) }
+        };
+        // SAFETY: all bytes were written, and any bytes are a `T` (`FromBytes`).
+        unsafe { value.assume_init() }
+    }
+
     /// Copies the first `length` bytes to the start of `other`.
     ///
     /// # Panics
@@ -129,7 +155,17 @@ unsafe fn fetch(to: *mut u8, from: *const u8, len: usize) {
                     options(nostack, preserves_flags));
             }
             // SAFETY: the caller's promise.
-            unsafe { to.cast::<u64>().write_unaligned(a) };
+            unsafe { put(to, 0, a) };
+        }
+        4 => {
+            let a: u32;
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!("mov {a:e}, [{from}]", from = in(reg) from, a = out(reg) a,
+                    options(nostack, preserves_flags));
+            }
+            // SAFETY: the caller's promise.
+            unsafe { put(to, 0, a) };
         }
         16..=32 => {
             let (a, b): (__m128i, __m128i);
@@ -144,9 +180,9 @@ unsafe fn fetch(to: *mut u8, from: *const u8, len: usize) {
                 );
             }
             // SAFETY: the caller's promise.
-            unsafe { to.cast::<__m128i>().write_unaligned(a) };
+            unsafe { put(to, 0, a) };
             // SAFETY: as above.
-            unsafe { to.add(len - 16).cast::<__m128i>().write_unaligned(b) };
+            unsafe { put(to, len - 16, b) };
         }
         33..=64 => {
             let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
@@ -165,7 +201,7 @@ unsafe fn fetch(to: *mut u8, from: *const u8, len: usize) {
             }
             for (at, block) in [(0, a), (16, b), (len - 32, c), (len - 16, d)] {
                 // SAFETY: the caller's promise.
-                unsafe { to.add(at).cast::<__m128i>().write_unaligned(block) };
+                unsafe { put(to, at, block) };
             }
         }
         // SAFETY: the caller's promise, and the processor has the feature.
@@ -175,6 +211,34 @@ unsafe fn fetch(to: *mut u8, from: *const u8, len: usize) {
         // SAFETY: the caller's promise.
         _ => unsafe { copy(to, from, len) },
     }
+}
+
+/// As [`fetch`], to where the result goes. Not inlined, because a call is what the compiler can
+/// hand the final place to; a copy made by hidden instructions is moved there afterwards.
+///
+/// # Safety
+///
+/// As [`fetch`], for the bytes of a `T`.
+#[inline(never)]
+unsafe extern "C" fn fetch_value<T>(from: *const u8) -> MaybeUninit<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the caller's promise, and a local as destination.
+    unsafe { fetch(value.as_mut_ptr().cast(), from, size_of::<T>()) };
+    value
+}
+
+/// Writes `block` to private memory, `at` bytes behind `to`.
+///
+/// # Safety
+///
+/// There is room for it.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+unsafe fn put<B>(to: *mut u8, at: usize, block: B) {
+    // SAFETY: the caller's promise.
+    let place = unsafe { to.add(at) };
+    // SAFETY: the caller's promise.
+    unsafe { place.cast::<B>().write_unaligned(block) };
 }
 
 /// As [`fetch`] for 128 bytes and more, with 32-byte moves.
@@ -207,7 +271,7 @@ unsafe fn fetch_wide(to: *mut u8, from: *const u8, len: usize) {
         }
         for (offset, part) in [(0, a), (32, b), (64, c), (96, d)] {
             // SAFETY: 128 bytes are left: the caller's promise.
-            unsafe { to.add(at + offset).cast::<__m256i>().write_unaligned(part) };
+            unsafe { put(to, at + offset, part) };
         }
         if at + 128 == len {
             return;
