@@ -2,6 +2,9 @@
 //!
 //! Lock order: the table, the open files, one open file, its state, the reaper.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -329,7 +332,10 @@ impl Shared {
             _ => {
                 // ESTALE makes the kernel look the name up once more.
                 let state = self.state(ino).map_err(|_| Errno::ESTALE)?;
+                // A refusal may leave the state without subscriber. Not looked after in
+                // `open_state`, which `create` calls with the table locked.
                 self.open_state(caller, &state, mode)
+                    .inspect_err(|_| self.look_after(&state))
             }
         }
     }
@@ -346,7 +352,6 @@ impl Shared {
             && let Err(error) = state.arm()
         {
             state.close(0);
-            self.look_after(state);
             return Err(error);
         }
         let opener = process_of(i32::try_from(caller.tid).unwrap_or(0));

@@ -49,6 +49,10 @@ fn main() {
             a_full_tmpfs_is_enospc_at_subscribe,
         ),
         test(
+            "room_for_the_header_but_not_the_live_page",
+            room_for_the_header_but_not_the_live_page,
+        ),
+        test(
             "a_hole_in_a_full_tmpfs_kills_nobody",
             a_hole_in_a_full_tmpfs_kills_nobody,
         ),
@@ -306,6 +310,31 @@ fn a_full_tmpfs_is_enospc_at_subscribe() {
         .unwrap()
         .publish(&1)
         .unwrap();
+}
+
+fn room_for_the_header_but_not_the_live_page() {
+    let tmpfs = SmallTmpfs::new("256k");
+    let backing = format!("--backing={}", tmpfs.path().display());
+    let daemon = Setup::default().with(backing).start();
+    tmpfs.fill();
+    // One page is given back: enough for a header, not for the live page that a plain open arms.
+    let filler = File::options()
+        .write(true)
+        .open(tmpfs.path().join("filler"))
+        .unwrap();
+    filler
+        .set_len(filler.metadata().unwrap().len() - 4096)
+        .unwrap();
+    let create = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .clone();
+    for _ in 0..3 {
+        let refused = create.open(daemon.file("x")).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::StorageFull, "{refused:?}");
+        assert!(!daemon.file("x").exists());
+    }
 }
 
 fn a_hole_in_a_full_tmpfs_kills_nobody() {

@@ -64,14 +64,18 @@ impl State {
     /// the wake it may have died before.
     pub(crate) fn bury(&self, process: Process) {
         let mut inner = self.lock();
-        let mapping = self.mapping();
-        let mapped = mapping.mapped();
         let dead: Vec<u8> = inner
             .groups
             .iter()
             .filter(|(_, owner)| **owner == process)
             .map(|(g, _)| *g)
             .collect();
+        if inner.armed && !dead.is_empty() {
+            // The newest version may lie further than this mapping reaches.
+            let _ = self.map_capacity(&mut inner);
+        }
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
         for group in &dead {
             if inner.armed {
                 let (dead, heir) = (LiveOwner::of(Group(*group)), LiveOwner::of(Group::DAEMON));

@@ -1,0 +1,171 @@
+//! The file system's meanings, without a mount.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::config::NotifyBy;
+
+const OWNER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    tid: 1,
+};
+const STRANGER: Caller = Caller {
+    uid: 64_001,
+    gid: 64_001,
+    tid: 1,
+};
+
+fn shared(transport: Transport) -> Shared {
+    let backing = Backing::create(None).unwrap();
+    let (hub, _thread) = Hub::start(NotifyBy::Auto).unwrap();
+    let settings = Settings {
+        uid: 0,
+        gid: 0,
+        root_mode: 0o1777,
+        linger: Duration::ZERO,
+    };
+    Shared::new(backing, transport, hub, settings).unwrap()
+}
+
+fn create(fs: &Shared, name: &str) -> (u64, u64) {
+    let (attr, opened) = fs
+        .create(OWNER, ROOT, name.as_bytes(), 0o644, libc::O_RDWR)
+        .unwrap();
+    (attr.ino, opened.file)
+}
+
+#[test]
+fn a_state_lives_as_long_as_a_file_of_it_is_open() {
+    for transport in [Transport::Passthrough, Transport::Socket] {
+        let fs = shared(transport);
+        let (ino, first) = create(&fs, "x");
+        let second = fs.open(OWNER, ino, libc::O_RDONLY).unwrap();
+        fs.write(first, 0, b"value").unwrap();
+        fs.release(first);
+        assert_eq!(fs.read(second.file, 0, 99).unwrap(), b"value");
+        fs.release(second.file);
+        assert_eq!(fs.lookup(ROOT, b"x").unwrap_err(), Errno::ENOENT);
+        assert_eq!(
+            fs.open(OWNER, ino, libc::O_RDONLY).unwrap_err(),
+            Errno::ESTALE
+        );
+    }
+}
+
+#[test]
+fn numbers_of_states_are_not_used_again() {
+    let fs = shared(Transport::Passthrough);
+    let (first, file) = create(&fs, "x");
+    fs.release(file);
+    let (second, _) = create(&fs, "x");
+    assert_ne!(first, second);
+}
+
+#[test]
+fn who_creates_what_is_there_already_is_sent_to_look_again() {
+    let fs = shared(Transport::Passthrough);
+    let _ = create(&fs, "x");
+    let again = |flags| fs.create(OWNER, ROOT, b"x", 0o644, flags).unwrap_err();
+    assert_eq!(again(libc::O_RDWR), Errno::ESTALE);
+    assert_eq!(again(libc::O_RDWR | libc::O_EXCL), Errno::EEXIST);
+}
+
+#[test]
+fn a_poller_is_called_once_for_what_it_has_not_seen() {
+    let fs = shared(Transport::Passthrough);
+    let (ino, writer) = create(&fs, "x");
+    let reader = fs.open(OWNER, ino, libc::O_RDONLY).unwrap().file;
+    let calls = Arc::new(AtomicUsize::new(0));
+    let poller = || {
+        let calls = calls.clone();
+        Poller::new(move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+        })
+    };
+    assert!(!fs.poll(reader, Some(poller())).unwrap().readable);
+    fs.write(writer, 0, b"1").unwrap();
+    let state = fs.state(ino).unwrap();
+    // What the hub's thread does, which may have done it already.
+    state.notify_pollers();
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    assert!(fs.poll(reader, Some(poller())).unwrap().readable);
+    fs.read(reader, 0, 9).unwrap();
+    assert!(!fs.poll(reader, None).unwrap().readable);
+    fs.write(writer, 0, b"2").unwrap();
+    state.notify_pollers();
+    assert_eq!(
+        calls.load(Ordering::SeqCst),
+        1,
+        "it was readable: no poller was kept"
+    );
+}
+
+#[test]
+fn a_file_opened_by_the_library_arms_nothing() {
+    let fs = shared(Transport::Passthrough);
+    let flags = libc::O_RDWR | kstate_sys::abi::O_LIBRARY;
+    let (attr, opened) = fs.create(OWNER, ROOT, b"x", 0o644, flags).unwrap();
+    let state = fs.state(attr.ino).unwrap();
+    assert!(!state.is_armed());
+    let plain = fs.open(OWNER, attr.ino, libc::O_RDONLY).unwrap();
+    assert!(state.is_armed());
+    fs.release(plain.file);
+    assert!(state.is_armed(), "a map outlives its descriptor");
+    fs.release(opened.file);
+}
+
+#[test]
+fn only_an_owner_says_how_long_a_state_lingers() {
+    let fs = shared(Transport::Passthrough);
+    let (ino, _) = create(&fs, "x");
+    let set = |caller| fs.set_xattr(caller, ino, "user.kstate.linger", b"2s");
+    assert_eq!(set(STRANGER), Err(Errno::EPERM));
+    set(OWNER).unwrap();
+    assert_eq!(fs.get_xattr(ino, "user.kstate.linger").unwrap(), b"2000ms");
+    assert_eq!(
+        fs.set_xattr(OWNER, ino, "user.kstate.generation", b"7"),
+        Err(Errno::EPERM)
+    );
+    assert_eq!(
+        fs.set_xattr(OWNER, ino, "user.other", b""),
+        Err(Errno::EOPNOTSUPP)
+    );
+}
+
+#[test]
+fn the_directories_hold_what_there_is() {
+    let fs = shared(Transport::Passthrough);
+    let _files = [create(&fs, "b"), create(&fs, "a.x")];
+    let names = |ino| -> Vec<String> {
+        fs.list(ino)
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect()
+    };
+    assert_eq!(names(ROOT), [".", "..", ".kstate", "a.x", "b"]);
+    assert_eq!(names(CONTROL), [".", "..", "registry"]);
+    assert_eq!(fs.lookup(CONTROL, b"absent").unwrap_err(), Errno::ENOENT);
+    assert_eq!(fs.unlink(OWNER, ROOT, b".kstate"), Err(Errno::EPERM));
+    assert_eq!(
+        fs.create(OWNER, CONTROL, b"x", 0o644, 0).unwrap_err(),
+        Errno::EPERM
+    );
+}
+
+#[test]
+fn the_first_subscriber_chooses_the_capacity_and_later_ones_only_ask_for_more() {
+    let fs = shared(Transport::Passthrough);
+    let (ino, file) = create(&fs, "x");
+    let state = fs.state(ino).unwrap();
+    assert_eq!(state.capacity(), state.page());
+    assert_eq!(state.want_capacity(64), Ok(64));
+    assert_eq!(state.want_capacity(16), Ok(64));
+    assert_eq!(state.want_capacity(300), Ok(300));
+    fs.write(file, 0, &[1; 300]).unwrap();
+    assert_eq!(state.set_capacity(299), Err(Errno::EINVAL));
+    assert_eq!(state.want_capacity(state.page() + 1), Err(Errno::EFBIG));
+    assert_eq!(fs.write(file, 0, &[1; 301]), Err(Errno::EFBIG));
+    assert_eq!(fs.read(file, 0, 999).unwrap(), [1; 300]);
+}
