@@ -2,6 +2,8 @@
 
 use std::hint::black_box;
 
+use kstate::Reader;
+
 use crate::alternate::alternate;
 use crate::bare::Ring;
 use crate::case::{Bound, Case};
@@ -28,6 +30,17 @@ pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// As a program does it: the value is looked at where it is, and an error ends the run.
+#[inline(always)]
+fn read_one<const WORDS: usize>(reader: &Reader<[u64; WORDS]>) {
+    match reader.snapshot() {
+        Ok(snapshot) => {
+            black_box(&snapshot.value);
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Reader and writer in one process, nobody writing meanwhile.
 fn own_process<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case> {
     let size = WORDS * 8;
@@ -41,8 +54,7 @@ fn own_process<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case>
         blocks,
         |count| {
             for _ in 0..count {
-                let snapshot = reader.snapshot();
-                black_box(&snapshot);
+                read_one(&reader);
             }
         },
         |count| {
@@ -75,8 +87,7 @@ fn two_processes<const WORDS: usize>(
     let reader = state.reader();
     let ours = |count| {
         for _ in 0..count {
-            let snapshot = reader.snapshot();
-            black_box(&snapshot);
+            read_one(&reader);
         }
     };
     let limit = |count| {

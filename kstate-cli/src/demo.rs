@@ -27,7 +27,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use self::crew::{Crew, Member, MemberState, TIME_TO_END};
+use self::crew::{Crew, Member, MemberState};
 use self::observer::Observer;
 use self::part::PartArguments;
 use self::place::Place;
@@ -71,6 +71,9 @@ pub(crate) struct Arguments {
     #[arg(long)]
     plain: bool,
 }
+
+/// How long a process may take to get to work.
+const TIME_TO_START: Duration = Duration::from_secs(10);
 
 /// Why there is no demo.
 #[derive(Debug, thiserror::Error)]
@@ -262,7 +265,7 @@ fn has_no_daemon(crew: &Crew) -> bool {
 
 /// Listens until everybody started is at work.
 fn await_ready(crew: &mut Crew, ending: &Ending) -> Result<(), CommandError> {
-    let deadline = Instant::now() + TIME_TO_END;
+    let deadline = Instant::now() + TIME_TO_START;
     loop {
         let mut all_ready = true;
         for member in crew.members() {

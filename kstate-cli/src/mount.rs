@@ -1,5 +1,7 @@
 //! `kstate mount`: serves a kstate file system.
 
+use kstatefs::Transport;
+
 use crate::cli::{Context, Run};
 use crate::error::CommandError;
 use crate::output;
@@ -16,6 +18,7 @@ Examples:
   kstate mount /tmp/states                      elsewhere; then: export KSTATE_MOUNT=/tmp/states
 
 `kstate doctor` says what an ordinary user needs to mount.")]
+#[group(skip)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     daemon: kstatefs::config::Arguments,
@@ -27,14 +30,19 @@ pub(crate) struct Arguments {
 
 impl Run for Arguments {
     fn run(self, _context: &Context) -> Result<(), CommandError> {
+        kstatefs::log_to_stderr();
         let config = self.daemon.into_config().map_err(CommandError::Usage)?;
         if self.in_background {
             return Ok(kstatefs::daemonize::run(config)?);
         }
         Ok(kstatefs::serve(config, |mounted| {
             let place = mounted.path.display();
+            let maps = match mounted.transport {
+                Transport::Passthrough => "maps are passed through",
+                Transport::Socket => "maps come from the daemon's socket",
+            };
             output::note(format_args!(
-                "mounted on {place}; Ctrl-C or `kstate umount {place}` ends it"
+                "mounted on {place}, {maps}; Ctrl-C or `kstate umount {place}` ends it"
             ));
         })?)
     }

@@ -8,8 +8,8 @@ use kstate::RecordedLayout;
 
 use crate::value::ValueFormat;
 
-/// How deep types may be nested, so that no text of another process exhausts the stack.
-const MAX_DEPTH: usize = 16;
+/// How deep types may be nested. Each level doubles the work, and the text is another process's.
+const MAX_DEPTH: usize = 8;
 
 /// More items than this are not shown as such.
 const MAX_ITEMS: usize = 1024;
@@ -19,8 +19,12 @@ const MAX_ITEMS: usize = 1024;
 pub(crate) fn format_of(layout: &RecordedLayout) -> Option<ValueFormat> {
     let mut items = Items::default();
     let mut text = Text(&layout.text);
-    items.read_type(&mut text, &Place::default(), MAX_DEPTH)?;
+    let size = items.read_type(&mut text, &Place::default(), MAX_DEPTH)?;
     text.0.is_empty().then_some(())?;
+    match size.checked_sub(items.end)? {
+        0 => {}
+        gap => items.list.push(format!("pad[{gap}]")),
+    }
     // A region is little-endian.
     format!("<{}", items.list.join(" ")).parse().ok()
 }
@@ -88,7 +92,7 @@ impl Items {
         let count = ahead.number()?;
         ahead.skip("]").then_some(())?;
         let bytes = size.checked_mul(count)?;
-        match text.word().and_then(size_of_scalar) {
+        match Text(text.0).word().and_then(size_of_scalar) {
             Some(size) => {
                 let word = element.list.first()?;
                 self.push(word, count, size, place)?;

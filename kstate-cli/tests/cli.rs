@@ -20,7 +20,7 @@ const SUBCOMMANDS: [&str; 13] = [
 ];
 
 /// Where no kstate file system can be.
-const NOWHERE: &str = "/proc/self/no-kstate-here";
+const NOWHERE: &str = "/sys/no-kstate-here";
 
 fn kstate(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kstate"))
@@ -28,19 +28,19 @@ fn kstate(arguments: &[&str]) -> Output {
         .env("KSTATE_MOUNT", NOWHERE)
         .stdin(Stdio::null())
         .output()
-        .unwrap()
+        .expect("the command was built with this test")
 }
 
 fn stdout(output: &Output) -> &str {
-    str::from_utf8(&output.stdout).unwrap()
+    str::from_utf8(&output.stdout).expect("text")
 }
 
 fn stderr(output: &Output) -> &str {
-    str::from_utf8(&output.stderr).unwrap()
+    str::from_utf8(&output.stderr).expect("text")
 }
 
 fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
+    output.status.code().expect("no signal ended it")
 }
 
 #[test]

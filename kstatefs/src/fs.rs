@@ -113,6 +113,8 @@ pub(crate) struct Change {
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
+    /// Deleted: nothing new will come.
+    pub(crate) gone: bool,
 }
 
 impl Shared {
@@ -437,15 +439,16 @@ impl Shared {
                 if found == PollState::Registered {
                     self.hub.watch(&handle.state);
                 }
-                let readable = found == PollState::Readable;
                 Ok(Readiness {
-                    readable,
+                    readable: matches!(found, PollState::Readable | PollState::Gone),
                     writable: handle.mode.write,
+                    gone: found == PollState::Gone,
                 })
             }
             _ => Ok(Readiness {
                 readable: true,
                 writable: false,
+                gone: false,
             }),
         }
     }
@@ -483,7 +486,10 @@ impl Shared {
         if caller.uid != 0 && caller.uid != state.attributes().uid {
             return Err(Errno::EPERM);
         }
-        xattr::set(&state, name, value)
+        xattr::set(&state, name, value)?;
+        // It may have to go sooner, or later, than it would have.
+        self.look_after(&state);
+        Ok(())
     }
 
     /// Space of the backing tmpfs, and how many states there are.
@@ -494,16 +500,23 @@ impl Shared {
     // --- lifetime ---------------------------------------------------------------------------
 
     /// Lets a state evaporate, at once or after its time to linger, if nobody is subscribed.
-    fn look_after(&self, state: &Arc<State>) {
-        match state.is_abandoned() {
+    pub(crate) fn look_after(&self, state: &Arc<State>) {
+        match state.abandoned_for() {
             Some(Duration::ZERO) => self.evaporate(state.ino()),
             Some(linger) => self.lingering.schedule(state.ino(), linger),
             None => {}
         }
     }
 
+    /// A state's time to linger has passed, or had when this was scheduled.
+    pub(crate) fn look_again(&self, ino: u64) {
+        if let Ok(state) = self.state(ino) {
+            self.look_after(&state);
+        }
+    }
+
     /// Removes the state if it is still abandoned.
-    pub(crate) fn evaporate(&self, ino: u64) {
+    fn evaporate(&self, ino: u64) {
         let mut table = self.table_mut();
         if let Some(state) = table.numbered(ino).cloned() {
             self.retire(&mut table, &state, Cause::Abandoned);

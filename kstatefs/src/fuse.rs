@@ -535,6 +535,9 @@ impl Filesystem for Fuse {
             if ready.readable {
                 events |= PollEvents::POLLIN | PollEvents::POLLRDNORM;
             }
+            if ready.gone {
+                events |= PollEvents::POLLHUP | PollEvents::POLLERR;
+            }
             if ready.writable {
                 events |= PollEvents::POLLOUT | PollEvents::POLLWRNORM;
             }

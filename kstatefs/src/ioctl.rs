@@ -1,7 +1,6 @@
 //! The daemon's side of the ioctls of `kstate_sys::ioctl`.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kstate_sys::abi::{ABI_VERSION, page_size};
@@ -34,20 +33,12 @@ pub(crate) fn on_state(
             if !handle.mode.write {
                 return Err(Errno::EBADF);
             }
-            let process = hold(shared, handle, caller)?;
-            let claim = state.claim(process).inspect_err(|_| {
-                if !state.is_held_by(process) {
-                    shared.reaper.let_go(process, state.ino());
-                }
-            })?;
+            let claim = state.claim(&shared.reaper, caller.tid)?;
             Ok(claim.as_bytes().to_vec())
         }
         ioctl::RELEASE => {
             let group = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
-            let process = shared.reaper.find(caller.tid).ok_or(Errno::EINVAL)?;
-            if state.release(process, group)? {
-                shared.reaper.let_go(process, state.ino());
-            }
+            state.release(&shared.reaper, caller.tid, group)?;
             Ok(Vec::new())
         }
         ioctl::SET_CAPACITY => {
@@ -59,15 +50,11 @@ pub(crate) fn on_state(
             Ok(capacity.as_bytes().to_vec())
         }
         ioctl::WAIT_BEGIN => {
-            let process = hold(shared, handle, caller)?;
-            state.wait_begin(process);
+            state.wait_begin(&shared.reaper, caller.tid)?;
             Ok(Vec::new())
         }
         ioctl::WAIT_END => {
-            let process = shared.reaper.find(caller.tid).ok_or(Errno::EINVAL)?;
-            if state.wait_end(process)? {
-                shared.reaper.let_go(process, state.ino());
-            }
+            state.wait_end(&shared.reaper, caller.tid)?;
             Ok(Vec::new())
         }
         ioctl::SEEN => {
@@ -82,6 +69,8 @@ pub(crate) fn on_state(
                 return Err(Errno::EPERM);
             }
             state.set_attributes(|a| a.linger = Duration::from_millis(millis));
+            // It may have to go sooner, or later, than it would have.
+            shared.look_after(state);
             Ok(Vec::new())
         }
         ioctl::INFO => Ok(info(handle)?.as_bytes().to_vec()),
@@ -181,11 +170,6 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
         waiters: counts.waiters,
         flags,
     })
-}
-
-fn hold(shared: &Shared, handle: &Handle, caller: Caller) -> Result<crate::reaper::Process, Errno> {
-    let state: &Arc<_> = &handle.state;
-    Ok(shared.reaper.hold(caller.tid, state)?)
 }
 
 fn ticket(

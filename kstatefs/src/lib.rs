@@ -39,3 +39,17 @@ mod xattr;
 pub use backing::Transport;
 pub use config::Config;
 pub use session::{Mounted, ServeError, Server, serve};
+
+/// Has what the daemon has to say written to standard error: warnings and errors, or what
+/// `$KSTATE_LOG` asks for, such as `info` or `debug`. What is logged already stays as it is.
+pub fn log_to_stderr() {
+    // What fuser says of each request is only wanted by name: KSTATE_LOG=debug,fuser=debug.
+    let wanted = std::env::var("KSTATE_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::new(format!("fuser=error,{wanted}"));
+    // Fails where the program logs in its own way.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use kstatefs::config::Arguments;
-use tracing_subscriber::EnvFilter;
 
 /// Serve live states as files: a FUSE file system in which every file is a named, typed,
 /// versioned value shared between processes
@@ -38,14 +37,7 @@ From fstab, with kstatefs linked as /sbin/mount.fuse.kstatefs:
 Set KSTATE_LOG=debug to see what it does. Exit codes: 0 unmounted, 1 failed, 2 usage.";
 
 fn main() -> ExitCode {
-    // What fuser says of each request is only wanted by name: KSTATE_LOG=debug,fuser=debug.
-    let wanted = std::env::var("KSTATE_LOG").unwrap_or_else(|_| "warn".into());
-    let filter = EnvFilter::new(format!("fuser=error,{wanted}"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    kstatefs::log_to_stderr();
     let (arguments, as_mount_helper) = mount_helper_form(std::env::args_os().collect());
     let cli = Cli::parse_from(arguments);
     let background = cli.daemon || (as_mount_helper && !cli.foreground);

@@ -117,7 +117,8 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
     detach(&path, how)
 }
 
-fn detach(path: &Path, how: Unmount) -> Result<(), MountPointError> {
+/// Unmounts without a look at what is there, which would wait for a daemon that does not serve.
+pub(crate) fn detach(path: &Path, how: Unmount) -> Result<(), MountPointError> {
     let flags = match how {
         Unmount::IfUnused => MntFlags::empty(),
         Unmount::Lazy => MntFlags::MNT_DETACH,

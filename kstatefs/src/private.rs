@@ -93,13 +93,15 @@ fn sweep(parent: &Path) {
     };
     let ours = nix::unistd::geteuid().as_raw();
     for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        // The name first: what else is in there may be a mount that nobody serves, at which a
+        // look would not come back.
         let is_named = path
             .file_name()
             .is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
         // Not followed: in a directory that anybody may write, a link could lead anywhere.
         let is_ours =
-            fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == ours);
-        if !is_named || !is_ours {
+            || fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == ours);
+        if !is_named || !is_ours() {
             continue;
         }
         let Ok(file) = File::open(path.join(LOCK)) else {

@@ -270,7 +270,7 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
         Box::new(move || theirs.reaper.run()),
     )?);
     let theirs = shared.clone();
-    let linger = move || theirs.lingering.run(|ino| theirs.evaporate(ino));
+    let linger = move || theirs.lingering.run(|ino| theirs.look_again(ino));
     threads.push(spawn("kstate-linger", Box::new(linger))?);
     if shared.desk.is_some() {
         let theirs = shared.clone();
@@ -324,7 +324,8 @@ fn mount(
                 // Without the helper its absence is all that fuser can tell.
                 failed(match error.kind() {
                     io::ErrorKind::NotFound => refused,
-                    _ => error,
+                    // What the helper printed, without its end of line.
+                    _ => io::Error::other(error.to_string().trim().to_owned()),
                 })
             })
         }
@@ -400,7 +401,7 @@ impl Unmounting {
 impl Drop for Unmounting {
     fn drop(&mut self) {
         if let Some(path) = self.0.take()
-            && let Err(error) = mountpoint::unmount(&path, Unmount::Lazy)
+            && let Err(error) = mountpoint::detach(&path, Unmount::Lazy)
         {
             tracing::warn!(%error, "left mounted");
         }
@@ -439,7 +440,7 @@ impl Drop for SignalGuard {
     }
 }
 
-/// A state costs no descriptor, a process that waits or writes costs one.
+/// A process that waits or writes costs a descriptor; without passthrough a state does, too.
 fn raise_descriptor_limit() {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) if soft < hard => {

@@ -52,15 +52,20 @@ impl Desk {
     ///
     /// What the kernel says, with the path.
     pub(crate) fn open() -> io::Result<Self> {
-        let parent = std::env::var_os("XDG_RUNTIME_DIR")
-            .map(PathBuf::from)
-            .filter(|path| path.is_dir())
-            .unwrap_or_else(|| match nix::unistd::geteuid().is_root() {
-                true => PathBuf::from("/run"),
-                false => std::env::temp_dir(),
-            });
-        // Others may search it but not list it.
-        let directory = PrivateDirectory::create(&parent, 0o711)?;
+        // The first that can be written: root of a user namespace may not write /run.
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let places = runtime
+            .into_iter()
+            .chain(["/run".into(), std::env::temp_dir()]);
+        let mut directory = Err(io::Error::other("no place for a socket"));
+        for place in places {
+            // Others may search it but not list it.
+            directory = PrivateDirectory::create(&place, 0o711);
+            if directory.is_ok() {
+                break;
+            }
+        }
+        let directory = directory?;
         let path = directory.path().join("socket");
         let open = || -> io::Result<OwnedFd> {
             let kind = SockType::SeqPacket;

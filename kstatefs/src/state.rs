@@ -93,6 +93,8 @@ pub(crate) struct State {
 struct Inner {
     attributes: Attributes,
     capacity: u32,
+    /// The biggest class that any writer was ever given: how far versions can lie.
+    reach: Class,
     /// Whether anybody has said what the capacity shall be.
     capacity_chosen: bool,
     layout: Option<Layout>,
@@ -132,6 +134,7 @@ impl State {
         let inner = Inner {
             attributes,
             capacity: page,
+            reach: Class::B64,
             capacity_chosen: false,
             layout: None,
             open: 0,
@@ -225,11 +228,15 @@ impl State {
         self.lower_mark_if_unused(&inner);
     }
 
-    /// Whether nobody is subscribed and nothing keeps the state: then, how long it lingers.
-    pub(crate) fn is_abandoned(&self) -> Option<Duration> {
+    /// If nobody is subscribed and nothing keeps the state: how long it still lingers.
+    pub(crate) fn abandoned_for(&self) -> Option<Duration> {
         let inner = self.lock();
-        (inner.open == 0 && !inner.attributes.is_kept() && !inner.gone)
-            .then_some(inner.attributes.linger)
+        (inner.open == 0 && !inner.attributes.is_kept() && !inner.gone).then(|| {
+            inner
+                .attributes
+                .linger
+                .saturating_sub(inner.closed_at.elapsed())
+        })
     }
 
     /// Marks the state as gone if `cause` still holds. Whoever waits is woken to see it.
@@ -285,10 +292,10 @@ impl State {
             .clone()
     }
 
-    /// Maps as far as versions of this capacity can lie. `_inner` shows that the lock is held.
-    fn map_capacity(&self, inner: &mut Inner) -> Result<(), Errno> {
-        let class = self.geometry.class_for(inner.capacity).ok_or(Errno::EIO)?;
-        self.map(inner, class)
+    /// Maps as far as versions can lie. The argument shows that the lock is held.
+    fn map_reach(&self, inner: &mut Inner) -> Result<(), Errno> {
+        let reach = inner.reach;
+        self.map(inner, reach)
     }
 
     fn map(&self, _inner: &mut Inner, class: Class) -> Result<(), Errno> {
@@ -302,11 +309,5 @@ impl State {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    fn is_held_by(&self, process: Process) -> bool {
-        self.waits.contains_key(&process) || self.groups.values().any(|owner| *owner == process)
     }
 }

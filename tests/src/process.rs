@@ -1,12 +1,14 @@
 //! A process that ends with the test that started it.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::deadline::eventually;
+use crate::deadline::{PATIENCE, eventually};
 
 /// A child with piped standard streams; killed when dropped.
 #[derive(Debug)]
@@ -51,13 +53,37 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// When it prints what is no text.
+    /// When it prints nothing for as long as [`PATIENCE`], or what is no text.
     #[track_caller]
     pub fn line(&mut self) -> String {
+        if self.output.buffer().is_empty() {
+            let mut fds = [PollFd::new(
+                self.output.get_ref().as_fd(),
+                PollFlags::POLLIN,
+            )];
+            let timeout = PollTimeout::try_from(PATIENCE).expect("some seconds");
+            let ready = poll(&mut fds, timeout).expect("its output is open");
+            assert!(ready == 1, "it has printed nothing for {PATIENCE:?}");
+        }
         let mut line = String::new();
         self.output.read_line(&mut line).expect("a line of text");
         line.truncate(line.trim_end().len());
         line
+    }
+
+    /// Reads lines until it prints `expected`.
+    ///
+    /// # Panics
+    ///
+    /// When its output ends before that, or pauses as long as [`PATIENCE`].
+    #[track_caller]
+    pub fn lines_until(&mut self, expected: &str) {
+        loop {
+            match self.line() {
+                line if line == expected => return,
+                line => assert!(!line.is_empty(), "its output ended before `{expected}`"),
+            }
+        }
     }
 
     /// Sends it a line.

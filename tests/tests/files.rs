@@ -510,3 +510,47 @@ fn exclusive_creation_fails_where_the_state_exists() {
     let file = mode(0o600).open(daemon.file("y")).unwrap();
     assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
 }
+
+#[test]
+fn poll_on_a_deleted_state_hangs_up_and_does_not_spin() {
+    let daemon = Daemon::start();
+    let file = create(&daemon, "x");
+    file.write_all_at(b"1", 0).unwrap();
+    let mut byte = [0; 1];
+    file.read_exact_at(&mut byte, 0).unwrap();
+    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| {
+            poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
+            fds[0].revents().unwrap()
+        });
+        // Whether it sleeps already or not.
+        fs::remove_file(daemon.file("x")).unwrap();
+        assert!(sleeper.join().unwrap().contains(PollFlags::POLLHUP));
+    });
+}
+
+#[test]
+fn a_time_to_linger_can_be_changed_after_the_last_close() {
+    let daemon = Setup::default().with("--linger=3600s").start();
+    drop(create(&daemon, "x"));
+    assert!(daemon.file("x").exists());
+    let script =
+        "import os,sys; os.setxattr(sys.argv[1], 'user.kstate.linger', sys.argv[2].encode())";
+    let set = |time: &str| {
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(daemon.file("x")).arg(time);
+        assert!(python.status().unwrap().success());
+    };
+    let start = Instant::now();
+    set("300ms");
+    set("600ms");
+    eventually("x evaporates", || {
+        (!daemon.file("x").exists()).then_some(())
+    });
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+}

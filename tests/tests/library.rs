@@ -350,9 +350,7 @@ fn a_waiter_wakes_for_each_change_and_ends_with_the_last_value() {
         for number in 101..=10_000 {
             state.publish(&checked(number)).unwrap();
         }
-        eventually("the last value arrives", || {
-            (waiter.line() == "10000").then_some(())
-        });
+        waiter.lines_until("10000");
     });
 }
 
@@ -480,9 +478,7 @@ fn killing_a_publisher_frees_its_claim_within_a_second_and_stops_nobody() {
             killed.elapsed()
         );
         let last = number_of(&reader.snapshot().unwrap().value).expect("whole");
-        eventually("the waiter has the last value", || {
-            (waiter.line() == last.to_string()).then_some(())
-        });
+        waiter.lines_until(&last.to_string());
         let mut heir = worker(daemon, "x", &["publish-lines"]);
         assert_eq!(heir.line(), "ready");
         heir.say("next");
@@ -600,4 +596,24 @@ fn deleting_wakes_waiters_and_later_use_is_an_error() {
         matches!(busy, kstate::RemoveError::Subscribed { .. }),
         "{busy:?}"
     );
+}
+
+#[test]
+fn a_writer_with_bigger_slots_than_the_capacity_needs_is_read_by_all() {
+    both_transports(|daemon| {
+        let mount = mount(daemon);
+        let mut create = fs::File::options();
+        let create = create.read(true).write(true).create_new(true);
+        let plain = create.open(daemon.file("x")).unwrap();
+        let writer = mount.subscribe("x").write().bytes().unwrap();
+        // A value that fits no page claims slots of a page's size before it is refused; then the
+        // room is made smaller, which nothing forbids before the first write.
+        let page = usize::try_from(kstate_sys::abi::page_size()).unwrap();
+        writer.publish(&vec![0; page + 1]).unwrap_err();
+        plain.set_len(8).unwrap();
+        writer.publish(b"12345678").unwrap();
+        let mut bytes = [0; 64];
+        let length = std::os::unix::fs::FileExt::read_at(&plain, &mut bytes, 0).unwrap();
+        assert_eq!(&bytes[..length], b"12345678");
+    });
 }

@@ -6,9 +6,8 @@ pub(super) mod each_change;
 pub(super) mod four_a_second;
 pub(super) mod plain_file;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::part::Part;
 use super::report::Report;
 use super::sample::Checked;
 
@@ -69,34 +68,33 @@ impl Follower {
     }
 }
 
-/// Finds the end: told to stop, and then nothing new for a while.
+/// Finds the end: told to stop, and then so many rounds in a row without anything new.
 ///
 /// The last value is not asked for in any other way than all before it: a consumer that would miss
-/// it ends without it.
+/// it ends without it. Rounds are counted rather than time, since a consumer that did not get to
+/// run has not looked.
 #[derive(Debug)]
 struct Quiet {
-    patience: Duration,
-    since: Option<Instant>,
+    rounds: u32,
+    left: u32,
 }
 
 impl Quiet {
-    fn after(patience: Duration) -> Self {
+    fn after(rounds: u32) -> Self {
         Self {
-            patience,
-            since: None,
+            rounds,
+            left: rounds,
         }
     }
 
-    /// Whether it is time to end.
-    fn has_come(&mut self, part: &Part, saw_change: bool) -> bool {
-        if !part.is_stopping() {
+    /// Whether it is time to end, after a round that `saw_change` or did not.
+    fn has_come(&mut self, is_stopping: bool, saw_change: bool) -> bool {
+        if saw_change || !is_stopping {
+            self.left = self.rounds;
             return false;
         }
-        let now = Instant::now();
-        if saw_change {
-            self.since = Some(now);
-        }
-        now.duration_since(*self.since.get_or_insert(now)) >= self.patience
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
     }
 }
 
@@ -109,6 +107,21 @@ mod tests {
         let mut count = Count::default();
         count.seal(1, sequence);
         count
+    }
+
+    #[test]
+    fn the_end_is_quiet_behind_the_last_change() {
+        let mut quiet = Quiet::after(2);
+        let rounds = [
+            (false, false),
+            (false, true),
+            (true, false),
+            (true, true),
+            (true, false),
+            (true, false),
+        ];
+        let ends = rounds.map(|(stopping, changed)| quiet.has_come(stopping, changed));
+        assert_eq!(ends, [false, false, false, false, false, true]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::report::{Message, Report};
 use super::role::Role;
 
 /// How long a process may take to end once it is told to.
-pub(super) const TIME_TO_END: Duration = Duration::from_secs(5);
+const TIME_TO_END: Duration = Duration::from_secs(10);
 
 /// A process of the demo.
 #[derive(Debug)]

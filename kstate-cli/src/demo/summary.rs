@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::crew::{Crew, Death, MemberState};
+use super::crew::{Crew, Death, Member, MemberState};
 use super::report::{Latency, Report};
 use super::role::Role;
 use super::states::{Count, Shown};
@@ -31,7 +31,7 @@ pub(super) struct Summary {
     pub(super) missed_final: u64,
     /// Commits that found that somebody else had come first, and were tried again.
     pub(super) conflicts: u64,
-    /// Increments of the shared count that are not in it.
+    /// Commits that writers were told had succeeded and that are not in the states.
     pub(super) lost_updates: u64,
     /// Reads through the map, in nanoseconds.
     pub(super) read_ns_p50: f64,
@@ -89,7 +89,6 @@ impl Summary {
         };
         for member in crew.members() {
             let report = member.report();
-            summary.commits += report.commits;
             summary.conflicts += report.conflicts;
             summary.reads += report.reads;
             summary.torn += report.torn;
@@ -116,6 +115,8 @@ impl Summary {
             }
             summary.died.extend(member.death().map(Died::from));
         }
+        // Each commit counts the value up by one, so this is right even of a writer that was killed.
+        summary.commits = newest.values().sum();
         summary.lost_updates = lost_updates(crew, newest);
         summary
     }
@@ -184,19 +185,30 @@ fn misses_last(role: Role, report: &Report, newest: &BTreeMap<String, u64>) -> b
                 .any(|(state, last)| newest.get(state) != Some(last)))
 }
 
-/// Increments that both counters were told had been committed, and that are not in the count.
-/// Nothing can be said where one was killed between its commit and its report.
+/// By how many the states differ from what the writers committed to them. Nothing can be said of a
+/// state one of whose writers was killed between its commit and its report.
 fn lost_updates(crew: &Crew, newest: &BTreeMap<String, u64>) -> u64 {
-    let counters = [Role::FirstCounter, Role::SecondCounter].map(|role| crew.member(role));
-    let committed = counters
-        .iter()
-        .flatten()
-        .filter(|member| *member.state() == MemberState::Done);
-    let committed: Vec<u64> = committed.map(|member| member.report().commits).collect();
-    match newest.get(Count::STATE) {
-        Some(counted) if committed.len() == 2 => counted.abs_diff(committed.iter().sum()),
-        _ => 0,
-    }
+    let done = |role| {
+        let member = crew
+            .member(role)
+            .filter(|member| *member.state() == MemberState::Done);
+        member.map(Member::report)
+    };
+    let published = done(Role::Publisher)
+        .map(|report| report.last.clone())
+        .unwrap_or_default();
+    let counted = match (done(Role::FirstCounter), done(Role::SecondCounter)) {
+        (Some(first), Some(second)) => {
+            Some((Count::STATE.to_owned(), first.commits + second.commits))
+        }
+        _ => None,
+    };
+    let lost = |(state, committed): (String, u64)| {
+        newest
+            .get(&state)
+            .map_or(committed, |newest| newest.abs_diff(committed))
+    };
+    published.into_iter().chain(counted).map(lost).sum()
 }
 
 fn round(value: f64, parts: f64) -> f64 {

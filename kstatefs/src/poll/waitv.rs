@@ -7,8 +7,9 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
-use kstate_sys::futex;
+use kstate_sys::futex::{self, Deadline};
 use kstate_sys::region::Memory;
 
 use super::Inbox;
@@ -16,6 +17,9 @@ use crate::state::State;
 
 /// `FUTEX_WAITV_MAX` is 128; one is the thread's own word.
 const PER_THREAD: usize = 127;
+/// How late a poller may be told where nothing can wait on several words at once.
+const NAP: Duration = Duration::from_millis(5);
+
 /// `FUTEX_32` of `<linux/futex.h>`, shared between processes.
 const FUTEX_32: u32 = 2;
 
@@ -61,6 +65,17 @@ impl Shard {
         futex::wake_all(&self.call);
     }
 
+    /// Where even `futex_waitv` is missing (before Linux 5.16, or refused by a filter): sleeps
+    /// until called, but only so long, and has the states looked at again.
+    fn nap(&self, call: u64) -> io::Result<()> {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the low half is what is compared"
+        )]
+        let expected = call as u32;
+        futex::wait(&self.call, expected, Some(Deadline::after(NAP))).map(|_| ())
+    }
+
     fn run(&self) {
         while !self.stopped.load(Ordering::Acquire) {
             // Read before the states are visited: a call after this ends the wait at once.
@@ -82,7 +97,11 @@ impl Shard {
             // States that came in meanwhile are behind the ones copied above.
             self.lock()
                 .retain(|state| state.upgrade().is_some_and(|state| state.has_pollers()));
-            if let Err(error) = wait(&waiters) {
+            let waited = match wait(&waiters) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.nap(call),
+                waited => waited,
+            };
+            if let Err(error) = waited {
                 tracing::error!(%error, "programs that poll state files are not notified");
                 return;
             }

@@ -63,6 +63,7 @@ impl State {
 
     fn change_capacity(&self, inner: &mut Inner, capacity: u32) -> Result<(), Errno> {
         let class = self.geometry.class_for(capacity).ok_or(Errno::EFBIG)?;
+        inner.reach = inner.reach.max(class);
         // Every writer may publish in the bigger class as soon as the capacity is announced.
         for group in inner.groups.keys().copied() {
             self.allocate_group(Group(group), class)?;

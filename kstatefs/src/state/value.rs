@@ -33,7 +33,7 @@ impl State {
     }
 
     fn read_locked(&self, inner: &mut Inner) -> Result<(Head, Vec<u8>), Errno> {
-        self.map_capacity(inner)?;
+        self.map_reach(inner)?;
         let mapping = self.mapping();
         let mut bytes = vec![MaybeUninit::<u8>::uninit(); self.geometry.page() as usize];
         let version = region::read(&mapping.mapped(), &mut bytes);
@@ -100,7 +100,11 @@ impl State {
             let mapping = self.mapping();
             let mapped = mapping.mapped();
             let writer = inner.writer.as_mut().ok_or(Errno::EIO)?;
-            match writer.commit(&mapped, base, &bytes, self.clock.now()) {
+            let committed = writer.commit(&mapped, base, &bytes, self.clock.now());
+            if mapping.is_damaged() {
+                return Err(Errno::EIO);
+            }
+            match committed {
                 Ok(head) => {
                     self.after_commit(&mapped);
                     return Ok((head, bytes));

@@ -14,8 +14,13 @@ use crate::region::RegionMapping;
 /// What `poll` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PollState {
+    /// There is a version that was not seen yet.
     Readable,
+    /// The state was deleted: nothing new will come.
+    Gone,
+    /// Not yet; the poller is kept.
     Registered,
+    /// Not yet, and there is no poller.
     Idle,
 }
 
@@ -27,7 +32,7 @@ impl State {
             return Ok(());
         }
         self.file.allocate(0, self.geometry.page() as usize)?;
-        self.map_capacity(&mut inner)?;
+        self.map_reach(&mut inner)?;
         inner.armed = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();
@@ -44,6 +49,9 @@ impl State {
         poller: Option<Poller>,
     ) -> Result<PollState, Errno> {
         let mut inner = self.lock();
+        if inner.gone {
+            return Ok(PollState::Gone);
+        }
         if self.describe_locked()? > handle.seen() {
             inner.pollers.remove(&handle.id);
             return Ok(PollState::Readable);

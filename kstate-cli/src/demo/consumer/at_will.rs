@@ -32,7 +32,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
     let mut load = Reading::<LoadSample>::begin(&mount)?;
     let mut count = Reading::<Count>::begin(&mount)?;
     let mut latencies = Latencies::new()?;
-    let mut quiet = Quiet::after(Duration::from_millis(200));
+    let mut quiet = Quiet::after(50);
     part.ready("through the map")?;
     loop {
         let changed = [
@@ -64,7 +64,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
             }
             sum
         };
-        if quiet.has_come(part, changed.contains(&true)) {
+        if quiet.has_come(part.is_stopping(), changed.contains(&true)) {
             return Ok(report());
         }
         part.progress(report)?;

@@ -1,7 +1,5 @@
 //! The consumer that waits for each change.
 
-use std::time::Duration;
-
 use kstate::{Generation, Mount, State, Waited};
 
 use super::super::latency::Latencies;
@@ -17,7 +15,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
     let state: State<CpuSample> = mount.subscribe(CpuSample::STATE).existing().typed()?;
     let mut follower = Follower::new(CpuSample::STATE);
     let mut latencies = Latencies::new()?;
-    let mut quiet = Quiet::after(Duration::from_millis(200));
+    let mut quiet = Quiet::after(5);
     let mut seen = Generation::NEVER;
     part.ready("waits on the map")?;
     loop {
@@ -35,7 +33,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
             latency: latencies.per(1),
             ..follower.report()
         };
-        if quiet.has_come(part, changed) {
+        if quiet.has_come(part.is_stopping(), changed) {
             return Ok(report());
         }
         part.progress(report)?;

@@ -15,6 +15,10 @@ use crate::duration;
 /// Four times a second.
 const INTERVAL: Duration = Duration::from_millis(250);
 
+/// Rounds without a change that make the end: more than the rate can hold back.
+const ROUNDS: u32 = 15;
+const _: () = assert!(ROUNDS as u128 * WAIT.as_millis() > 2 * INTERVAL.as_millis());
+
 /// Watches through a view with a limited rate, and notes how old what it is given is.
 pub(in super::super) fn run(part: &mut Part) -> Outcome {
     let mount = Mount::at(part.directory())?;
@@ -22,7 +26,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
     let mut watch = state.watch().at_most_every(INTERVAL);
     let mut follower = Follower::new(MemorySample::STATE);
     let mut latencies = Latencies::new()?;
-    let mut quiet = Quiet::after(3 * INTERVAL);
+    let mut quiet = Quiet::after(ROUNDS);
     let mut last: Option<Instant> = None;
     let mut shortest_gap = Duration::MAX;
     part.ready("through a view")?;
@@ -43,7 +47,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
             shortest_gap_ns: duration::nanoseconds(shortest_gap),
             ..follower.report()
         };
-        if quiet.has_come(part, changed) {
+        if quiet.has_come(part.is_stopping(), changed) {
             return Ok(report());
         }
         part.progress(report)?;

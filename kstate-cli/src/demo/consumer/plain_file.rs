@@ -26,7 +26,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
     let file = File::open(part.directory().join(LoadSample::STATE))?;
     let mut follower = Follower::new(LoadSample::STATE);
     let mut latencies = Latencies::new()?;
-    let mut quiet = Quiet::after(Duration::from_millis(300));
+    let mut quiet = Quiet::after(20);
     part.ready("open, poll, read")?;
     loop {
         let mut changed = false;
@@ -51,7 +51,7 @@ pub(in super::super) fn run(part: &mut Part) -> Outcome {
             latency: latencies.per(1),
             ..follower.report()
         };
-        if quiet.has_come(part, changed) {
+        if quiet.has_come(part.is_stopping(), changed) {
             return Ok(report());
         }
         part.progress(report)?;
