@@ -72,24 +72,17 @@ fn publish<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>
         }
     };
     let (with, without) = alternate(blocks, refreshing, plain);
-    // What the same would cost at the least: a copy under a lock behind a bare publish.
-    let (lock, bare_only) = alternate(
+    let (lock, _) = alternate(
         blocks,
         |count| {
             for _ in 0..count {
-                bare.publish(black_box(&value));
                 locked.copy();
             }
         },
-        |count| {
-            for _ in 0..count {
-                bare.publish(black_box(&value));
-            }
-        },
+        plain,
     );
     let title = format!("live page {size} B, beside a copy under a lock");
     let extra = (with.p50 - without.p50, with);
-    let least = (lock.p50 - bare_only.p50, lock);
     cases.push(Case::with_costs(
         title,
         extra,

@@ -33,7 +33,7 @@ pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
 /// As a program does it: the value is looked at where it is, and an error ends the run.
 #[inline(always)]
 fn read_one<const WORDS: usize>(reader: &Reader<[u64; WORDS]>) {
-    match reader.snapshot() {
+    match &reader.snapshot() {
         Ok(snapshot) => {
             black_box(&snapshot.value);
         }

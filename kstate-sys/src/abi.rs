@@ -67,6 +67,18 @@ impl Class {
             _ => None,
         }
     }
+
+    /// The class that versions of `length` bytes are usually in: the smallest that has room, or
+    /// a page.
+    #[inline]
+    pub const fn usual(length: usize) -> Self {
+        match length {
+            0..=64 => Self::B64,
+            65..=256 => Self::B256,
+            257..=1024 => Self::B1024,
+            _ => Self::Page,
+        }
+    }
 }
 
 /// Where things are in a region whose pages have a given size.

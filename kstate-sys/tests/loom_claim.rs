@@ -1,4 +1,3 @@
-#![cfg(kstate_loom)]
 //! A dead writer's group and its next owner.
 //!
 //! 1. The newest version is in the group: the next owner's first filling spares it.
@@ -9,7 +8,11 @@
 //! 4. As 3, with a writer of another group beside the next owner.
 //!
 //! A death is a join: what the dead stored is visible to its heir, as it is after a pidfd.
-//! Bounds: none in 1, three preemptions in 2 to 4 (three threads and more).
+//! Bounds: every interleaving in 1, at most four preemptions in 3, two in 2 and 4 with their three
+//! threads. A refilled version under a reader needs two.
+
+#![cfg(kstate_loom)]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod loom_memory;
 
@@ -47,7 +50,7 @@ fn the_next_owner_spares_the_newest_version() {
 #[test]
 fn a_slow_reader_sees_that_the_next_owner_refilled_its_slot() {
     // Case 2: group 1's first slot is newest, then group 0's, then refilled by the heir.
-    explore(Some(3), || {
+    explore(Some(2), || {
         let words = Words::with_groups(2);
         let owner = {
             let words = words.clone();
@@ -78,7 +81,8 @@ fn a_slow_reader_sees_that_the_next_owner_refilled_its_slot() {
 
 /// Case 3, after `before` versions of the victim's own; case 4 with a `rival` beside the heir.
 fn killed_at_each_step(before: u8, rival: bool) {
-    let steps = Death::at_each_step(Some(3), move |death| {
+    let preemptions = if rival { 2 } else { 4 };
+    let steps = Death::at_each_step(Some(preemptions), move |death| {
         let words = Words::with_groups(2);
         let mut writer = words.writer(1);
         for id in 0..before {
@@ -100,10 +104,10 @@ fn killed_at_each_step(before: u8, rival: bool) {
             let newest = node.head();
             let mut heir = node.writer(1);
             let first = Value::short(200).publish(&mut heir, &*node).unwrap();
-            assert_ne!(first.slot(), newest.slot(), "refilled the newest");
             match rival {
                 Some(rival) => rival.join().unwrap(),
                 None => {
+                    assert_ne!(first.slot(), newest.slot(), "refilled the newest");
                     let second = Value::new(201).publish(&mut heir, &*node).unwrap();
                     assert_ne!(first.slot(), second.slot());
                 }

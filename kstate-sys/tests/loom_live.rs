@@ -1,4 +1,3 @@
-#![cfg(kstate_loom)]
 //! The live page and those who refresh it.
 //!
 //! 1. Two committers: whoever finds the lock taken leaves the page to the holder. When both are
@@ -9,7 +8,11 @@
 //! 5. A committer dies at any step, with or without the lock; its heir refreshes beside another
 //!    committer, and the page is the newest again.
 //!
-//! Bounds: two preemptions in 1 with two versions of one writer, three in 2 and 5; else none.
+//! Bounds: at most three preemptions; four where two threads do one thing each, two in 2 beside two
+//! refreshers. A missed hand-over needs two, a lock taken from the dead unseen needs three.
+
+#![cfg(kstate_loom)]
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod loom_memory;
 
@@ -56,7 +59,7 @@ fn assert_converged(words: &Words) {
 #[test]
 fn the_page_is_newest_when_two_committers_are_done() {
     // Cases 1 and 3.
-    explore(None, || {
+    explore(Some(4), || {
         let words = Words::with_groups(2);
         words.header().raise(Notice::ARMED);
         let other = publish_beside(&words, 1, [Value::new(10)]);
@@ -69,7 +72,7 @@ fn the_page_is_newest_when_two_committers_are_done() {
 #[test]
 fn the_page_is_newest_when_a_busy_committer_is_done() {
     // Cases 1 and 3.
-    explore(Some(2), || {
+    explore(Some(3), || {
         let words = Words::with_groups(2);
         words.header().raise(Notice::ARMED);
         let other = publish_beside(&words, 1, [Value::new(10), Value::short(11)]);
@@ -85,7 +88,7 @@ fn the_page_is_newest_when_a_busy_committer_is_done() {
 fn a_checked_copy_of_the_page_is_whole() {
     // Cases 2 and 3: the values are numbered as their generations are.
     const VALUES: [Value; 3] = [Value::new(1), Value::short(2), Value::new(3)];
-    explore(None, || {
+    explore(Some(3), || {
         let words = Words::with_groups(1);
         words.header().raise(Notice::ARMED);
         let committer = publish_beside(&words, 0, VALUES);
@@ -104,7 +107,7 @@ fn a_checked_copy_of_the_page_is_whole() {
 #[test]
 fn a_checked_copy_is_whole_beside_two_refreshers() {
     // Case 2.
-    explore(Some(3), || {
+    explore(Some(2), || {
         let words = Words::with_groups(2);
         words.header().raise(Notice::ARMED);
         let others = [
@@ -133,7 +136,7 @@ fn a_checked_copy_is_whole_beside_two_refreshers() {
 #[test]
 fn arming_beside_a_commit_leaves_the_page_newest() {
     // Case 4, with the daemon's own order: raise, then refresh.
-    explore(None, || {
+    explore(Some(4), || {
         let words = Words::with_groups(2);
         let committer = publish_beside(&words, 1, [Value::new(1)]);
         words.header().raise(Notice::ARMED);

@@ -84,7 +84,8 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
     let claimed = || {
         let process = Process::current()?;
         let mut claim = ioctl::Claim::default();
-        call::claim(reader.subscription().descriptor(), &mut claim)?;
+        let descriptor = reader.subscription().descriptor();
+        errno::uninterrupted(|| call::claim(descriptor, &mut claim))?;
         let group = match u8::try_from(claim.group) {
             Ok(group) if group != Group::DAEMON.0 => Group(group),
             _ => return Err(errno::protocol_violation()),
@@ -115,5 +116,6 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
 /// Gives `group` back. The caller's process claimed it and writes through it no more.
 pub(crate) fn release<T>(reader: &Reader<T>, group: Group) {
     // A dead daemon takes the group back when it is restarted, or it is gone with the state.
-    let _ = call::release(reader.subscription().descriptor(), u32::from(group.0));
+    let descriptor = reader.subscription().descriptor();
+    let _ = errno::uninterrupted(|| call::release(descriptor, u32::from(group.0)));
 }

@@ -62,6 +62,17 @@ pub(crate) fn refusal(error: &io::Error) -> Refusal {
     }
 }
 
+/// Makes a request of the daemon again for as long as signals interrupt it: FUSE gives up a
+/// request that the daemon has not begun, and does not restart it.
+pub(crate) fn uninterrupted<R>(mut request: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+    loop {
+        match request() {
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            answer => return answer,
+        }
+    }
+}
+
 /// An errno with no text of its own, for what a peer got wrong.
 pub(crate) fn protocol_violation() -> io::Error {
     io::Error::from_raw_os_error(libc::EPROTO)
@@ -112,6 +123,7 @@ impl Error {
             },
             Self::Remove(error) => match error {
                 RemoveError::Name(error) => error.errno(),
+                RemoveError::Mount(error) => mount(error),
                 RemoveError::NotFound { .. } => libc::ENOENT,
                 RemoveError::Subscribed { .. } => libc::EBUSY,
                 RemoveError::Denied { .. } => libc::EACCES,
@@ -119,6 +131,7 @@ impl Error {
             },
             Self::Info(error) => match error {
                 InfoError::Name(error) => error.errno(),
+                InfoError::Mount(error) => mount(error),
                 InfoError::NotFound { .. } => libc::ENOENT,
                 InfoError::Denied { .. } => libc::EACCES,
                 InfoError::Io { source, .. } => code(source),

@@ -8,6 +8,9 @@ use kstate_sys::ioctl::{self, call, info_flags, outcome};
 use kstate_sys::name::{NameError, StateName};
 use kstate_sys::region::Generation;
 
+use crate::errno;
+use crate::mount::MountError;
+
 /// A state as the daemon sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -54,6 +57,9 @@ pub enum InfoError {
     /// No state can have that name.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The file system could not be used.
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// There is none.
     #[error("there is no state `{name}`; `kstate ls` shows those there are")]
     NotFound {
@@ -88,9 +94,9 @@ pub enum InfoError {
 pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
     let file = file.as_fd();
     let mut info = ioctl::Info::default();
-    call::info(file, &mut info)?;
+    errno::uninterrupted(|| call::info(file, &mut info))?;
     let mut subscribe = ioctl::Subscribe::default();
-    call::subscribe(file, &mut subscribe)?;
+    errno::uninterrupted(|| call::subscribe(file, &mut subscribe))?;
     let layout = match (subscribe.outcome, subscribe.layout_id) {
         (outcome::OK, id) if id != 0 => Some(RecordedLayout {
             id,

@@ -110,6 +110,9 @@ pub enum RemoveError {
     /// No state can have that name.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// The file system could not be used.
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// There is none.
     #[error("there is no state `{name}` to delete; `kstate ls` shows those there are")]
     NotFound {
@@ -239,6 +242,7 @@ impl Mount {
         let asked = open_for_library(&self.file(&name)).and_then(info::ask);
         asked.map_err(|source| match errno::refusal(&source) {
             Refusal::NotFound => InfoError::NotFound { name },
+            Refusal::DaemonDied => self.died().into(),
             Refusal::Denied => InfoError::Denied { name },
             _ => InfoError::Io { name, source },
         })
@@ -254,10 +258,17 @@ impl Mount {
         let name = StateName::new(name.as_ref())?;
         std::fs::remove_file(self.file(&name)).map_err(|source| match errno::refusal(&source) {
             Refusal::NotFound => RemoveError::NotFound { name },
+            Refusal::DaemonDied => self.died().into(),
             Refusal::Busy => RemoveError::Subscribed { name },
             Refusal::Denied => RemoveError::Denied { name },
             _ => RemoveError::Io { name, source },
         })
+    }
+
+    fn died(&self) -> MountError {
+        MountError::DaemonDied {
+            path: self.path.clone(),
+        }
     }
 
     /// The file of a state. A legal name has no `/` and does not begin with a dot.

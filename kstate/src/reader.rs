@@ -10,15 +10,16 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::access::Access;
-use kstate_sys::clock::Clock;
 use kstate_sys::ioctl::call;
 use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Generation, Head, Mapped, Memory};
 
 use crate::content::Content;
+use crate::errno;
 use crate::info::{self, Info};
 use crate::mapping::Map;
 use crate::snapshot::{ReadError, Snapshot};
+use crate::stamp::ClockWord;
 use crate::subscription::Subscription;
 
 /// A state as a reader sees it: shared between threads, cloned at the price of a counter.
@@ -43,7 +44,7 @@ use crate::subscription::Subscription;
 /// 1. `map` points at one of the mappings of `subscription`, which never drops one before itself.
 pub struct Reader<T> {
     map: AtomicPtr<Map>,
-    clock: Clock,
+    clock: ClockWord,
     subscription: Arc<Subscription>,
     content: PhantomData<fn() -> T>,
 }
@@ -53,7 +54,7 @@ impl<T> Reader<T> {
     pub(crate) fn new(subscription: Arc<Subscription>) -> io::Result<Self> {
         // INVARIANT: 1.
         let map = std::ptr::from_ref(subscription.map_for(Class::B64)?).cast_mut();
-        let clock = subscription.clock();
+        let clock = ClockWord::of(subscription.clock());
         Ok(Self {
             map: AtomicPtr::new(map),
             clock,
@@ -80,7 +81,7 @@ impl<T> Reader<T> {
     }
 
     #[inline]
-    pub(crate) fn clock(&self) -> Clock {
+    pub(crate) fn clock(&self) -> ClockWord {
         self.clock
     }
 
@@ -229,7 +230,8 @@ impl<T> Reader<T> {
     ///
     /// One FUSE request.
     pub fn acknowledge(&self, generation: Generation) -> io::Result<()> {
-        call::seen(self.subscription.descriptor(), generation.0)
+        let descriptor = self.subscription.descriptor();
+        errno::uninterrupted(|| call::seen(descriptor, generation.0))
     }
 }
 

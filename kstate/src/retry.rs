@@ -266,6 +266,69 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Region;
+
+    #[test]
+    fn a_transaction_is_run_again_until_nobody_comes_first() {
+        let region = Region::new(8);
+        let (ours, theirs) = (region.state::<u64>(1), region.state::<u64>(2));
+        let mut disturbances = 3;
+        let done = ours
+            .transact(|value| {
+                if disturbances > 0 {
+                    disturbances -= 1;
+                    theirs.publish(&100).unwrap();
+                }
+                *value += 1;
+                *value
+            })
+            .unwrap();
+        assert_eq!((done.value, done.attempts), (101, 4));
+        assert!(done.outcome.is_committed() && done.delay > Duration::ZERO);
+    }
+
+    #[test]
+    fn giving_up_reports_the_attempts_and_changes_nothing() {
+        let region = Region::new(8);
+        let (ours, theirs) = (region.state::<u64>(1), region.state::<u64>(2));
+        let retry = Retry::new()
+            .attempts(5)
+            .longest_pause(Duration::from_micros(1));
+        let error = ours
+            .transact_with(&retry, |tx| -> Result<(), TransactError> {
+                theirs.publish(&7).unwrap();
+                *tx.get_mut()? += 1;
+                Ok(())
+            })
+            .unwrap_err();
+        assert!(
+            matches!(error, TransactError::Exhausted { attempts: 5, .. }),
+            "{error:?}"
+        );
+        assert_eq!(ours.snapshot().unwrap().value, 7);
+    }
+
+    #[test]
+    fn a_closure_that_fails_or_panics_aborts() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let error = state
+            .try_transact(|value| {
+                *value = 5;
+                Err::<(), _>("no")
+            })
+            .unwrap_err();
+        assert!(matches!(error, TransactError::Aborted("no")), "{error:?}");
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            state.transact(|value| {
+                *value = 5;
+                panic!("on purpose")
+            })
+        }));
+        assert!(panicked.is_err());
+        assert!(state.generation().is_never());
+        assert_eq!(state.transact(|value| *value).unwrap().value, 0);
+    }
 
     #[test]
     fn pauses_stay_within_their_bound_and_are_counted() {

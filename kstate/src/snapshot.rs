@@ -5,9 +5,11 @@ use std::io;
 use std::ops::Deref;
 use std::time::{Duration, SystemTime};
 
-use kstate_sys::clock::{Clock, ClockKind, Ticks};
+use kstate_sys::clock::Ticks;
 use kstate_sys::name::StateName;
 use kstate_sys::region::{Corruption, Generation, Version};
+
+use crate::stamp::ClockWord;
 
 /// A version as it was read: the value, and which version it is.
 #[derive(Clone, Copy)]
@@ -27,9 +29,8 @@ pub struct Snapshot<V> {
 pub(crate) struct Label {
     generation: Generation,
     time: Ticks,
-    ns_per_tick_32: u64,
-    length: u32,
-    clock_kind: ClockKind,
+    clock: ClockWord,
+    length: u64,
 }
 
 /// Why a state could not be read. Handle and state are as before.
@@ -102,7 +103,7 @@ pub enum ReadError {
 
 impl<V> Snapshot<V> {
     #[inline]
-    pub(crate) fn new(value: V, version: &Version, clock: Clock) -> Self {
+    pub(crate) fn new(value: V, version: &Version, clock: ClockWord) -> Self {
         Self {
             value,
             label: Label::new(version, clock),
@@ -118,7 +119,11 @@ impl<V> Snapshot<V> {
     /// Length of the version in bytes; 0 if nobody has written yet.
     #[inline]
     pub const fn length(&self) -> u32 {
-        self.label.length
+        // Made of one in `Label::new`.
+        #[expect(clippy::cast_possible_truncation, reason = "was a u32")]
+        {
+            self.label.length as u32
+        }
     }
 
     /// Whether its writer said when it was committed.
@@ -134,14 +139,10 @@ impl<V> Snapshot<V> {
     /// One reading of the clock, no system call.
     #[inline]
     pub fn age(&self) -> Option<Duration> {
-        let Label {
-            time,
-            clock_kind,
-            ns_per_tick_32,
-            ..
-        } = self.label;
-        let clock = Clock::from_raw(clock_kind as u32, ns_per_tick_32)?;
-        self.is_stamped().then(|| clock.between(time, clock.now()))
+        self.is_stamped().then(|| {
+            let clock = self.label.clock.clock();
+            clock.between(self.label.time, clock.now())
+        })
     }
 
     /// When it was committed, by the system's clock as it is set now; `None` if not stamped.
@@ -161,13 +162,12 @@ impl<V> Snapshot<V> {
 
 impl Label {
     #[inline]
-    pub(crate) fn new(version: &Version, clock: Clock) -> Self {
+    pub(crate) fn new(version: &Version, clock: ClockWord) -> Self {
         Self {
             generation: version.generation(),
             time: version.time,
-            ns_per_tick_32: clock.ns_per_tick_32(),
-            length: version.length,
-            clock_kind: clock.kind(),
+            clock,
+            length: u64::from(version.length),
         }
     }
 }

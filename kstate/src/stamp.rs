@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use kstate_sys::clock::{Clock, Ticks};
+use core::num::NonZeroU64;
+
+use kstate_sys::clock::{Clock, ClockKind, Ticks};
 
 /// What a handle stamps its versions with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -33,6 +35,35 @@ impl Stamp {
     }
 }
 
+/// A [`Clock`] in one word, which every snapshot carries: its rate, and the top bit for the
+/// kernel's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClockWord(NonZeroU64);
+
+impl ClockWord {
+    const MONOTONIC_BIT: u64 = 1 << 63;
+
+    pub(crate) fn of(clock: Clock) -> Self {
+        // A rate of 2^31 ns a tick is no clock's.
+        let rate = clock.ns_per_tick_32() & !Self::MONOTONIC_BIT;
+        let kind = match clock.kind() {
+            ClockKind::TimeStampCounter => 0,
+            ClockKind::Monotonic => Self::MONOTONIC_BIT,
+        };
+        Self(NonZeroU64::new(rate | kind).unwrap_or(NonZeroU64::MAX))
+    }
+
+    #[inline]
+    pub(crate) fn clock(self) -> Clock {
+        let kind = match self.0.get() & Self::MONOTONIC_BIT {
+            0 => ClockKind::TimeStampCounter,
+            _ => ClockKind::Monotonic,
+        };
+        let clock = Clock::from_raw(kind as u32, self.0.get() & !Self::MONOTONIC_BIT);
+        clock.unwrap_or(Clock::MONOTONIC)
+    }
+}
+
 /// A time in the future counts as now.
 impl From<SystemTime> for Stamp {
     fn from(at: SystemTime) -> Self {
@@ -60,6 +91,17 @@ mod tests {
         for stamp in [Stamp::from(SystemTime::now() - hour), Stamp::ago(hour)] {
             let age = clock.between(stamp.ticks(&clock), clock.now());
             assert!(age.abs_diff(hour) < Duration::from_millis(100), "{age:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_survives_its_word() {
+        for clock in [
+            Clock::MONOTONIC,
+            Clock::from_raw(2, 1 << 40).unwrap(),
+            Clock::calibrate(),
+        ] {
+            assert_eq!(ClockWord::of(clock).clock(), clock);
         }
     }
 

@@ -140,7 +140,8 @@ impl<T: Content> State<T> {
     pub fn set_capacity(&self, bytes: u32) -> Result<u32, CapacityError> {
         let name = || self.name().clone();
         let mut capacity = bytes;
-        let set = call::set_capacity(self.subscription().descriptor(), &mut capacity)
+        let descriptor = self.subscription().descriptor();
+        let set = errno::uninterrupted(|| call::set_capacity(descriptor, &mut capacity))
             .and_then(|()| self.take_capacity(capacity));
         match set {
             Ok(()) => Ok(capacity),
@@ -222,14 +223,14 @@ impl<T: Content> State<T> {
     #[inline]
     pub(crate) fn now(&self) -> Ticks {
         match self.stamping.get() {
-            Stamping::CommitTime => self.reader.clock().now(),
+            Stamping::CommitTime => self.reader.clock().clock().now(),
             Stamping::Off => Ticks::NONE,
         }
     }
 
     /// The commit time that the caller gives.
     pub(crate) fn ticks_of(&self, stamp: Stamp) -> Ticks {
-        stamp.ticks(&self.reader.clock())
+        stamp.ticks(&self.reader.clock().clock())
     }
 
     /// A private page for a transaction; what it holds is arbitrary.
@@ -301,5 +302,54 @@ impl<T: Content> State<T> {
     /// Whether this handle may write.
     pub(crate) fn is_writable(&self) -> bool {
         self.access() == Access::Write
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Region;
+
+    #[test]
+    fn handles_go_to_other_threads_and_readers_are_shared_by_them() {
+        fn sent<T: Send>() {}
+        fn shared<T: Sync>() {}
+        sent::<State<u64>>();
+        sent::<Reader<u64>>();
+        shared::<Reader<u64>>();
+    }
+
+    #[test]
+    fn a_forked_child_reads_but_cannot_commit_what_its_parent_began() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        state.publish(&1).unwrap();
+        let mut begun = state.begin().unwrap();
+        begun.set(&2);
+        let in_child = |begun: crate::Transaction<'_, u64>| {
+            let refused = matches!(begun.commit(), Err(crate::CommitError::Forked { .. }));
+            let reads = state.snapshot().is_ok_and(|now| now.value == 1);
+            // The memfd has no daemon to claim from, and the parent's slots are not its own.
+            let claims = matches!(state.publish(&3), Err(crate::PublishError::Claim(_)));
+            refused && reads && claims
+        };
+        #[expect(unsafe_code, reason = "forks, which has no safe wrapper here")]
+        // SAFETY: the child touches memory, asks by ioctl and leaves by `_exit`. What it
+        // allocates is safe after a fork with glibc, whose allocator resets itself.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let right = in_child(begun);
+            #[expect(unsafe_code, reason = "ends the child without unwinding")]
+            // SAFETY: ends the process at once.
+            unsafe {
+                libc::_exit(i32::from(!right))
+            }
+        }
+        let mut status = 0;
+        #[expect(unsafe_code, reason = "waits for the child")]
+        // SAFETY: `status` is a valid place; the child is ours.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!((waited, status), (child, 0));
+        assert!(begun.commit().unwrap().is_committed());
     }
 }

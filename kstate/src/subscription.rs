@@ -151,7 +151,7 @@ impl Subscription {
     /// What the daemon says.
     pub(crate) fn capacity_in_force(&self) -> io::Result<u32> {
         let mut argument = ioctl::Subscribe::default();
-        call::subscribe(&self.descriptor, &mut argument)?;
+        errno::uninterrupted(|| call::subscribe(&self.descriptor, &mut argument))?;
         match argument.outcome {
             outcome::OK => Ok(argument.capacity),
             _ => Err(errno::protocol_violation()),
@@ -180,14 +180,14 @@ impl Subscription {
         if found == wanted {
             return Ok(());
         }
-        call::wait_begin(&self.descriptor)?;
+        errno::uninterrupted(|| call::wait_begin(&self.descriptor))?;
         let swapped =
             self.wait_mark
                 .0
                 .compare_exchange(found, wanted, Ordering::Relaxed, Ordering::Relaxed);
         if swapped.is_err() {
             // Another thread came first: one mark a process is enough.
-            call::wait_end(&self.descriptor)?;
+            errno::uninterrupted(|| call::wait_end(&self.descriptor))?;
         }
         Ok(())
     }
@@ -202,7 +202,7 @@ impl Subscription {
         if self.wait_mark.0.load(Ordering::Relaxed) != 0 && self.is_waiting() {
             self.wait_mark.0.store(0, Ordering::Relaxed);
             // A dead daemon has forgotten the mark; nothing else can go wrong.
-            let _ = call::wait_end(&self.descriptor);
+            let _ = errno::uninterrupted(|| call::wait_end(&self.descriptor));
         }
     }
 }

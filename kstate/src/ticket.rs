@@ -37,7 +37,7 @@ const PATIENCE_S: i64 = 5;
 /// One FUSE request and one exchange over a Unix socket, about 200 µs.
 pub(crate) fn redeem(file: impl AsFd) -> io::Result<OwnedFd> {
     let mut ticket = Ticket::new([0; 16], b"").ok_or_else(errno::protocol_violation)?;
-    call::ticket(file, &mut ticket)?;
+    errno::uninterrupted(|| call::ticket(&file, &mut ticket))?;
     let path = ticket.path().ok_or_else(errno::protocol_violation)?;
     let address = UnixAddr::new(Path::new(OsStr::from_bytes(path)))?;
     let socket = socket(

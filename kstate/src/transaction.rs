@@ -1,17 +1,21 @@
 //! Changing the value that is there, unless somebody else changes it first.
 
-use std::borrow::Borrow;
+mod begin;
+mod commit;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
-use std::io;
 use std::mem::ManuallyDrop;
 
 use kstate_sys::fork::Process;
-use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Head, Memory, Notice};
+use kstate_sys::region::{self, Generation, Head};
 
-use crate::claim::ClaimError;
+pub use begin::BeginError;
+pub use commit::CommitError;
+
 use crate::content::{Content, Filled};
-use crate::publish::Room;
 use crate::snapshot::ReadError;
 use crate::state::State;
 
@@ -68,93 +72,6 @@ pub enum Outcome {
     },
 }
 
-/// Why a transaction was not begun: it could never be committed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BeginError {
-    /// The subscription is for reading.
-    #[error("state `{name}` was subscribed to for reading; subscribe with `.write()`")]
-    ReadOnly {
-        /// The state's name.
-        name: StateName,
-    },
-    /// The state was deleted.
-    #[error("state `{name}` was deleted; subscribe again to create it anew")]
-    Deleted {
-        /// Its name.
-        name: StateName,
-    },
-    /// A commit of several states is under way.
-    #[error("a commit of several states holds state `{name}` undecided; try again")]
-    Undecided {
-        /// The state's name.
-        name: StateName,
-    },
-    /// A forked child could not make itself known.
-    #[error("cannot begin a transaction on state `{name}`: {source}")]
-    Io {
-        /// The state's name.
-        name: StateName,
-        /// The operating system's error.
-        source: io::Error,
-    },
-}
-
-/// Why a commit could not even be tried. The state is unchanged, except as
-/// [`CommitError::Deleted`] says.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum CommitError {
-    /// This handle has no slots to write to.
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
-    /// The page has more bytes than the state has room for.
-    #[error(
-        "a value of {length} bytes was not committed: state `{name}` has room for {capacity}; \
-         subscribe with a bigger capacity or set it"
-    )]
-    TooLong {
-        /// The state's name.
-        name: StateName,
-        /// Bytes of the page.
-        length: usize,
-        /// The capacity in force, in bytes.
-        capacity: u32,
-    },
-    /// The state was deleted: the value is in the mapping, where nobody will look for it.
-    #[error(
-        "state `{name}` was deleted, so nobody will see what is committed; subscribe again to \
-         create it anew"
-    )]
-    Deleted {
-        /// Its name.
-        name: StateName,
-    },
-    /// The transaction was begun by the parent of this process.
-    #[error(
-        "the transaction on state `{name}` belongs to the process that began it; begin one in \
-         the forked child"
-    )]
-    Forked {
-        /// The state's name.
-        name: StateName,
-    },
-    /// The last generation has been reached.
-    #[error("state `{name}` has used up its generations; delete it and let it be created again")]
-    Exhausted {
-        /// The state's name.
-        name: StateName,
-    },
-    /// The state has grown and what it grew by could not be used.
-    #[error("cannot commit to state `{name}`: {source}")]
-    Io {
-        /// The state's name.
-        name: StateName,
-        /// The operating system's error.
-        source: io::Error,
-    },
-}
-
 impl Outcome {
     /// Whether a new version came of it.
     pub const fn is_committed(self) -> bool {
@@ -164,173 +81,6 @@ impl Outcome {
     /// Whether another commit came first.
     pub const fn is_conflict(self) -> bool {
         matches!(self, Self::Conflict { .. })
-    }
-}
-
-impl<T: Content> State<T> {
-    /// Begins a transaction from the newest version.
-    ///
-    /// # Errors
-    ///
-    /// [`BeginError`], for what could never be committed; contention is no reason.
-    ///
-    /// # Cost
-    ///
-    /// Two loads; nothing is copied.
-    #[inline]
-    pub fn begin(&self) -> Result<Transaction<'_, T>, BeginError> {
-        let base = match self.base_quickly() {
-            Some(base) => base,
-            None => self.base_slowly()?,
-        };
-        let process = self.process.get();
-        Ok(Transaction {
-            state: self,
-            base,
-            process,
-            page: None,
-            dirty: false,
-            doomed: false,
-        })
-    }
-
-    /// The newest head, if a transaction can begin from it just so.
-    #[inline]
-    fn base_quickly(&self) -> Option<Head> {
-        let memory = self.memory();
-        let base = region::newest(memory).ok()?;
-        let deleted = memory.header().notice().contains(Notice::DELETED);
-        let ours = self.process.get().is_current() && self.is_writable();
-        (ours && !deleted).then_some(base)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn base_slowly(&self) -> Result<Head, BeginError> {
-        let name = || self.name().clone();
-        if !self.is_writable() {
-            return Err(BeginError::ReadOnly { name: name() });
-        }
-        if self.memory().header().notice().contains(Notice::DELETED) {
-            return Err(BeginError::Deleted { name: name() });
-        }
-        if !self.process.get().is_current() {
-            self.leave_parents().map_err(|source| BeginError::Io {
-                name: name(),
-                source,
-            })?;
-        }
-        region::newest(self.memory()).map_err(|_| BeginError::Undecided { name: name() })
-    }
-
-    /// Makes `bytes` the version after `base`. The caller's process is the one of `self.process`.
-    #[inline]
-    fn commit_bytes(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
-        if let Some(mut writer) = self.writer.take() {
-            let fits = bytes.len() <= self.room.get() as usize;
-            let memory = self.memory();
-            let group = writer.group();
-            let committed = match fits {
-                true => writer.commit(memory, base, bytes, self.now()),
-                false => Err(region::CommitError::Contended),
-            };
-            self.writer.set(Some(writer));
-            match committed {
-                Ok(head) => {
-                    let notice = memory.header().notice();
-                    if notice.is_none() || self.settle(notice, group) {
-                        return Ok(Outcome::Committed {
-                            generation: head.generation(),
-                        });
-                    }
-                    return Err(CommitError::Deleted {
-                        name: self.name().clone(),
-                    });
-                }
-                Err(region::CommitError::Conflict { found }) => {
-                    return Ok(conflict(base, found));
-                }
-                Err(_) => {}
-            }
-        }
-        self.commit_slowly(base, bytes)
-    }
-
-    /// With all that can come between: no group yet, a state that has grown.
-    #[cold]
-    #[inline(never)]
-    fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
-        let name = || self.name().clone();
-        loop {
-            let mut writer = match self.own_writer() {
-                Some(writer) => writer,
-                None => self.claim()?,
-            };
-            let group = writer.group();
-            let committed = match bytes.len() <= self.room.get() as usize {
-                true => writer.commit(self.memory(), base, bytes, self.now()),
-                false => Err(region::CommitError::TooLong {
-                    length: bytes.len(),
-                    room: self.room.get() as usize,
-                }),
-            };
-            self.writer.set(Some(writer));
-            return match committed {
-                Ok(head) => match self.settle(self.memory().header().notice(), group) {
-                    true => Ok(Outcome::Committed {
-                        generation: head.generation(),
-                    }),
-                    false => Err(CommitError::Deleted { name: name() }),
-                },
-                Err(region::CommitError::Conflict { found }) => Ok(conflict(base, found)),
-                Err(region::CommitError::Exhausted) => Err(CommitError::Exhausted { name: name() }),
-                Err(_) => match self.make_room(bytes.len()) {
-                    Ok(Room::Made) => continue,
-                    Ok(Room::Lacking { capacity }) => Err(CommitError::TooLong {
-                        name: name(),
-                        length: bytes.len(),
-                        capacity,
-                    }),
-                    Err(source) => Err(CommitError::Io {
-                        name: name(),
-                        source,
-                    }),
-                },
-            };
-        }
-    }
-}
-
-impl<T: Content> State<T> {
-    /// Fills `page` with `base` or, if that is gone, with the newest version: then `true`.
-    #[cold]
-    #[inline(never)]
-    fn fill_slowly(&self, base: Head, page: &mut T::Page) -> Result<bool, ReadError> {
-        match T::fill(self, Some(base), page)? {
-            Filled::Whole => Ok(false),
-            Filled::Recycled => T::fill(self, None, page).map(|_| true),
-        }
-    }
-
-    #[cold]
-    fn touched_by_child(&self) -> ReadError {
-        ReadError::Forked {
-            name: self.name().clone(),
-        }
-    }
-
-    #[cold]
-    fn forked(&self) -> CommitError {
-        CommitError::Forked {
-            name: self.name().clone(),
-        }
-    }
-}
-
-fn conflict(base: Head, found: Head) -> Outcome {
-    Outcome::Conflict {
-        base: base.generation(),
-        found: found.generation(),
     }
 }
 
@@ -436,10 +186,7 @@ impl<T: Content> Transaction<'_, T> {
             (true, false) => Ok(Outcome::Unchanged {
                 base: base.generation(),
             }),
-            (true, true) => {
-                let bytes = T::bytes(Borrow::borrow(T::owned(&page)));
-                state.commit_bytes(base, bytes)
-            }
+            (true, true) => state.commit_page(base, &page),
         };
         state.recycle(page);
         done
@@ -466,6 +213,25 @@ impl<T: Content> Transaction<'_, T> {
             self.page.get_or_insert_with(|| state.page()),
             &mut self.dirty,
         ))
+    }
+}
+
+impl<T: Content> State<T> {
+    /// Fills `page` with `base` or, if that is gone, with the newest version: then `true`.
+    #[cold]
+    #[inline(never)]
+    fn fill_slowly(&self, base: Head, page: &mut T::Page) -> Result<bool, ReadError> {
+        match T::fill(self, Some(base), page)? {
+            Filled::Whole => Ok(false),
+            Filled::Recycled => T::fill(self, None, page).map(|_| true),
+        }
+    }
+
+    #[cold]
+    fn touched_by_child(&self) -> ReadError {
+        ReadError::Forked {
+            name: self.name().clone(),
+        }
     }
 }
 

@@ -138,3 +138,26 @@ impl<T> Reader<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kstate_sys::abi::Class;
+
+    use super::*;
+    use crate::testing::Region;
+
+    #[test]
+    fn what_has_changed_is_not_waited_for() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let reader = region.reader::<u64>(Class::B64);
+        let asleep = reader
+            .wait(Generation::NEVER, Some(Duration::ZERO))
+            .unwrap();
+        assert_eq!(asleep, Waited::TimedOut);
+        state.publish(&1).unwrap();
+        let awake = reader.wait(Generation::NEVER, None).unwrap();
+        assert_eq!(awake, Waited::Changed(Generation(1)));
+        assert!(!reader.subscription().is_waiting());
+    }
+}

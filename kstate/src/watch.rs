@@ -133,3 +133,49 @@ fn sleep_until(deadline: Deadline) -> Result<bool, WatchError> {
     let woken = futex::wait(&nobody_wakes, 0, Some(deadline)).unwrap_or(Woken::TimedOut);
     Ok(woken != Woken::Interrupted)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use kstate_sys::abi::Class;
+
+    use super::*;
+    use crate::testing::Region;
+
+    #[test]
+    fn the_first_comes_at_once_and_the_next_not_before_its_time() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let period = Duration::from_millis(30);
+        let mut watch = region
+            .reader::<u64>(Class::B64)
+            .watch()
+            .at_most_every(period);
+        let start = Instant::now();
+        state.publish(&1).unwrap();
+        assert_eq!(watch.next(None).unwrap().unwrap().value, 1);
+        state.publish(&2).unwrap();
+        state.publish(&3).unwrap();
+        assert!(
+            watch
+                .next(Some(Duration::from_millis(1)))
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(watch.next(None).unwrap().unwrap().value, 3);
+        assert!(start.elapsed() >= period);
+    }
+
+    #[test]
+    fn only_what_differs_from_the_generation_given_is_delivered() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let first = state.publish(&1).unwrap();
+        let mut watch = region.reader::<u64>(Class::B64).watch().since(first);
+        assert!(watch.next(Some(Duration::ZERO)).unwrap().is_none());
+        state.publish(&2).unwrap();
+        assert_eq!(watch.next(Some(Duration::ZERO)).unwrap().unwrap().value, 2);
+        assert_eq!(watch.seen(), Generation(2));
+    }
+}

@@ -1,5 +1,7 @@
 //! The examples do what they say.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::PathBuf;
 use std::process::Command;
 

@@ -1,5 +1,7 @@
 //! Mounting and unmounting: what is said when it cannot be done, and that nothing is left.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

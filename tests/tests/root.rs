@@ -1,6 +1,8 @@
 //! What only root can test: other users, a full tmpfs, namespaces. Run by anybody else, each is
 //! listed as left out.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};

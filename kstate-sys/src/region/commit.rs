@@ -1,5 +1,7 @@
 //! A commit: fill a spare slot, tag it, swap `head`.
 
+use core::num::NonZeroU32;
+
 use super::{BUSY, Generation, Head, MAX_GENERATION, Memory, Slot, SlotSize};
 use crate::abi::{Class, SLOTS_PER_GROUP};
 use crate::clock::Ticks;
@@ -56,12 +58,14 @@ pub enum CommitError {
 /// 1. The group was claimed by the calling process and no other writer uses it.
 /// 2. `last` is the slot of the last successful commit through it, or the slot that `head` named
 ///    when it was claimed if that is in the group, or the one before the first.
+/// 3. It is one word: a value put together from parts and read back whole a moment later would
+///    stall the processor for longer than a commit takes.
 #[derive(Debug)]
-pub struct Writer {
-    group: Group,
-    last: Slot,
-    class: Class,
-}
+pub struct Writer(NonZeroU32);
+
+/// The class is above the slot's index, and above both a bit that is always set.
+const CLASS_SHIFT: u32 = 16;
+const PRESENT: u32 = 1 << 31;
 
 impl Writer {
     /// A writer for a freshly claimed `group` whose slots of `class` are allocated.
@@ -76,22 +80,41 @@ impl Writer {
         } else {
             Slot::of_group(group.0, SLOTS_PER_GROUP - 1)
         };
-        Self { group, last, class }
+        Self::new(last, class)
+    }
+
+    #[inline]
+    const fn new(last: Slot, class: Class) -> Self {
+        let parts = (class as u32) << CLASS_SHIFT | last.index() as u32;
+        // INVARIANT: 3.
+        Self(NonZeroU32::new(parts | PRESENT).expect("a bit is set"))
+    }
+
+    #[inline]
+    const fn last(&self) -> Slot {
+        Slot::from_low_bits(self.0.get())
     }
 
     /// The group.
+    #[inline]
     pub const fn group(&self) -> Group {
-        self.group
+        Group(self.last().group())
     }
 
     /// The class its versions go to.
+    #[inline]
     pub const fn class(&self) -> Class {
-        self.class
+        match self.0.get() >> CLASS_SHIFT & 3 {
+            0 => Class::B64,
+            1 => Class::B256,
+            2 => Class::B1024,
+            _ => Class::Page,
+        }
     }
 
     /// Publishes in slots of `class` from now on: the daemon has allocated them.
     pub fn grow(&mut self, class: Class) {
-        self.class = self.class.max(class);
+        *self = Self::new(self.last(), self.class().max(class));
     }
 
     /// Commits `bytes` on top of `base`, a head that [`read`](super::read()) or
@@ -166,7 +189,8 @@ impl Writer {
     /// The slot to fill next: never the one of the last success, which may be live.
     #[inline]
     fn spare(&self) -> Slot {
-        Slot::of_group(self.group.0, self.last.index() + 1)
+        let last = self.last();
+        Slot::of_group(last.group(), last.index() + 1)
     }
 
     #[inline]
@@ -177,7 +201,8 @@ impl Writer {
         bytes: &[u8],
         time: Ticks,
     ) -> Result<(), CommitError> {
-        let room = memory.slot_bytes(self.class);
+        let class = self.class();
+        let room = memory.slot_bytes(class);
         let length = match u32::try_from(bytes.len()) {
             Ok(length) if bytes.len() <= room => length,
             _ => {
@@ -188,8 +213,8 @@ impl Writer {
             }
         };
         let payload = memory
-            .payload(slot, self.class)
-            .ok_or(CommitError::Unmapped { class: self.class })?;
+            .payload(slot, class)
+            .ok_or(CommitError::Unmapped { class })?;
         let meta = memory.slot(slot);
         // ORDERING: Release, so that a reader who meets BUSY sees the head this thread has seen
         // (`overtaken` in read.rs); the fence keeps BUSY before the first byte (`copy_version`).
@@ -197,7 +222,7 @@ impl Writer {
         fence(Ordering::Release);
         payload.store(bytes);
         meta.size
-            .store(SlotSize::new(length, self.class).raw(), Ordering::Relaxed);
+            .store(SlotSize::new(length, class).raw(), Ordering::Relaxed);
         meta.time.store(time.0, Ordering::Relaxed);
         meta.intent_ref.store(0, Ordering::Relaxed);
         Ok(())
@@ -220,7 +245,7 @@ impl Writer {
         match head.compare_exchange(base.raw(), next.raw(), Ordering::SeqCst, Ordering::Relaxed) {
             Ok(_) => {
                 crate::sync::fence_for_loom();
-                self.last = slot;
+                *self = Self::new(slot, self.class());
                 Ok(next)
             }
             Err(found) => Err(CommitError::Conflict {

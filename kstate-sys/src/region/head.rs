@@ -42,6 +42,13 @@ impl Slot {
         }
     }
 
+    /// The slot that the low ten bits of `bits` name.
+    #[inline]
+    pub(super) const fn from_low_bits(bits: u32) -> Self {
+        // INVARIANT: ten bits are below 1024.
+        Self((bits & 1023) as u16)
+    }
+
     /// Slot `offset` of the group `group`, both taken modulo what there is.
     #[inline]
     pub const fn of_group(group: u8, offset: u16) -> Self {

@@ -142,12 +142,7 @@ impl<'a> Candidate<'a> {
     /// As [`Candidate::newest`], of the version that `head` names.
     #[inline(always)]
     pub fn at<M: Memory>(memory: &'a M, head: Head, length: usize) -> Option<Self> {
-        let class = match length {
-            0..=64 => Class::B64,
-            65..=256 => Class::B256,
-            257..=1024 => Class::B1024,
-            _ => Class::Page,
-        };
+        let class = Class::usual(length);
         let bytes = u32::try_from(length).ok()?;
         let slot = memory.slot(head.slot());
         // ORDERING: Acquire, as in `visit_version`.

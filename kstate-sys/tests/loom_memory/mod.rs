@@ -16,8 +16,8 @@ use std::sync::atomic::AtomicBool;
 use kstate_sys::abi::{Class, SLOTS_PER_GROUP};
 use kstate_sys::clock::Ticks;
 use kstate_sys::region::{
-    self, CommitError, Generation, Group, Head, Header, Memory, Payload, Slot, SlotMeta, Version,
-    Writer,
+    self, Candidate, CommitError, Generation, Group, Head, Header, Memory, Payload, Slot, SlotMeta,
+    Version, Writer,
 };
 use kstate_sys::sync::{AtomicU64, Ordering, fence};
 
@@ -77,6 +77,16 @@ impl Words {
         let version = version.expect("a region nobody has damaged")?;
         assert_eq!(version.head, head);
         Value::of(&version, buffer.bytes())
+    }
+
+    /// The newest version, if it has `length` bytes and stood until it was copied.
+    pub(crate) fn candidate(&self, length: usize) -> Option<(Head, Option<Value>)> {
+        let candidate = Candidate::newest(self, length)?;
+        let mut buffer = Buffer::new();
+        candidate.payload.load(&mut buffer.0[..length]);
+        let version = candidate.version;
+        let stood = candidate.still_stands();
+        stood.then(|| (version.head, Value::of(&version, buffer.bytes())))
     }
 
     /// Copies the live page as any program may: generation, length and bytes, generation again.

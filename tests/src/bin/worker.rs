@@ -220,9 +220,9 @@ mod forbid {
     /// From here on `getrusage` and `exit_group` are allowed; anything else is SIGSYS.
     pub(super) fn all_but_usage_and_end() -> Result {
         let call = |number: i64| u32::try_from(number);
-        let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-        let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-        let answer = (libc::BPF_RET | libc::BPF_K) as u16;
+        let load = u16::try_from(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS)?;
+        let equal = u16::try_from(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K)?;
+        let answer = u16::try_from(libc::BPF_RET | libc::BPF_K)?;
         let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
         let mut program = [
             // The number is the first word of seccomp_data.

@@ -4,8 +4,6 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use zerocopy::FromBytes;
-
 /// A run of shared bytes.
 ///
 /// # Invariants
@@ -72,30 +70,6 @@ impl Payload<'_> {
         assert!(into.len() <= self.len, "a version longer than its slot");
         // SAFETY: invariants 1 and 2; the destination is a borrowed slice and the lengths fit.
         unsafe { fetch(into.as_mut_ptr().cast(), self.start.as_ptr(), into.len()) }
-    }
-
-    /// The value whose bytes are at the start, which may be a mixture of several.
-    ///
-    /// A short one comes in registers, a long one straight to where the caller has it.
-    ///
-    /// # Panics
-    ///
-    /// When there are fewer bytes.
-    #[inline(always)]
-    pub fn value<T: FromBytes>(&self) -> T {
-        assert!(size_of::<T>() <= self.len, "a value longer than its slot");
-        let start = self.start.as_ptr();
-        let value = if size_of::<T>() <= 64 {
-            let mut value = MaybeUninit::<T>::uninit();
-            // SAFETY: invariants 1 and 2; the destination is a local and the lengths fit.
-            unsafe { fetch(value.as_mut_ptr().cast(), start, size_of::<T>()) };
-            value
-        } else {
-            // SAFETY: invariants 1 and 2, and the lengths fit.
-            unsafe { fetch_value(start) }
-        };
-        // SAFETY: all bytes were written, and any bytes are a `T` (`FromBytes`).
-        unsafe { value.assume_init() }
     }
 
     /// Copies the first `length` bytes to the start of `other`.
@@ -211,20 +185,6 @@ unsafe fn fetch(to: *mut u8, from: *const u8, len: usize) {
         // SAFETY: the caller's promise.
         _ => unsafe { copy(to, from, len) },
     }
-}
-
-/// As [`fetch`], to where the result goes. Not inlined, because a call is what the compiler can
-/// hand the final place to; a copy made by hidden instructions is moved there afterwards.
-///
-/// # Safety
-///
-/// As [`fetch`], for the bytes of a `T`.
-#[inline(never)]
-unsafe extern "C" fn fetch_value<T>(from: *const u8) -> MaybeUninit<T> {
-    let mut value = MaybeUninit::<T>::uninit();
-    // SAFETY: the caller's promise, and a local as destination.
-    unsafe { fetch(value.as_mut_ptr().cast(), from, size_of::<T>()) };
-    value
 }
 
 /// Writes `block` to private memory, `at` bytes behind `to`.

@@ -1,0 +1,176 @@
+#![expect(unsafe_code, reason = "fills a value that is not there yet")]
+//! A state seen as a type.
+
+use core::mem::MaybeUninit;
+
+use kstate_sys::region::{self, Candidate, Head, Version};
+
+use super::{Content, Filled, maybe_uninit, place};
+use crate::layout::Layout;
+use crate::reader::Reader;
+use crate::snapshot::{Label, ReadError, Snapshot};
+
+/// Up to this size a value costs less to move once more than to fill by a call.
+const MOVED_GLADLY_BYTES: usize = 128;
+
+impl<T: Layout> Content for T {
+    type View = T;
+    type Owned = T;
+    type Page = Box<T>;
+
+    #[inline]
+    fn bytes(view: &T) -> &[u8] {
+        view.as_bytes()
+    }
+
+    #[inline]
+    fn snapshot(reader: &Reader<T>) -> Result<Snapshot<T>, ReadError> {
+        if size_of::<T>() > MOVED_GLADLY_BYTES {
+            return place::snapshot(reader);
+        }
+        let memory = reader.memory_copied();
+        let mut snapshot = MaybeUninit::<Snapshot<T>>::uninit();
+        let candidate = Candidate::newest(&memory, size_of::<T>());
+        match copy_if_whole(candidate, place::value_bytes(&mut snapshot)) {
+            Some(version) => {
+                let label = Label::new(&version, reader.clock());
+                // SAFETY: all bytes of the value were written.
+                Ok(unsafe { place::labelled(snapshot, label) })
+            }
+            None => {
+                let mut value = T::new_zeroed();
+                let version = typed_slowly(reader, &mut value)?;
+                Ok(Snapshot::new(value, &version, reader.clock()))
+            }
+        }
+    }
+
+    #[inline]
+    fn page(_capacity: u32) -> Box<T> {
+        Box::new(T::new_zeroed())
+    }
+
+    #[inline]
+    fn owned(page: &Box<T>) -> &T {
+        page
+    }
+
+    #[inline]
+    fn owned_mut(page: &mut Box<T>) -> &mut T {
+        page
+    }
+
+    #[inline]
+    fn replace(page: &mut Box<T>, value: &T) {
+        **page = *value;
+    }
+
+    #[inline(always)]
+    fn fill_quickly(reader: &Reader<T>, head: Head, page: &mut Box<T>) -> bool {
+        let memory = reader.memory_copied();
+        let into = maybe_uninit(page.as_mut_bytes());
+        copy_if_whole(Candidate::at(&memory, head, size_of::<T>()), into).is_some()
+    }
+
+    fn fill(
+        reader: &Reader<T>,
+        head: Option<Head>,
+        page: &mut Box<T>,
+    ) -> Result<Filled, ReadError> {
+        let version = reader.retry_grown(|memory| {
+            let into = maybe_uninit(page.as_mut_bytes());
+            match head {
+                Some(head) => region::read_at(memory, head, into),
+                None => region::read(memory, into).map(Some),
+            }
+        });
+        let version = match version {
+            Ok(None) => return Ok(Filled::Recycled),
+            Ok(Some(version)) => Ok(version),
+            Err(error) => Err(error),
+        };
+        let version = check_length::<T>(reader, version)?;
+        if version.length == 0 {
+            **page = T::new_zeroed();
+        }
+        Ok(Filled::Whole)
+    }
+}
+
+/// The version of `candidate`, copied to `into`, if it was one version all the time.
+#[inline(always)]
+pub(super) fn copy_if_whole(
+    candidate: Option<Candidate<'_>>,
+    into: &mut [MaybeUninit<u8>],
+) -> Option<Version> {
+    let candidate = candidate?;
+    candidate.payload.load(into);
+    candidate.still_stands().then_some(candidate.version)
+}
+
+/// A typed read that is not of the usual kind: a state never written, grown, of another length,
+/// damaged.
+#[cold]
+#[inline(never)]
+pub(super) fn typed_slowly<T: Layout>(
+    reader: &Reader<T>,
+    value: &mut T,
+) -> Result<Version, ReadError> {
+    let version =
+        reader.retry_grown(|memory| region::read(memory, maybe_uninit(value.as_mut_bytes())));
+    let version = check_length::<T>(reader, version)?;
+    if version.length == 0 {
+        *value = T::new_zeroed();
+    }
+    Ok(version)
+}
+
+/// A version has the length of its type, or was never written.
+fn check_length<T: Layout>(
+    reader: &Reader<T>,
+    version: Result<Version, ReadError>,
+) -> Result<Version, ReadError> {
+    let found = match version {
+        Ok(version) if version.length as usize == size_of::<T>() => return Ok(version),
+        Ok(version) if version.generation().is_never() => return Ok(version),
+        Ok(version) => version.length,
+        Err(ReadError::TooLong { length, .. }) => length,
+        Err(error) => return Err(error),
+    };
+    let name = reader.name().clone();
+    Err(ReadError::Length {
+        name,
+        found,
+        expected: size_of::<T>(),
+        layout: T::describe(),
+    })
+}
+
+impl<T: Layout> Reader<T> {
+    /// Copies the newest version to `into`; the value of the snapshot is its length, 0 for a state
+    /// never written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reader::snapshot`]; `into` then holds arbitrary bytes.
+    ///
+    /// # Cost
+    ///
+    /// One copy, straight to where it is wanted; no system call, no allocation.
+    #[inline]
+    pub fn snapshot_into(&self, into: &mut T) -> Result<Snapshot<usize>, ReadError> {
+        let memory = self.memory_copied();
+        let bytes = maybe_uninit(into.as_mut_bytes());
+        match copy_if_whole(Candidate::newest(&memory, size_of::<T>()), bytes) {
+            Some(version) => Ok(Snapshot::new(size_of::<T>(), &version, self.clock())),
+            None => {
+                let version = typed_slowly(self, into)?;
+                Ok(Snapshot::new(
+                    version.length as usize,
+                    &version,
+                    self.clock(),
+                ))
+            }
+        }
+    }
+}

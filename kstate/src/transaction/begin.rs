@@ -1,0 +1,99 @@
+//! Beginning a transaction: remembering which version is the newest.
+
+use std::io;
+
+use kstate_sys::name::StateName;
+use kstate_sys::region::{self, Head, Memory, Notice};
+
+use super::Transaction;
+use crate::content::Content;
+use crate::state::State;
+
+/// Why a transaction was not begun: it could never be committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BeginError {
+    /// The subscription is for reading.
+    #[error("state `{name}` was subscribed to for reading; subscribe with `.write()`")]
+    ReadOnly {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The state was deleted.
+    #[error("state `{name}` was deleted; subscribe again to create it anew")]
+    Deleted {
+        /// Its name.
+        name: StateName,
+    },
+    /// A commit of several states is under way.
+    #[error("a commit of several states holds state `{name}` undecided; try again")]
+    Undecided {
+        /// The state's name.
+        name: StateName,
+    },
+    /// A forked child could not make itself known.
+    #[error("cannot begin a transaction on state `{name}`: {source}")]
+    Io {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+impl<T: Content> State<T> {
+    /// Begins a transaction from the newest version.
+    ///
+    /// # Errors
+    ///
+    /// [`BeginError`], for what could never be committed; contention is no reason.
+    ///
+    /// # Cost
+    ///
+    /// Two loads; nothing is copied.
+    #[inline]
+    pub fn begin(&self) -> Result<Transaction<'_, T>, BeginError> {
+        let base = match self.base_quickly() {
+            Some(base) => base,
+            None => self.base_slowly()?,
+        };
+        let process = self.process.get();
+        Ok(Transaction {
+            state: self,
+            base,
+            process,
+            page: None,
+            dirty: false,
+            doomed: false,
+        })
+    }
+
+    /// The newest head, if a transaction can begin from it just so.
+    #[inline]
+    fn base_quickly(&self) -> Option<Head> {
+        let memory = self.memory();
+        let base = region::newest(memory).ok()?;
+        let deleted = memory.header().notice().contains(Notice::DELETED);
+        let ours = self.process.get().is_current() && self.is_writable();
+        (ours && !deleted).then_some(base)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn base_slowly(&self) -> Result<Head, BeginError> {
+        let name = || self.name().clone();
+        if !self.is_writable() {
+            return Err(BeginError::ReadOnly { name: name() });
+        }
+        if self.memory().header().notice().contains(Notice::DELETED) {
+            return Err(BeginError::Deleted { name: name() });
+        }
+        if !self.process.get().is_current() {
+            self.leave_parents().map_err(|source| BeginError::Io {
+                name: name(),
+                source,
+            })?;
+        }
+        region::newest(self.memory()).map_err(|_| BeginError::Undecided { name: name() })
+    }
+}

@@ -1,0 +1,162 @@
+//! Committing a page, if its base is still the newest version.
+
+use std::borrow::Borrow;
+use std::io;
+
+use kstate_sys::name::StateName;
+use kstate_sys::region::{self, Head, Memory};
+
+use super::Outcome;
+use crate::claim::ClaimError;
+use crate::content::Content;
+use crate::publish::Room;
+use crate::state::State;
+
+/// Why a commit could not even be tried. The state is unchanged, except as
+/// [`CommitError::Deleted`] says.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// This handle has no slots to write to.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The page has more bytes than the state has room for.
+    #[error(
+        "a value of {length} bytes was not committed: state `{name}` has room for {capacity}; \
+         subscribe with a bigger capacity or set it"
+    )]
+    TooLong {
+        /// The state's name.
+        name: StateName,
+        /// Bytes of the page.
+        length: usize,
+        /// The capacity in force, in bytes.
+        capacity: u32,
+    },
+    /// The state was deleted: the value is in the mapping, where nobody will look for it.
+    #[error(
+        "state `{name}` was deleted, so nobody will see what is committed; subscribe again to \
+         create it anew"
+    )]
+    Deleted {
+        /// Its name.
+        name: StateName,
+    },
+    /// The transaction was begun by the parent of this process.
+    #[error(
+        "the transaction on state `{name}` belongs to the process that began it; begin one in \
+         the forked child"
+    )]
+    Forked {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The last generation has been reached.
+    #[error("state `{name}` has used up its generations; delete it and let it be created again")]
+    Exhausted {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The state has grown and what it grew by could not be used.
+    #[error("cannot commit to state `{name}`: {source}")]
+    Io {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+impl<T: Content> State<T> {
+    /// Makes `page` the version after `base`. The caller's process is the one of `self.process`.
+    #[inline]
+    pub(super) fn commit_page(&self, base: Head, page: &T::Page) -> Result<Outcome, CommitError> {
+        let bytes = T::bytes(T::owned(page).borrow());
+        if let Some(mut writer) = self.writer.take() {
+            let fits = bytes.len() <= self.room.get() as usize;
+            let memory = self.memory();
+            let group = writer.group();
+            let committed = match fits {
+                true => writer.commit(memory, base, bytes, self.now()),
+                false => Err(region::CommitError::Contended),
+            };
+            self.writer.set(Some(writer));
+            match committed {
+                Ok(head) => {
+                    let notice = memory.header().notice();
+                    if notice.is_none() || self.settle(notice, group) {
+                        return Ok(Outcome::Committed {
+                            generation: head.generation(),
+                        });
+                    }
+                    return Err(CommitError::Deleted {
+                        name: self.name().clone(),
+                    });
+                }
+                Err(region::CommitError::Conflict { found }) => {
+                    return Ok(conflict(base, found));
+                }
+                Err(_) => {}
+            }
+        }
+        self.commit_slowly(base, bytes)
+    }
+
+    /// With all that can come between: no group yet, a state that has grown.
+    #[cold]
+    #[inline(never)]
+    fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
+        let name = || self.name().clone();
+        loop {
+            let mut writer = match self.own_writer() {
+                Some(writer) => writer,
+                None => self.claim()?,
+            };
+            let group = writer.group();
+            let committed = match bytes.len() <= self.room.get() as usize {
+                true => writer.commit(self.memory(), base, bytes, self.now()),
+                false => Err(region::CommitError::TooLong {
+                    length: bytes.len(),
+                    room: self.room.get() as usize,
+                }),
+            };
+            self.writer.set(Some(writer));
+            return match committed {
+                Ok(head) => match self.settle(self.memory().header().notice(), group) {
+                    true => Ok(Outcome::Committed {
+                        generation: head.generation(),
+                    }),
+                    false => Err(CommitError::Deleted { name: name() }),
+                },
+                Err(region::CommitError::Conflict { found }) => Ok(conflict(base, found)),
+                Err(region::CommitError::Exhausted) => Err(CommitError::Exhausted { name: name() }),
+                Err(_) => match self.make_room(bytes.len()) {
+                    Ok(Room::Made) => continue,
+                    Ok(Room::Lacking { capacity }) => Err(CommitError::TooLong {
+                        name: name(),
+                        length: bytes.len(),
+                        capacity,
+                    }),
+                    Err(source) => Err(CommitError::Io {
+                        name: name(),
+                        source,
+                    }),
+                },
+            };
+        }
+    }
+
+    #[cold]
+    pub(super) fn forked(&self) -> CommitError {
+        CommitError::Forked {
+            name: self.name().clone(),
+        }
+    }
+}
+
+fn conflict(base: Head, found: Head) -> Outcome {
+    Outcome::Conflict {
+        base: base.generation(),
+        found: found.generation(),
+    }
+}
