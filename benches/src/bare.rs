@@ -81,28 +81,24 @@ impl<T: Copy> Ring<T> {
 }
 
 /// A page under a lock nobody else wants: what the live page could cost at the least.
-pub(crate) struct Locked<T> {
-    ring: Ring<T>,
-    lock: AtomicU64,
-}
+///
+/// The lock is in the mapping as well: the compiler may take the atomicity out of one that no
+/// other thread can reach.
+pub(crate) struct Locked<T>(Ring<T>);
 
 impl<T: Copy> Locked<T> {
     pub(crate) fn open(file: &std::fs::File) -> std::io::Result<Self> {
-        Ok(Self {
-            ring: Ring::open(file)?,
-            lock: AtomicU64::new(0),
-        })
+        Ok(Self(Ring::open(file)?))
     }
 
     /// Locks by compare-and-swap, copies from a slot, unlocks so that a later load of an index
     /// cannot pass.
     #[inline]
     pub(crate) fn copy(&self) {
-        let _ = self
-            .lock
-            .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+        let lock = self.0.head();
+        let _ = black_box(lock.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed));
         // SAFETY: two slots of one ring, aligned, within the mapping.
-        unsafe { std::ptr::copy_nonoverlapping(self.ring.slot(0), self.ring.slot(1), 1) };
-        self.lock.store(0, Ordering::SeqCst);
+        unsafe { std::ptr::copy_nonoverlapping(self.0.slot(0), self.0.slot(1), 1) };
+        lock.store(0, Ordering::SeqCst);
     }
 }
