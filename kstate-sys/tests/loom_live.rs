@@ -7,9 +7,12 @@
 //! 4. Arming beside a commit: the committer sees the mark, or the arming refresh sees the commit.
 //! 5. A committer dies at any step, with or without the lock; its heir refreshes beside another
 //!    committer, and the page is the newest again.
+//! 6. A committer that shows what it has at hand was slow: a newer version has been shown since,
+//!    and the page is between two. Showing the old one again would pass an older copy for whole.
 //!
 //! Bounds: at most three preemptions; four where two threads do one thing each, two in 2 beside two
-//! refreshers. A missed hand-over needs two, a lock taken from the dead unseen needs three.
+//! refreshers. A missed hand-over needs two, a lock taken from the dead unseen needs three,
+//! a version shown again one.
 
 #![cfg(kstate_loom)]
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
@@ -24,9 +27,14 @@ use loom_memory::{Death, Value, Words, explore};
 
 /// A commit with what is owed after it.
 fn publish<M: Memory>(memory: &M, group: u8, writer: &mut region::Writer, value: Value) {
-    value.publish(writer, memory).unwrap();
+    let head = value.publish(writer, memory).unwrap();
     if memory.header().notice().contains(Notice::ARMED) {
-        region::refresh_live(memory, LiveOwner::of(Group(group))).unwrap();
+        let owner = LiveOwner::of(Group(group));
+        // The daemon reads back what it wrote; others have it at hand. Both ways meet here.
+        match owner == LiveOwner::of(Group(1)) {
+            true => region::refresh_live(memory, owner).unwrap(),
+            false => value.refresh_live(memory, owner, head),
+        }
     }
 }
 
@@ -164,23 +172,22 @@ fn arming_beside_two_committers_leaves_the_page_newest() {
     });
 }
 
-#[test]
-fn an_heir_brings_the_page_up_to_date() {
-    // Case 5.
-    let steps = Death::at_each_step(Some(3), |death| {
+/// Case 5, `victim` and `other` being the groups of the dead and of the living committer.
+fn killed_at_each_step(preemptions: usize, victim: u8, other: u8) {
+    let steps = Death::at_each_step(Some(preemptions), move |death| {
         let words = Words::with_groups(3);
         words.header().raise(Notice::ARMED);
         let mortal = words.clone();
-        let victim = thread::spawn(move || {
-            let mut writer = mortal.writer(1);
+        let end = thread::spawn(move || {
+            let mut writer = mortal.writer(victim);
             death.of(&mortal, |memory| {
-                publish(memory, 1, &mut writer, Value::new(1));
+                publish(memory, victim, &mut writer, Value::new(1));
             });
         });
-        let other = publish_beside(&words, 2, [Value::short(20)]);
+        let other = publish_beside(&words, other, [Value::short(20)]);
         // The join is the daemon's news of the death.
-        victim.join().unwrap();
-        let (dead, heir) = (LiveOwner::of(Group(1)), LiveOwner::of(Group::DAEMON));
+        end.join().unwrap();
+        let (dead, heir) = (LiveOwner::of(Group(victim)), LiveOwner::of(Group::DAEMON));
         region::seize_live(&*words, dead, heir).unwrap();
         other.join().unwrap();
         assert_converged(&words);
@@ -189,4 +196,50 @@ fn an_heir_brings_the_page_up_to_date() {
         steps > 10,
         "a commit with its refresh has more steps than {steps}"
     );
+}
+
+#[test]
+fn an_heir_brings_the_page_up_to_date() {
+    killed_at_each_step(3, 1, 2);
+}
+
+#[test]
+fn an_heir_brings_the_page_up_to_date_that_a_committer_wrote_from_hand() {
+    killed_at_each_step(2, 2, 1);
+}
+
+#[test]
+fn a_slow_committer_does_not_show_an_older_version_again() {
+    // Case 6: the newest committer dies while it refreshes, which leaves neither generation.
+    Death::at_each_step(Some(1), |death| {
+        const SLOW: Value = Value::new(1);
+        let words = Words::with_groups(3);
+        words.header().raise(Notice::ARMED);
+        let head = SLOW.publish(&mut words.writer(2), &*words).unwrap();
+        region::refresh_live(&*words, LiveOwner::of(Group::DAEMON)).unwrap();
+        let shown = region::live_generation(&*words).unwrap();
+        assert_eq!(shown, head.generation());
+        let reader = {
+            let words = words.clone();
+            thread::spawn(move || {
+                if let Some(copy) = words.copy_live_at(shown) {
+                    assert_eq!(copy, SLOW.in_live_page(), "torn at {shown}");
+                }
+            })
+        };
+        publish(&*words, 0, &mut words.writer(0), Value::new(2));
+        let mut writer = words.writer(1);
+        death.of(&words, |memory| {
+            publish(memory, 1, &mut writer, Value::new(3));
+        });
+        let slow = {
+            let words = words.clone();
+            thread::spawn(move || SLOW.refresh_live(&*words, LiveOwner::of(Group(2)), head))
+        };
+        let (dead, heir) = (LiveOwner::of(Group(1)), LiveOwner::of(Group::DAEMON));
+        region::seize_live(&*words, dead, heir).unwrap();
+        slow.join().unwrap();
+        reader.join().unwrap();
+        assert_converged(&words);
+    });
 }

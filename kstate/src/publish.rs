@@ -6,7 +6,7 @@ use std::time::Duration;
 use kstate_sys::clock::Ticks;
 use kstate_sys::futex;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Group, LiveOwner, Memory, Notice};
+use kstate_sys::region::{self, Generation, Group, Head, LiveOwner, Memory, Notice};
 
 use crate::claim::ClaimError;
 use crate::content::Content;
@@ -117,12 +117,11 @@ impl<T: Content> State<T> {
         if let Some(mut writer) = self.own_writer() {
             if bytes.len() <= self.room.get() as usize {
                 let memory = self.memory();
-                let group = writer.group();
                 let published = writer.publish(memory, bytes, time);
                 self.writer.set(Some(writer));
                 if let Ok(head) = published {
                     let notice = memory.header().notice();
-                    if notice.is_none() || self.settle(notice, group) {
+                    if notice.is_none() || self.settle(notice, head, bytes) {
                         return Ok(head.generation());
                     }
                     return Err(self.deleted());
@@ -145,7 +144,6 @@ impl<T: Content> State<T> {
                 Some(writer) => writer,
                 None => self.claim()?,
             };
-            let group = writer.group();
             let published = match bytes.len() <= self.room.get() as usize {
                 true => writer.publish(self.memory(), bytes, time),
                 false => Err(region::CommitError::TooLong {
@@ -157,7 +155,7 @@ impl<T: Content> State<T> {
             let name = || self.name().clone();
             match published {
                 Ok(head) => {
-                    return match self.settle(self.memory().header().notice(), group) {
+                    return match self.settle(self.memory().header().notice(), head, bytes) {
                         true => Ok(head.generation()),
                         false => Err(self.deleted()),
                     };
@@ -212,14 +210,15 @@ impl<T: Content> State<T> {
         Ok(Room::Made)
     }
 
-    /// Pays what a commit through `group` owes: the live page, a wake. `false` if the state was
+    /// Pays what the commit of `bytes` as `head` owes: the live page, a wake. `false` if the state was
     /// deleted.
     #[inline(never)]
-    pub(crate) fn settle(&self, notice: Notice, group: Group) -> bool {
+    pub(crate) fn settle(&self, notice: Notice, head: Head, bytes: &[u8]) -> bool {
         let memory = self.memory();
         if notice.contains(Notice::ARMED) {
-            let owner = LiveOwner::of(group);
-            if region::refresh_live(memory, owner).is_err() {
+            // The slot is one of this handle's group.
+            let owner = LiveOwner::of(Group(head.slot().group()));
+            if region::refresh_live_with(memory, owner, head, bytes).is_err() {
                 // Another writer has grown the state. What else it can be is damage, which
                 // readers will see; the commit stands.
                 let _ = self.retry_grown(|memory| region::refresh_live(memory, owner));

@@ -62,6 +62,75 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
     Ok(())
 }
 
+/// As [`refresh_live`] for a committer that has its version still at hand: `bytes` is what it has
+/// just committed as `head`.
+///
+/// # Errors
+///
+/// As [`refresh_live`], when somebody else's version turned out to be newer.
+///
+/// # Cost
+///
+/// As [`refresh_live`], but nothing of the slot is read back.
+#[inline]
+pub fn refresh_live_with<M: Memory>(
+    memory: &M,
+    owner: LiveOwner,
+    head: Head,
+    bytes: &[u8],
+) -> Result<(), ReadError> {
+    let header = memory.header();
+    let live = memory.live();
+    // ORDERING: each as in `refresh_live` and `copy_once`.
+    fence_for_loom();
+    let locked = header
+        .live_lock
+        .compare_exchange(0, owner.0, Ordering::SeqCst, Ordering::SeqCst);
+    if locked.is_err() {
+        return Ok(());
+    }
+    let generation = head.generation().0;
+    let shown = header.live_tag.load(Ordering::Relaxed);
+    // A newer one stays. So does BUSY, which a death or an error has left: a newer one may have
+    // been shown before it, and a tag shown twice would pass a copy made across both for whole.
+    if shown < generation {
+        header.live_tag.store(BUSY, Ordering::Relaxed);
+        fence(Ordering::Release);
+        live.store(bytes);
+        show(memory, generation, bytes.len(), false);
+    }
+    header.live_lock.store(0, Ordering::SeqCst);
+    fence_for_loom();
+    let newest = Head::from_raw(header.head.load(Ordering::SeqCst));
+    match newest == head && shown != BUSY {
+        true => Ok(()),
+        false => refresh_live(memory, owner),
+    }
+}
+
+/// Zeroes what a longer version left behind `length` bytes and says which generation is whole.
+/// `mixed` says that somebody began to write another version and did not come to its end: then
+/// `live_length` tells nothing.
+#[inline]
+fn show<M: Memory>(memory: &M, generation: u64, length: usize, mixed: bool) {
+    let header = memory.header();
+    let live = memory.live();
+    let old = match mixed {
+        true => live.len(),
+        // Fetched once and bounded: a writer may have put anything there.
+        false => (header.live_length.load(Ordering::Relaxed) as usize).min(live.len()),
+    };
+    if old > length {
+        live.zero(length, old);
+    }
+    // At most a page.
+    header
+        .live_length
+        .store(u32::try_from(length).unwrap_or(u32::MAX), Ordering::Relaxed);
+    // ORDERING: Release: whoever finds this tag finds the whole copy.
+    header.live_tag.store(generation, Ordering::Release);
+}
+
 /// Frees the lock that a dead owner left behind and brings the live page up to date.
 ///
 /// Never to be called for a living owner: two would write the live page at once.
@@ -96,14 +165,18 @@ fn copy_newest<M: Memory>(memory: &M) -> Result<Head, ReadError> {
     let header = memory.header();
     // ORDERING: Acquire, as in `read`.
     let mut head = Head::from_raw(header.head.load(Ordering::Acquire));
-    let before = header.live_tag.load(Ordering::Relaxed);
-    if before == head.generation().0 {
+    let shown = header.live_tag.load(Ordering::Relaxed);
+    if shown == head.generation().0 {
         return Ok(head);
     }
+    let mut mixed = shown == BUSY;
     for _ in 0..super::MAX_READ_ATTEMPTS {
-        match copy_once(memory, head) {
+        match copy_once(memory, head, mixed) {
             Ok(Attempt::Done(_)) => return Ok(head),
-            Ok(Attempt::Overtaken(newer)) => head = newer,
+            Ok(Attempt::Overtaken(newer)) => {
+                head = newer;
+                mixed = true;
+            }
             Err(error) => return Err(error),
         }
     }
@@ -111,30 +184,19 @@ fn copy_newest<M: Memory>(memory: &M) -> Result<Head, ReadError> {
 }
 
 #[inline]
-fn copy_once<M: Memory>(memory: &M, head: Head) -> Result<Attempt, ReadError> {
+fn copy_once<M: Memory>(memory: &M, head: Head, mixed: bool) -> Result<Attempt, ReadError> {
     let header = memory.header();
     let live = memory.live();
-    let mut length = 0;
     // ORDERING: BUSY before the first byte, as in a slot: the fence's partner is in whoever
     // checks a copy of the live page.
     header.live_tag.store(BUSY, Ordering::Relaxed);
     fence(Ordering::Release);
     let attempt = visit_version(memory, head, |source, bytes| {
         source.copy_to(&live, bytes);
-        length = bytes;
         Ok(())
     })?;
     if let Attempt::Done(version) = &attempt {
-        // Fetched once and bounded: a writer may have put anything there.
-        let old = (header.live_length.load(Ordering::Relaxed) as usize).min(live.len());
-        if old > length {
-            live.zero(length, old);
-        }
-        header.live_length.store(version.length, Ordering::Relaxed);
-        // ORDERING: Release: whoever finds this tag finds the whole copy.
-        header
-            .live_tag
-            .store(head.generation().0, Ordering::Release);
+        show(memory, head.generation().0, version.length as usize, mixed);
     }
     Ok(attempt)
 }

@@ -16,8 +16,8 @@ use std::sync::atomic::AtomicBool;
 use kstate_sys::abi::{Class, SLOTS_PER_GROUP};
 use kstate_sys::clock::Ticks;
 use kstate_sys::region::{
-    self, Candidate, CommitError, Generation, Group, Head, Header, Memory, Payload, Slot, SlotMeta,
-    Version, Writer,
+    self, Candidate, CommitError, Generation, Group, Head, Header, LiveOwner, Memory, Payload,
+    Slot, SlotMeta, Version, Writer,
 };
 use kstate_sys::sync::{AtomicU64, Ordering, fence};
 
@@ -93,13 +93,19 @@ impl Words {
     /// `None` when it was changing.
     pub(crate) fn copy_live(&self) -> Option<(Generation, u32, [u8; WORDS])> {
         let before = region::live_generation(self)?;
+        let (length, bytes) = self.copy_live_at(before)?;
+        Some((before, length, bytes))
+    }
+
+    /// As `copy_live` for a program that has seen that the generation is `before`.
+    pub(crate) fn copy_live_at(&self, before: Generation) -> Option<(u32, [u8; WORDS])> {
         let length = self.header.live_length.load(Ordering::Relaxed);
         let mut buffer = Buffer::new();
         self.live().load(&mut buffer.0);
         // ORDERING: Acquire: partner of the refresher's Release fence behind its BUSY.
         fence(Ordering::Acquire);
         let after = region::live_generation(self)?;
-        (before == after).then(|| (before, length, buffer.bytes()))
+        (before == after).then(|| (length, buffer.bytes()))
     }
 
     /// The head as the calling thread can be sure of it.
@@ -165,6 +171,12 @@ impl Value {
         memory: &M,
     ) -> Result<Head, CommitError> {
         writer.publish(memory, &self.bytes()[..self.length.into()], self.time())
+    }
+
+    /// Shows it on the live page, just committed as `head`.
+    pub(crate) fn refresh_live<M: Memory>(self, memory: &M, owner: LiveOwner, head: Head) {
+        let bytes = &self.bytes()[..self.length.into()];
+        region::refresh_live_with(memory, owner, head, bytes).unwrap();
     }
 
     /// Commits it on top of `base`.

@@ -120,7 +120,11 @@ fn use_region(region: &Region, until: Until) -> Outcomes {
             }
         });
         outcomes.note(|| match writer.publish(&whole, &[2; 200], Ticks(2)) {
-            Ok(_) | Err(CommitError::Conflict { .. } | CommitError::Exhausted) => Ok(()),
+            Ok(head) => {
+                let owner = LiveOwner::of(Group(1));
+                region::refresh_live_with(&whole, owner, head, &[2; 200])
+            }
+            Err(CommitError::Conflict { .. } | CommitError::Exhausted) => Ok(()),
             Err(CommitError::Contended) => Err(ReadError::Unstable),
             Err(error) => panic!("{error}"),
         });

@@ -36,6 +36,8 @@ enum Call {
     ReadMapped { class: Class },
     /// Refreshes the live page.
     RefreshLive,
+    /// The committer of the version `back` before the newest gets to refresh it only now.
+    ShowLive { back: usize },
 }
 
 fn length() -> impl Strategy<Value = usize> {
@@ -63,6 +65,7 @@ fn call() -> impl Strategy<Value = Call> {
         4 => back().prop_map(|back| Call::ReadAt { back }),
         1 => class().prop_map(|class| Call::ReadMapped { class }),
         2 => Just(Call::RefreshLive),
+        2 => back().prop_map(|back| Call::ShowLive { back }),
     ]
 }
 
@@ -205,8 +208,19 @@ fn read_back(model: &Model, region: &Mapped<'_>, back: usize) {
 }
 
 fn refresh_live(model: &Model, region: &Mapped<'_>) {
-    let newest = model.newest();
     region::refresh_live(region, LiveOwner::of(Group::DAEMON)).unwrap();
+    assert_live(model, region);
+}
+
+fn show_live(model: &Model, region: &Mapped<'_>, back: usize) {
+    let shown = model.back(back);
+    let owner = LiveOwner::of(Group(shown.head.slot().group()));
+    region::refresh_live_with(region, owner, shown.head, &shown.value).unwrap();
+    assert_live(model, region);
+}
+
+fn assert_live(model: &Model, region: &Mapped<'_>) {
+    let newest = model.newest();
     assert_eq!(live_generation(region), Some(newest.head.generation()));
     let mut page = buffer(region.live().len());
     region.live().load(&mut page);
@@ -263,6 +277,7 @@ fn run(calls: Vec<Call>) {
                 read_newest(&model, &region, whole.live().len());
             }
             Call::RefreshLive => refresh_live(&model, &whole),
+            Call::ShowLive { back } => show_live(&model, &whole, back),
         }
         let described = region::describe(&whole).unwrap();
         let newest = model.newest();

@@ -30,16 +30,19 @@ fn write(region: Mapped<'_>, group: u8, longest: usize, until: Until) -> u8 {
                     break;
                 }
             }
-            if writer
-                .publish(&region, &value[..length], seed.time())
-                .is_err()
-            {
+            let Ok(head) = writer.publish(&region, &value[..length], seed.time()) else {
                 return 1;
-            }
-            if region.header().notice().contains(Notice::ARMED)
-                && region::refresh_live(&region, LiveOwner::of(Group(group))).is_err()
-            {
-                return 2;
+            };
+            if region.header().notice().contains(Notice::ARMED) {
+                let owner = LiveOwner::of(Group(group));
+                // One reads its version back, the other has it at hand.
+                let shown = match group {
+                    1 => region::refresh_live(&region, owner),
+                    _ => region::refresh_live_with(&region, owner, head, &value[..length]),
+                };
+                if shown.is_err() {
+                    return 2;
+                }
             }
         }
     }

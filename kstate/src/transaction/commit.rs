@@ -75,7 +75,6 @@ impl<T: Content> State<T> {
         if let Some(mut writer) = self.writer.take() {
             let fits = bytes.len() <= self.room.get() as usize;
             let memory = self.memory();
-            let group = writer.group();
             let committed = match fits {
                 true => writer.commit(memory, base, bytes, self.now()),
                 false => Err(region::CommitError::Contended),
@@ -84,7 +83,7 @@ impl<T: Content> State<T> {
             match committed {
                 Ok(head) => {
                     let notice = memory.header().notice();
-                    if notice.is_none() || self.settle(notice, group) {
+                    if notice.is_none() || self.settle(notice, head, bytes) {
                         return Ok(Outcome::Committed {
                             generation: head.generation(),
                         });
@@ -112,7 +111,6 @@ impl<T: Content> State<T> {
                 Some(writer) => writer,
                 None => self.claim()?,
             };
-            let group = writer.group();
             let committed = match bytes.len() <= self.room.get() as usize {
                 true => writer.commit(self.memory(), base, bytes, self.now()),
                 false => Err(region::CommitError::TooLong {
@@ -122,7 +120,7 @@ impl<T: Content> State<T> {
             };
             self.writer.set(Some(writer));
             return match committed {
-                Ok(head) => match self.settle(self.memory().header().notice(), group) {
+                Ok(head) => match self.settle(self.memory().header().notice(), head, bytes) {
                     true => Ok(Outcome::Committed {
                         generation: head.generation(),
                     }),
