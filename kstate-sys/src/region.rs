@@ -9,7 +9,7 @@
 //! |---|---|
 //! | 0 | the live page |
 //! | 1 | the [`Header`], then the slots' metadata, 64 bytes each, running on into further pages |
-//! | then | one area of slots for each [`Class`](crate::abi::Class), smallest first |
+//! | then | one area of slots for each [`Class`], smallest first |
 
 mod commit;
 mod head;

@@ -23,7 +23,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | get a handle | [`subscribe`], [`Mount::subscribe`], [`Subscribe`] |
+//! | get a handle | [`subscribe()`], [`Mount::subscribe`], [`Subscribe`] |
 //! | read | [`Reader::snapshot`], [`Reader::changed_since`], [`Reader::live`] |
 //! | write | [`State::publish`] |
 //! | change what is there | [`State::transact`], [`State::begin`] |

@@ -17,7 +17,7 @@ use crate::table::REGISTRY;
 /// # Invariants
 ///
 /// 1. `mapping` is one shared, writable page that only the daemon may write, and is only reached
-///    through [`RegistryFile::words`].
+///    through [`Registry`].
 #[derive(Debug)]
 pub(crate) struct RegistryFile {
     file: RegionFile,

@@ -47,7 +47,7 @@ impl Uffd {
     }
 
     /// Like [`copy`](Self::copy), and the pages arrive write-protected: no write slips in between.
-    /// The range must be registered for [`RegisterMode::WRITE_PROTECT`] too.
+    /// The range must be registered for [`RegisterMode::WRITE_PROTECT`](crate::RegisterMode::WRITE_PROTECT) too.
     ///
     /// # Errors
     ///
