@@ -26,7 +26,8 @@ impl LiveOwner {
 ///
 /// # Errors
 ///
-/// [`ReadError`] of the version to be copied; the live page keeps what it had.
+/// [`ReadError`] of the version to be copied; until the next refresh the live page then counts as
+/// being written.
 ///
 /// # Cost
 ///

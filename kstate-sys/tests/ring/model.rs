@@ -157,12 +157,13 @@ fn value(length: usize, salt: u64) -> Vec<u8> {
         .collect()
 }
 
-fn read_newest(model: &Model, region: &Mapped<'_>, room: usize) {
+/// Reads in a process that has mapped the slots of classes up to `mapped`.
+fn read_newest(model: &Model, region: &Mapped<'_>, mapped: Class, room: usize) {
     let newest = model.newest();
     let mut into = buffer(room);
     let found = region::read(region, &mut into);
     let length = u32::try_from(newest.value.len()).unwrap();
-    let mapped = region.payload(newest.head.slot(), newest.class).is_some();
+    let mapped = newest.class <= mapped;
     if length > 0 && !mapped {
         let class = newest.class;
         assert_eq!(found, Err(ReadError::Unmapped { class }));
@@ -270,11 +271,11 @@ fn run(calls: Vec<Call>) {
                 assert_eq!(writers[writer].class(), class);
             }
             Call::Claim { writer, class } => writers[writer] = claim(writer, class),
-            Call::Read { room } => read_newest(&model, &whole, room),
+            Call::Read { room } => read_newest(&model, &whole, Class::Page, room),
             Call::ReadAt { back } => read_back(&model, &whole, back),
             Call::ReadMapped { class } => {
                 let region = region.mapped_up_to(class);
-                read_newest(&model, &region, whole.live().len());
+                read_newest(&model, &region, class, whole.live().len());
             }
             Call::RefreshLive => refresh_live(&model, &whole),
             Call::ShowLive { back } => show_live(&model, &whole, back),
