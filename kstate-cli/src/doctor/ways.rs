@@ -49,8 +49,6 @@ impl Ways {
             way: first.name(),
             meaning: first.meaning(),
         };
-        let trap = can(Feature::Userfaultfd);
-        let asynchronous = can(Feature::UserfaultfdWpAsync) && can(Feature::PagemapScan);
         let ways = vec![
             mounting,
             choose(
@@ -80,19 +78,23 @@ impl Ways {
                 ],
             ),
             choose(
-                "descriptor",
+                "file polls",
                 &[
                     (
                         can(Feature::IoUringFutex),
                         "io_uring",
-                        "what an event loop polls is ready in 5 to 9 µs",
+                        "the daemon watches all polled states by one ring",
                     ),
                     (
                         can(Feature::FutexWaitv),
                         "futex_waitv",
-                        "a thread of the library makes an eventfd ready",
+                        "the daemon watches 127 polled states a thread",
                     ),
-                    (true, "poll", "through the daemon, some 40 µs"),
+                    (
+                        true,
+                        "timer",
+                        "the daemon looks at polled states every 5 ms",
+                    ),
                 ],
             ),
             choose(
@@ -105,35 +107,11 @@ impl Ways {
             ),
             choose(
                 "first access",
-                &[
-                    (
-                        trap && can(Feature::UserfaultfdSigbus),
-                        "trapped in place",
-                        "a transaction's raw page is filled at its first touch, in 5 µs",
-                    ),
-                    (trap, "trapped by a thread", "likewise, in 8 to 70 µs"),
-                    (
-                        true,
-                        "copied",
-                        "a transaction's raw page is filled when asked for",
-                    ),
-                ],
-            ),
-            choose(
-                "first write",
-                &[
-                    (
-                        trap && asynchronous,
-                        "write-protect",
-                        "noticed without a trap, in 0.8 µs",
-                    ),
-                    (trap, "trapped", "noticed by a trap, in 6 to 54 µs"),
-                    (
-                        true,
-                        "assumed",
-                        "a raw page that was asked for counts as written",
-                    ),
-                ],
+                &[(
+                    true,
+                    "copied",
+                    "a transaction's page is filled when first asked for; no trap is set",
+                )],
             ),
             choose(
                 "commit time",
@@ -141,7 +119,7 @@ impl Ways {
                     (
                         can(Feature::InvariantCounter),
                         "counter",
-                        "the time stamp counter, 10 ns",
+                        "the time stamp counter, some 3 ns",
                     ),
                     (true, "clock", "the kernel's clock, 25 ns"),
                 ],
