@@ -161,7 +161,7 @@ fn doctor_tells_what_was_found_and_which_way_it_goes() {
         "mounting",
         "mapping",
         "waiting",
-        "descriptor",
+        "file_polls",
         "deaths",
         "commit_time",
     ] {
