@@ -7,15 +7,15 @@
 //! | ioctl | argument | errors besides `EFAULT` |
 //! |---|---|---|
 //! | [`SUBSCRIBE`] | in and out [`Subscribe`] | `EFBIG` capacity over a page, `ENOSPC` no memory for a bigger capacity, `EINVAL` text longer than its field |
-//! | [`CLAIM`] | out [`Claim`] | `EBADF` not open for writing, `EUSERS` all groups taken, `ENOSPC`, `ESRCH` process not visible to the daemon |
+//! | [`CLAIM`] | out [`Claim`] | `EBADF` not open for writing, `EUSERS` all groups taken, `ENOSPC`, `ESTALE` deleted, `ESRCH` process not visible to the daemon |
 //! | [`RELEASE`] | in `u32`: a group of the calling process | `EINVAL` not its own |
 //! | [`SET_CAPACITY`] | in and out `u32` bytes | `EBADF`, `EFBIG`, `EINVAL` shrinking after the first write, `ENOSPC` |
 //! | [`WAIT_BEGIN`], [`WAIT_END`] | none | `ESRCH`; `EINVAL` an end without a beginning |
 //! | [`SEEN`] | in `u64`: a generation | none |
-//! | [`ARM`] | none | `ENOSPC` |
+//! | [`ARM`] | none | `ENOSPC`, `EIO` damaged region |
 //! | [`SET_LINGER`] | in `u64` milliseconds | `EPERM` not the owner |
-//! | [`INFO`] | out [`Info`] | none |
-//! | [`TICKET`] | out [`Ticket`] | `ESRCH` |
+//! | [`INFO`] | out [`Info`] | `EIO` damaged region |
+//! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EAGAIN` too many outstanding |
 //! | [`VERSION`] | out `u32` | none |
 //!
 //! Anything else is `ENOTTY`.

@@ -10,7 +10,7 @@ pub const BUSY: u64 = u64::MAX;
 ///
 /// # Invariants
 ///
-/// 1. A tag never recurs: an owner refills a slot only after it has seen a `head` beyond the
+/// 1. A tag under which a slot was live never recurs there: an owner refills a slot only after it has seen a `head` beyond the
 ///    generation the slot was live at, and tags it higher.
 /// 2. Payload, size and time belong to generation `tag` if `tag` reads the same before and after
 ///    they were read.
