@@ -163,6 +163,7 @@ fn subscribe(error: &SubscribeError) -> i32 {
         SubscribeError::AbiVersion { .. } => libc::EPROTONOSUPPORT,
         SubscribeError::TooBig { .. } => libc::EFBIG,
         SubscribeError::NoSpace { .. } => libc::ENOSPC,
+        SubscribeError::Claim(error) => claim(error),
         SubscribeError::NotKstate { .. } => libc::ENOTTY,
         SubscribeError::Wait(error) => wait(error),
         SubscribeError::Io { source, .. } => code(source),

@@ -89,7 +89,7 @@ impl<T: Content> State<T> {
     /// # Cost
     ///
     /// One copy and one compare-and-swap; no system call unless somebody waits. The first one
-    /// claims slots by a FUSE request.
+    /// of a forked child claims slots by a FUSE request.
     #[inline(always)]
     pub fn publish(&self, value: &T::View) -> Result<Generation, PublishError> {
         self.publish_at(value, self.now())

@@ -20,8 +20,9 @@ use crate::stamp::{Stamp, Stamping};
 
 /// A state as one thread at a time writes it; dereferences to its [`Reader`].
 ///
-/// The first write claims slots for this handle; dropping it gives them back. After a `fork` the
-/// child's first write claims slots of its own, and the parent's go on being the parent's.
+/// A handle that may write has slots of its own from the start; dropping it gives them back. After
+/// a `fork` the child's first write claims slots for the child, and the parent's go on being the
+/// parent's.
 ///
 /// # Invariants
 ///
@@ -88,7 +89,19 @@ pub enum CapacityError {
 }
 
 impl<T: Content> State<T> {
-    pub(crate) fn new(reader: Reader<T>) -> io::Result<Self> {
+    /// A handle that can do at once what the subscription allows: its slots are claimed.
+    pub(crate) fn new(reader: Reader<T>) -> Result<Self, ClaimError> {
+        let name = reader.name().clone();
+        let state = Self::unclaimed(reader).map_err(|source| ClaimError::Io { name, source })?;
+        if state.is_writable() {
+            let writer = state.claim()?;
+            state.writer.set(Some(writer));
+        }
+        Ok(state)
+    }
+
+    /// A handle whose first write, if it may write, claims its slots.
+    pub(crate) fn unclaimed(reader: Reader<T>) -> io::Result<Self> {
         Ok(Self {
             reader,
             writer: Cell::new(None),
@@ -105,13 +118,17 @@ impl<T: Content> State<T> {
         self.reader.clone()
     }
 
-    /// Another handle for writing of the same subscription, for another thread: it claims slots
-    /// of its own.
+    /// Another handle of the same subscription, for another thread, with slots of its own if it
+    /// may write.
     ///
     /// # Errors
     ///
-    /// The kernel refused a page of memory.
-    pub fn try_clone(&self) -> io::Result<Self> {
+    /// [`ClaimError`]: there are no slots left, or no memory.
+    ///
+    /// # Cost
+    ///
+    /// One FUSE request if it may write.
+    pub fn try_clone(&self) -> Result<Self, ClaimError> {
         let clone = Self::new(self.reader.clone())?;
         clone.stamping.set(self.stamping.get());
         Ok(clone)

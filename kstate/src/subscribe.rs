@@ -133,8 +133,8 @@ impl Subscribe {
     /// # Cost
     ///
     /// An `open`, an ioctl and an `mmap`, some 200 µs; another FUSE request if the state is
-    /// created. Reading it then causes no page fault if it has been written; writing none after
-    /// the first write.
+    /// created, and one for the slots if it is to be written. Writing it then causes no page
+    /// fault, nor does reading it once it has been written.
     pub fn typed<T: Layout>(mut self) -> Result<State<T>, SubscribeError> {
         const { assert!(size_of::<T>() > 0, "a state has at least one byte") };
         let size = u32::try_from(size_of::<T>()).unwrap_or(u32::MAX);
@@ -165,10 +165,11 @@ impl Subscribe {
             source,
         };
         let reader = Reader::new(Arc::new(subscription)).map_err(io)?;
+        let state = State::new(reader)?;
         if let Some((patience, deadline)) = deadline {
-            await_first_version(&reader, patience, deadline)?;
+            await_first_version(&state, patience, deadline)?;
         }
-        State::new(reader).map_err(io)
+        Ok(state)
     }
 
     fn make(

@@ -69,7 +69,7 @@ impl Region {
         let class = Geometry::of_this_machine()
             .class_for(self.capacity)
             .unwrap();
-        let state = State::new(self.reader_for_writing(class)).unwrap();
+        let state = State::unclaimed(self.reader_for_writing(class)).unwrap();
         state
             .writer
             .set(Some(Writer::claimed(state.memory(), Group(group), class)));

@@ -187,6 +187,11 @@ fn absolute(path: &Path) -> Result<PathBuf, MountPointError> {
 ///
 /// `/proc` cannot be read.
 pub fn mounted_type(path: &Path) -> Result<Option<String>, MountPointError> {
+    Ok(mounted(path)?.map(|entry| entry.kind))
+}
+
+/// What is mounted exactly at `path`, if anything is. Nothing there is touched.
+pub(crate) fn mounted(path: &Path) -> Result<Option<MountEntry>, MountPointError> {
     let table =
         std::fs::read("/proc/self/mountinfo").map_err(|source| MountPointError::System {
             path: path.to_owned(),
@@ -196,14 +201,28 @@ pub fn mounted_type(path: &Path) -> Result<Option<String>, MountPointError> {
     Ok(find_mount(&table, path.as_os_str().as_bytes()))
 }
 
+/// What is mounted somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MountEntry {
+    /// The type of the file system.
+    pub(crate) kind: String,
+    /// The minor device number: the kernel's name of a FUSE connection.
+    pub(crate) minor: u64,
+}
+
 /// The last mount at `path` in a table as proc_pid_mountinfo(5) describes it.
-fn find_mount(table: &[u8], path: &[u8]) -> Option<String> {
+fn find_mount(table: &[u8], path: &[u8]) -> Option<MountEntry> {
     table.split(|byte| *byte == b'\n').rev().find_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
-        let point = fields.nth(4)?;
+        let device = fields.nth(2)?;
+        let point = fields.nth(1)?;
         // Optional fields end with a lone dash; the type follows it.
         let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        (unescape(point).as_bytes() == path).then(|| String::from_utf8_lossy(kind).into_owned())
+        let (_, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
+        (unescape(point).as_bytes() == path).then_some(MountEntry {
+            kind: String::from_utf8_lossy(kind).into_owned(),
+            minor: minor.parse().ok()?,
+        })
     })
 }
 
@@ -239,8 +258,12 @@ mod tests {
         let table = b"22 1 0:20 / /a\\040b rw,nosuid shared:1 master:2 - tmpfs tmpfs rw\n\
                       23 1 0:21 / /a\\040b rw - fuse.kstatefs kstatefs rw,user_id=0\n\
                       24 1 0:22 / /c rw - ext4 /dev/x rw\n";
-        assert_eq!(find_mount(table, b"/a b").as_deref(), Some("fuse.kstatefs"));
-        assert_eq!(find_mount(table, b"/c").as_deref(), Some("ext4"));
+        let entry = |kind: &str, minor| {
+            let kind = kind.to_owned();
+            Some(MountEntry { kind, minor })
+        };
+        assert_eq!(find_mount(table, b"/a b"), entry("fuse.kstatefs", 21));
+        assert_eq!(find_mount(table, b"/c"), entry("ext4", 22));
         assert_eq!(find_mount(table, b"/d"), None);
     }
 

@@ -82,8 +82,8 @@ pub struct Server {
     session: JoinHandle<()>,
     /// Readable once the session has ended.
     ended: Arc<EventFd>,
-    /// Minor device number of the mount: the kernel's name of the connection.
-    connection: u64,
+    /// The kernel's name of the connection; none if somebody has unmounted it before it was known.
+    connection: Option<u64>,
     signals: Option<SignalGuard>,
 }
 
@@ -163,17 +163,15 @@ impl Server {
                 }
             })
             .map_err(system("cannot start a thread"))?;
-        // The first request, answered by the threads just started: now it can be used.
-        let device = std::fs::metadata(&path)
-            .map_err(system("cannot use the mount"))?
-            .dev();
+        // From the table and not by a look at the mount: programs may use it already, and one that
+        // unmounts it now would find it busy with that look.
+        let connection = mountpoint::mounted(&path)?.map(|entry| entry.minor);
         unmount.disarm();
         let mounted = Mounted {
             path,
             transport,
             polls_by_uring,
         };
-        let connection = libc::minor(device).into();
         Ok(Self {
             mounted,
             shared,
@@ -230,9 +228,11 @@ impl Server {
         };
         let over = ended(&mut fds, 200) || {
             // Open files keep a detached mount alive. Their owners get ENOTCONN from here on.
-            let abort = format!("/sys/fs/fuse/connections/{}/abort", self.connection);
-            if let Err(error) = std::fs::write(&abort, "1") {
-                tracing::debug!(%error, abort, "the connection ends with the process");
+            if let Some(connection) = self.connection {
+                let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
+                if let Err(error) = std::fs::write(&abort, "1") {
+                    tracing::debug!(%error, abort, "the connection ends with the process");
+                }
             }
             ended(&mut fds, 2000)
         };

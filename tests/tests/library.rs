@@ -543,16 +543,25 @@ fn the_last_slot_group_taken_is_an_error_that_names_the_bound() {
         .unwrap();
     let mut writers = Vec::new();
     let error = loop {
-        let writer = state.try_clone().unwrap();
-        match writer.publish(&1) {
-            Ok(_) => writers.push(writer),
+        match state.try_clone() {
+            Ok(writer) => writers.push(writer),
             Err(error) => break error,
         }
     };
-    assert_eq!(writers.len(), 255);
+    assert_eq!(writers.len(), 254);
+    assert!(matches!(error, ClaimError::TooManyWriters { .. }));
     assert!(error.to_string().contains("255"), "{error}");
+    let subscribe = || mount(&daemon).subscribe("x").write().typed::<u64>();
+    assert!(matches!(
+        subscribe(),
+        Err(SubscribeError::Claim(ClaimError::TooManyWriters { .. }))
+    ));
+    for writer in &writers {
+        writer.publish(&1).unwrap();
+    }
+    assert_eq!(state.snapshot().unwrap().generation(), Generation(254));
     drop(writers.pop());
-    state.publish(&2).unwrap();
+    subscribe().unwrap().publish(&2).unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use kstate::Mount;
+use kstate::{Mount, SubscribeError};
 use kstate_tests::{Daemon, Running, Setup, eventually, is_real_root, kstatefs};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -274,18 +274,17 @@ fn a_full_tmpfs_is_enospc_at_subscribe() {
     let mount = Mount::at(daemon.mount()).unwrap();
     let state = mount.subscribe("x").write().typed::<u64>().unwrap();
     state.publish(&1).unwrap();
-    let unarmed = mount.subscribe("y").write().typed::<u64>().unwrap();
+    let unwritten = mount.subscribe("y").write().typed::<u64>().unwrap();
+    let _read_only = mount.subscribe("r").typed::<u64>().unwrap();
     tmpfs.fill();
-    let error = mount
-        .subscribe("z")
-        .write()
-        .typed::<u64>()
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("memory") || error.contains("space"),
-        "{error}"
-    );
+    let write = |name| mount.subscribe(name).write().typed::<u64>();
+    // One has no page at all, the other a header but no slots.
+    for name in ["z", "r"] {
+        let error = write(name).unwrap_err();
+        assert!(matches!(error, SubscribeError::NoSpace { .. }), "{error:?}");
+        assert!(error.to_string().contains("no memory"), "{error}");
+        assert_eq!(kstate::Error::from(error).errno(), libc::ENOSPC);
+    }
     let create = OpenOptions::new()
         .write(true)
         .create(true)
@@ -297,21 +296,15 @@ fn a_full_tmpfs_is_enospc_at_subscribe() {
         !daemon.file("z").exists(),
         "nothing is left of a state that has no room"
     );
-    assert!(
-        unarmed.publish(&1).is_err(),
-        "its slots were not allocated yet"
-    );
+    // Whoever is subscribed has all that it will ever touch.
+    for value in 0..100 {
+        unwritten.publish(&value).unwrap();
+    }
     state.publish(&2).unwrap();
     assert_eq!(state.snapshot().unwrap().value, 2);
     fs::remove_file(tmpfs.path().join("filler")).unwrap();
-    unarmed.publish(&1).unwrap();
-    mount
-        .subscribe("z")
-        .write()
-        .typed::<u64>()
-        .unwrap()
-        .publish(&1)
-        .unwrap();
+    write("z").unwrap().publish(&1).unwrap();
+    write("r").unwrap().publish(&1).unwrap();
 }
 
 fn room_for_the_header_but_not_the_live_page() {

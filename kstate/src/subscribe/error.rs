@@ -6,6 +6,7 @@ use std::time::Duration;
 use kstate_sys::access::Access;
 use kstate_sys::name::{NameError, StateName};
 
+use crate::claim::ClaimError;
 use crate::mount::MountError;
 use crate::wait::WaitError;
 
@@ -104,6 +105,9 @@ pub enum SubscribeError {
         /// The state's name.
         name: StateName,
     },
+    /// It was to be written, and there are no slots to write to.
+    #[error(transparent)]
+    Claim(ClaimError),
     /// The file belongs to no daemon.
     #[error("`{name}` is a file that no kstate daemon serves")]
     NotKstate {
@@ -121,4 +125,14 @@ pub enum SubscribeError {
         /// The operating system's error.
         source: io::Error,
     },
+}
+
+/// No memory is one error, whichever request found it missing.
+impl From<ClaimError> for SubscribeError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::NoSpace { name } => Self::NoSpace { name },
+            error => Self::Claim(error),
+        }
+    }
 }
