@@ -121,7 +121,7 @@ impl<T: Content> State<T> {
                 self.writer.set(Some(writer));
                 if let Ok(head) = published {
                     let notice = memory.header().notice();
-                    if notice.is_none() || self.settle(notice, head, bytes) {
+                    if notice.is_none() || self.settle_value(notice, head, value) {
                         return Ok(head.generation());
                     }
                     return Err(self.deleted());
@@ -155,7 +155,7 @@ impl<T: Content> State<T> {
             let name = || self.name().clone();
             match published {
                 Ok(head) => {
-                    return match self.settle(self.memory().header().notice(), head, bytes) {
+                    return match self.settle(self.memory().header().notice(), head) {
                         true => Ok(head.generation()),
                         false => Err(self.deleted()),
                     };
@@ -210,25 +210,41 @@ impl<T: Content> State<T> {
         Ok(Room::Made)
     }
 
-    /// Pays what the commit of `bytes` as `head` owes: the live page, a wake. `false` if the state was
-    /// deleted.
+    /// Pays what the commit of `value` as `head` owes: the live page, a wake. `false` if the state
+    /// was deleted. Takes the value, so that the number of its bytes is a constant here too.
     #[inline(never)]
-    pub(crate) fn settle(&self, notice: Notice, head: Head, bytes: &[u8]) -> bool {
-        let memory = self.memory();
-        if notice.contains(Notice::ARMED) {
-            // The slot is one of this handle's group.
-            let owner = LiveOwner::of(Group(head.slot().group()));
-            if region::refresh_live_with(memory, owner, head, bytes).is_err() {
-                // Another writer has grown the state. What else it can be is damage, which
-                // readers will see; the commit stands.
-                let _ = self.retry_grown(|memory| region::refresh_live(memory, owner));
+    pub(crate) fn settle_value(&self, mut notice: Notice, head: Head, value: &T::View) -> bool {
+        if notice.contains(Notice::ARMED)
+            && region::show_live(self.memory(), live_owner(head), head, T::bytes(value))
+        {
+            notice = notice.without(Notice::ARMED);
+            if notice.is_none() {
+                return true;
             }
         }
+        self.settle(notice, head)
+    }
+
+    /// As [`settle_value`](Self::settle_value), where the value is not at hand.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn settle(&self, notice: Notice, head: Head) -> bool {
+        if notice.contains(Notice::ARMED) {
+            // Another writer may have grown the state. What else fails is damage, which readers
+            // will see; the commit stands.
+            let _ = self.retry_grown(|memory| region::refresh_live(memory, live_owner(head)));
+        }
         if notice.contains(Notice::WAITERS) {
-            futex::wake_all(&memory.header().head);
+            futex::wake_all(&self.memory().header().head);
         }
         !notice.contains(Notice::DELETED)
     }
+}
+
+/// Who refreshes after committing `head`: its slot is one of the handle's group.
+#[inline]
+fn live_owner(head: Head) -> LiveOwner {
+    LiveOwner::of(Group(head.slot().group()))
 }
 
 /// Whether a version of some length is possible now.

@@ -17,9 +17,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// | 64 | 8 | `head` | whoever commits |
 /// | 128 | 4 | `notice` bits | daemon |
 /// | 132 | 4 | `epoch`, counts restarts of the daemon | daemon |
-/// | 192 | 8 | `live_lock`: 0, or who refreshes the live page | writers |
-/// | 200 | 8 | `live_tag`: the generation in the live page, or BUSY | holder of `live_lock` |
-/// | 208 | 4 | `live_length` in bytes | holder of `live_lock` |
+/// | 192 | 8 | `live_tag`: the generation in the live page; with its top bit, who changes the page | writers |
+/// | 200 | 4 | `live_length` in bytes | who changes the page |
 ///
 /// Bytes not listed are zero and reserved.
 ///
@@ -57,14 +56,13 @@ pub struct Header {
     /// Counts restarts of the daemon; who returns from a wait looks at it and registers again.
     pub epoch: AtomicU32,
     reserved2: [AtomicU64; 7],
-    /// Who refreshes the live page: 0 for nobody.
-    pub live_lock: AtomicU64,
-    /// Generation in the live page, or [`BUSY`](super::BUSY) while it is being written.
+    /// Generation in the live page. With its top bit set the page is no whole version: the other
+    /// bits are the group of who changes it plus one, or 0 if that did not come to its end.
     pub live_tag: AtomicU64,
     /// Length in bytes of the version in the live page.
     pub live_length: AtomicU32,
     reserved3: AtomicU32,
-    reserved4: [AtomicU64; 37],
+    reserved4: [AtomicU64; 38],
 }
 
 #[cfg(not(kstate_loom))]
@@ -83,9 +81,8 @@ const _: () = {
     assert!(offset_of!(Header, head) == 64);
     assert!(offset_of!(Header, notice) == 128);
     assert!(offset_of!(Header, epoch) == 132);
-    assert!(offset_of!(Header, live_lock) == 192);
-    assert!(offset_of!(Header, live_tag) == 200);
-    assert!(offset_of!(Header, live_length) == 208);
+    assert!(offset_of!(Header, live_tag) == 192);
+    assert!(offset_of!(Header, live_length) == 200);
 };
 
 impl Header {
@@ -110,7 +107,6 @@ impl Header {
             notice: AtomicU32::new(0),
             epoch: AtomicU32::new(0),
             reserved2: zeros(),
-            live_lock: AtomicU64::new(0),
             live_tag: AtomicU64::new(0),
             live_length: AtomicU32::new(0),
             reserved3: AtomicU32::new(0),
@@ -161,7 +157,15 @@ impl Notice {
         self.0 == 0
     }
 
+    /// These but for `bits`.
+    #[must_use]
+    #[inline]
+    pub const fn without(self, bits: Self) -> Self {
+        Self(self.0 & !bits.0)
+    }
+
     /// Whether all of `bits` are set.
+    #[inline]
     pub const fn contains(self, bits: Self) -> bool {
         self.0 & bits.0 == bits.0
     }

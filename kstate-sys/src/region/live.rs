@@ -1,14 +1,19 @@
 //! The live page: the newest value at a fixed address, for programs that map the file.
 //!
-//! It converges on the newest version and can be seen half-written; `live_tag` says which
-//! generation it holds, [`BUSY`] while it changes. Writers refresh it only while it is *armed*.
+//! It converges on the newest version and can be seen half-written. One word of the header,
+//! `live_tag`, says which generation it holds, and is the lock of whoever changes it. Writers
+//! refresh the page only while it is *armed*.
 
 use super::read::{Attempt, ReadError, visit_version};
-use super::{BUSY, Generation, Head, Memory};
+use super::{Generation, Head, Memory};
 use crate::sync::{Ordering, fence, fence_for_loom};
 
 /// Rounds a refresher goes before it leaves the rest to the next commit.
 const MAX_ROUNDS: u32 = 1000;
+
+/// In `live_tag`: the page is no whole version. Who changes it is in the other bits; with none
+/// there, somebody began to and did not come to the end. Generations do not reach this bit.
+const UNFINISHED: u64 = 1 << 63;
 
 /// Who refreshes: the writer's group plus one, so that the daemon can tell whose lock a dead
 /// process left.
@@ -19,6 +24,11 @@ impl LiveOwner {
     /// The owner for a writer's group.
     pub const fn of(group: super::Group) -> Self {
         Self(group.0 as u64 + 1)
+    }
+
+    /// The tag while this owner changes the page.
+    const fn tag(self) -> u64 {
+        UNFINISHED | self.0
     }
 }
 
@@ -32,104 +42,109 @@ impl LiveOwner {
 /// # Cost
 ///
 /// One copy and two atomic swaps when nobody contends; no system call.
-#[inline]
 pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadError> {
     let header = memory.header();
     for _ in 0..MAX_ROUNDS {
-        // ORDERING: Acquire with the unlocking store: the last holder's copy is complete. SeqCst
-        // also where it fails: the committer's half of the pair below. An Acquire attempt could
-        // find a holder gone long ago, which has not seen this commit.
+        // ORDERING: SeqCst behind a committer's swap of `head`: pairs with a holder's store of the
+        // tag before its last look at `head`. If we find the page held, that store is yet to
+        // come, and that look will find our head.
         fence_for_loom();
-        let locked =
-            header
-                .live_lock
-                .compare_exchange(0, owner.0, Ordering::SeqCst, Ordering::SeqCst);
-        if locked.is_err() {
-            // The holder looks at `head` again after it unlocks, so it will see our commit.
+        let seen = header.live_tag.load(Ordering::SeqCst);
+        if seen & UNFINISHED != 0 && seen != UNFINISHED {
             return Ok(());
         }
-        let copied = copy_newest(memory);
-        // ORDERING: SeqCst store, then SeqCst load of `head`: pairs with a committer's swap of
-        // `head` followed by its attempt to lock. Either it finds the lock free, or we find its
-        // head.
-        header.live_lock.store(0, Ordering::SeqCst);
-        fence_for_loom();
-        let copied = copied?;
+        // ORDERING: Acquire as in `read`; SeqCst behind the daemon's `raise`: pairs with a
+        // committer's swap of `head` before its load of `notice`. Either it finds the mark, or
+        // we find its head.
         let head = Head::from_raw(header.head.load(Ordering::SeqCst));
-        if head == copied {
+        if seen == head.generation().0 {
+            return Ok(());
+        }
+        if !lock(memory, seen, owner) {
+            continue;
+        }
+        let copied = copy_newest(memory, head, seen == UNFINISHED);
+        let tag = copied.as_ref().map(|head| head.generation().0);
+        let newest = unlock(memory, *tag.as_ref().unwrap_or(&UNFINISHED));
+        if copied? == newest {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// As [`refresh_live`] for a committer that has its version still at hand: `bytes` is what it has
-/// just committed as `head`.
-///
-/// # Errors
-///
-/// As [`refresh_live`], when somebody else's version turned out to be newer.
+/// The short way for a committer that has its version still at hand: `bytes` is what it has just
+/// committed as `head`. If the answer is `false` the page may not show the newest version, and
+/// the committer owes [`refresh_live`].
 ///
 /// # Cost
 ///
 /// As [`refresh_live`], but nothing of the slot is read back.
 #[inline]
-pub fn refresh_live_with<M: Memory>(
-    memory: &M,
-    owner: LiveOwner,
-    head: Head,
-    bytes: &[u8],
-) -> Result<(), ReadError> {
+#[must_use = "`false` leaves the live page stale"]
+pub fn show_live<M: Memory>(memory: &M, owner: LiveOwner, head: Head, bytes: &[u8]) -> bool {
+    // ORDERING: SeqCst as in `refresh_live`.
+    fence_for_loom();
+    let seen = memory.header().live_tag.load(Ordering::SeqCst);
+    // A newer version stays. Nor is the page shown as this one after somebody did not finish: a
+    // newer one may have been shown before, and this one before that, and a generation shown
+    // twice would pass a copy made across both for whole.
+    if seen >= head.generation().0 || !lock(memory, seen, owner) {
+        return false;
+    }
+    memory.live().store(bytes);
+    end_at(memory, bytes.len(), false);
+    unlock(memory, head.generation().0) == head
+}
+
+/// Takes the page as it was `seen`, for changing it; `false` if it is no longer so.
+#[inline]
+fn lock<M: Memory>(memory: &M, seen: u64, owner: LiveOwner) -> bool {
+    let tag = &memory.header().live_tag;
+    // ORDERING: Acquire with the last holder's store of the tag: its copy is complete.
+    let locked = tag.compare_exchange(seen, owner.tag(), Ordering::Acquire, Ordering::Relaxed);
+    // ORDERING: the tag before the first byte, as in a slot: the fence's partner is in whoever
+    // checks a copy of the live page.
+    fence(Ordering::Release);
+    locked.is_ok()
+}
+
+/// The holder's last step. Returns the head as it is then.
+#[inline]
+fn unlock<M: Memory>(memory: &M, tag: u64) -> Head {
     let header = memory.header();
-    let live = memory.live();
-    // ORDERING: each as in `refresh_live` and `copy_once`.
+    // ORDERING: Release within: whoever finds this tag finds the whole copy. SeqCst, then a
+    // SeqCst load of `head`: pairs with a committer's swap of `head` followed by its load of the
+    // tag. Either it finds the page free, or we find its head.
+    header.live_tag.store(tag, Ordering::SeqCst);
     fence_for_loom();
-    let locked = header
-        .live_lock
-        .compare_exchange(0, owner.0, Ordering::SeqCst, Ordering::SeqCst);
-    if locked.is_err() {
-        return Ok(());
-    }
-    let generation = head.generation().0;
-    let shown = header.live_tag.load(Ordering::Relaxed);
-    // A newer one stays. So does BUSY, which a death or an error has left: a newer one may have
-    // been shown before it, and a tag shown twice would pass a copy made across both for whole.
-    if shown < generation {
-        header.live_tag.store(BUSY, Ordering::Relaxed);
-        fence(Ordering::Release);
-        live.store(bytes);
-        show(memory, generation, bytes.len(), false);
-    }
-    header.live_lock.store(0, Ordering::SeqCst);
-    fence_for_loom();
-    let newest = Head::from_raw(header.head.load(Ordering::SeqCst));
-    match newest == head && shown != BUSY {
-        true => Ok(()),
-        false => refresh_live(memory, owner),
+    Head::from_raw(header.head.load(Ordering::SeqCst))
+}
+
+/// Zeroes what a longer version left behind `length` bytes. `mixed` says that somebody began to
+/// write another version and did not come to its end: then `live_length` tells nothing.
+#[inline]
+fn end_at<M: Memory>(memory: &M, length: usize, mixed: bool) {
+    // Fetched once: a writer may have put anything there.
+    let old = memory.header().live_length.load(Ordering::Relaxed) as usize;
+    if old != length || mixed {
+        let old = if mixed { usize::MAX } else { old };
+        change_length(memory, old, length);
     }
 }
 
-/// Zeroes what a longer version left behind `length` bytes and says which generation is whole.
-/// `mixed` says that somebody began to write another version and did not come to its end: then
-/// `live_length` tells nothing.
-#[inline]
-fn show<M: Memory>(memory: &M, generation: u64, length: usize, mixed: bool) {
-    let header = memory.header();
+/// Zeroes from `length` to `old`, which is bounded here.
+#[cold]
+#[inline(never)]
+fn change_length<M: Memory>(memory: &M, old: usize, length: usize) {
     let live = memory.live();
-    let old = match mixed {
-        true => live.len(),
-        // Fetched once and bounded: a writer may have put anything there.
-        false => (header.live_length.load(Ordering::Relaxed) as usize).min(live.len()),
-    };
+    let old = old.min(live.len());
     if old > length {
         live.zero(length, old);
     }
     // At most a page.
-    header
-        .live_length
-        .store(u32::try_from(length).unwrap_or(u32::MAX), Ordering::Relaxed);
-    // ORDERING: Release: whoever finds this tag finds the whole copy.
-    header.live_tag.store(generation, Ordering::Release);
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    memory.header().live_length.store(length, Ordering::Relaxed);
 }
 
 /// Frees the lock that a dead owner left behind and brings the live page up to date.
@@ -146,58 +161,40 @@ pub fn seize_live<M: Memory>(
 ) -> Result<(), ReadError> {
     // ORDERING: Release in the dead owner's place: what it stored, which the news of its death
     // made visible here, comes before all that whoever locks next stores.
-    let lock = &memory.header().live_lock;
-    let _ = lock.compare_exchange(dead.0, 0, Ordering::AcqRel, Ordering::Relaxed);
+    let tag = &memory.header().live_tag;
+    let _ = tag.compare_exchange(dead.tag(), UNFINISHED, Ordering::AcqRel, Ordering::Relaxed);
     refresh_live(memory, heir)
 }
 
 /// The generation that the live page holds, `None` while it is being written.
 ///
 /// A program that copied the live page between two equal answers has a whole version.
+#[inline]
 pub fn live_generation<M: Memory>(memory: &M) -> Option<Generation> {
     // ORDERING: Acquire with the holder's Release of the tag after its copy.
     let tag = memory.header().live_tag.load(Ordering::Acquire);
-    (tag != BUSY).then_some(Generation(tag))
+    (tag & UNFINISHED == 0).then_some(Generation(tag))
 }
 
-/// Copies the newest version under the lock.
-#[inline]
-fn copy_newest<M: Memory>(memory: &M) -> Result<Head, ReadError> {
-    let header = memory.header();
-    // ORDERING: Acquire, as in `read`.
-    let mut head = Head::from_raw(header.head.load(Ordering::Acquire));
-    let shown = header.live_tag.load(Ordering::Relaxed);
-    if shown == head.generation().0 {
-        return Ok(head);
-    }
-    let mut mixed = shown == BUSY;
+/// Copies the newest version, which `head` names or a later one, under the lock. `mixed` as for
+/// `end_at`.
+fn copy_newest<M: Memory>(memory: &M, mut head: Head, mut mixed: bool) -> Result<Head, ReadError> {
+    let live = memory.live();
     for _ in 0..super::MAX_READ_ATTEMPTS {
-        match copy_once(memory, head, mixed) {
-            Ok(Attempt::Done(_)) => return Ok(head),
-            Ok(Attempt::Overtaken(newer)) => {
+        let attempt = visit_version(memory, head, |source, bytes| {
+            source.copy_to(&live, bytes);
+            Ok(())
+        })?;
+        match attempt {
+            Attempt::Done(version) => {
+                end_at(memory, version.length as usize, mixed);
+                return Ok(head);
+            }
+            Attempt::Overtaken(newer) => {
                 head = newer;
                 mixed = true;
             }
-            Err(error) => return Err(error),
         }
     }
     Err(ReadError::Unstable)
-}
-
-#[inline]
-fn copy_once<M: Memory>(memory: &M, head: Head, mixed: bool) -> Result<Attempt, ReadError> {
-    let header = memory.header();
-    let live = memory.live();
-    // ORDERING: BUSY before the first byte, as in a slot: the fence's partner is in whoever
-    // checks a copy of the live page.
-    header.live_tag.store(BUSY, Ordering::Relaxed);
-    fence(Ordering::Release);
-    let attempt = visit_version(memory, head, |source, bytes| {
-        source.copy_to(&live, bytes);
-        Ok(())
-    })?;
-    if let Attempt::Done(version) = &attempt {
-        show(memory, head.generation().0, version.length as usize, mixed);
-    }
-    Ok(attempt)
 }

@@ -176,7 +176,9 @@ impl Value {
     /// Shows it on the live page, just committed as `head`.
     pub(crate) fn refresh_live<M: Memory>(self, memory: &M, owner: LiveOwner, head: Head) {
         let bytes = &self.bytes()[..self.length.into()];
-        region::refresh_live_with(memory, owner, head, bytes).unwrap();
+        if !region::show_live(memory, owner, head, bytes) {
+            region::refresh_live(memory, owner).unwrap();
+        }
     }
 
     /// Commits it on top of `base`.

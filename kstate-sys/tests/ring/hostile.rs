@@ -122,7 +122,10 @@ fn use_region(region: &Region, until: Until) -> Outcomes {
         outcomes.note(|| match writer.publish(&whole, &[2; 200], Ticks(2)) {
             Ok(head) => {
                 let owner = LiveOwner::of(Group(1));
-                region::refresh_live_with(&whole, owner, head, &[2; 200])
+                match region::show_live(&whole, owner, head, &[2; 200]) {
+                    true => Ok(()),
+                    false => region::refresh_live(&whole, owner),
+                }
             }
             Err(CommitError::Conflict { .. } | CommitError::Exhausted) => Ok(()),
             Err(CommitError::Contended) => Err(ReadError::Unstable),

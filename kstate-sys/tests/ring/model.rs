@@ -216,7 +216,9 @@ fn refresh_live(model: &Model, region: &Mapped<'_>) {
 fn show_live(model: &Model, region: &Mapped<'_>, back: usize) {
     let shown = model.back(back);
     let owner = LiveOwner::of(Group(shown.head.slot().group()));
-    region::refresh_live_with(region, owner, shown.head, &shown.value).unwrap();
+    if !region::show_live(region, owner, shown.head, &shown.value) {
+        region::refresh_live(region, owner).unwrap();
+    }
     assert_live(model, region);
 }
 

@@ -36,11 +36,10 @@ fn write(region: Mapped<'_>, group: u8, longest: usize, until: Until) -> u8 {
             if region.header().notice().contains(Notice::ARMED) {
                 let owner = LiveOwner::of(Group(group));
                 // One reads its version back, the other has it at hand.
-                let shown = match group {
-                    1 => region::refresh_live(&region, owner),
-                    _ => region::refresh_live_with(&region, owner, head, &value[..length]),
-                };
-                if shown.is_err() {
+                if group != 1 && region::show_live(&region, owner, head, &value[..length]) {
+                    continue;
+                }
+                if region::refresh_live(&region, owner).is_err() {
                     return 2;
                 }
             }

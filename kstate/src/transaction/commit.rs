@@ -71,7 +71,8 @@ impl<T: Content> State<T> {
     /// Makes `page` the version after `base`. The caller's process is the one of `self.process`.
     #[inline]
     pub(super) fn commit_page(&self, base: Head, page: &T::Page) -> Result<Outcome, CommitError> {
-        let bytes = T::bytes(T::owned(page).borrow());
+        let value = T::owned(page).borrow();
+        let bytes = T::bytes(value);
         if let Some(mut writer) = self.writer.take() {
             let fits = bytes.len() <= self.room.get() as usize;
             let memory = self.memory();
@@ -83,7 +84,7 @@ impl<T: Content> State<T> {
             match committed {
                 Ok(head) => {
                     let notice = memory.header().notice();
-                    if notice.is_none() || self.settle(notice, head, bytes) {
+                    if notice.is_none() || self.settle_value(notice, head, value) {
                         return Ok(Outcome::Committed {
                             generation: head.generation(),
                         });
@@ -120,7 +121,7 @@ impl<T: Content> State<T> {
             };
             self.writer.set(Some(writer));
             return match committed {
-                Ok(head) => match self.settle(self.memory().header().notice(), head, bytes) {
+                Ok(head) => match self.settle(self.memory().header().notice(), head) {
                     true => Ok(Outcome::Committed {
                         generation: head.generation(),
                     }),

@@ -300,7 +300,19 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
                 );
             }
         }
-        8..=15 => {
+        // The commonest lengths need no register for the length.
+        8 => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    "mov {a}, [{from}]",
+                    "mov [{to}], {a}",
+                    from = in(reg) from, to = in(reg) to, a = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+        9..=15 => {
             // SAFETY: the caller's promise; two words of 8 that cover 8 to 16 bytes.
             unsafe {
                 asm!(
