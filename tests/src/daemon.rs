@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -133,8 +132,18 @@ impl Drop for Daemon {
                 std::thread::park_timeout(std::time::Duration::from_millis(1));
             }
         }
-        // Of a daemon that was killed or hangs; nothing is there otherwise.
-        let _ = umount2(&self.mount, MntFlags::MNT_DETACH);
+        unmount(&self.mount);
+    }
+}
+
+/// Detaches what a daemon has left mounted that was killed or hangs, as root or as the user who
+/// mounted it.
+pub fn unmount(mount: &Path) {
+    use kstatefs::mountpoint::{Unmount, mounted_type, unmount};
+    if mounted_type(mount).is_ok_and(|kind| kind.is_some())
+        && let Err(error) = unmount(mount, Unmount::Lazy)
+    {
+        eprintln!("{error}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use kstate_tests::{Daemon, Setup, eventually, kstatefs};
+use kstate_tests::{Daemon, Setup, eventually, kstate, kstatefs};
 use nix::sys::signal::Signal;
 
 fn run(directory: &Path) -> Output {
@@ -126,7 +126,14 @@ fn a_signal_ends_the_daemon_even_while_files_are_open() {
 #[test]
 fn unmounting_from_outside_ends_the_daemon() {
     let mut daemon = Daemon::start();
-    nix::mount::umount(daemon.mount()).unwrap();
+    let unmounted = Command::new(kstate())
+        .arg("umount")
+        .arg(daemon.mount())
+        .output();
+    assert!(
+        unmounted.as_ref().unwrap().status.success(),
+        "{unmounted:?}"
+    );
     assert_eq!(daemon.process().finish().code(), Some(0));
 }
 
@@ -209,6 +216,6 @@ struct Unmount<'a>(&'a Path);
 
 impl Drop for Unmount<'_> {
     fn drop(&mut self) {
-        let _ = nix::mount::umount2(self.0, nix::mount::MntFlags::MNT_DETACH);
+        kstate_tests::unmount(self.0);
     }
 }

@@ -59,6 +59,10 @@ fn main() {
             a_hole_in_a_full_tmpfs_kills_nobody,
         ),
         test(
+            "a_mapped_file_shows_the_live_value",
+            a_mapped_file_shows_the_live_value,
+        ),
+        test(
             "it_mounts_in_a_user_namespace",
             it_mounts_in_a_user_namespace,
         ),
@@ -368,6 +372,29 @@ input()
     assert!(daemon.process().ended().is_none(), "the daemon lives");
     victim.publish(&8).unwrap();
     assert_eq!(victim.snapshot().unwrap().value, 8);
+}
+
+fn a_mapped_file_shows_the_live_value() {
+    let daemon = Setup::default().with("--passthrough=require").start();
+    let file = File::options()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(daemon.file("x"))
+        .unwrap();
+    file.write_all_at(b"first", 0).unwrap();
+    let script = "import mmap,os,sys\n\
+        f=os.open(sys.argv[1],os.O_RDONLY)\n\
+        m=mmap.mmap(f,0,prot=mmap.PROT_READ)\n\
+        print(m[:].decode(),flush=True); input(); print(m[:5].decode(),flush=True)\n";
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).arg(daemon.file("x"));
+    let mut python = Running::start(&mut python);
+    assert_eq!(python.line(), "first");
+    file.write_all_at(b"later", 0).unwrap();
+    python.say("");
+    assert_eq!(python.line(), "later");
+    assert!(python.finish().success());
 }
 
 fn it_mounts_in_a_user_namespace() {

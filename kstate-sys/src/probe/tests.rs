@@ -178,7 +178,13 @@ fn nothing_is_left_behind_by_root_or_an_ordinary_user() {
             if as_user != user {
                 command.uid(as_user).gid(as_user);
             }
-            let child = command.output().unwrap();
+            let child = match command.output() {
+                // Root of a namespace that has no other user: an ordinary user itself.
+                Err(error) if as_user != user && error.raw_os_error() == Some(libc::EINVAL) => {
+                    continue;
+                }
+                child => child.unwrap(),
+            };
             let said = String::from_utf8_lossy(&child.stdout);
             assert!(child.status.success(), "as user {as_user}:\n{said}");
             assert!(

@@ -48,7 +48,6 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         // ORDERING: SeqCst behind a committer's swap of `head`: pairs with a holder's store of the
         // tag before its last look at `head`. If we find the page held, that store is yet to
         // come, and that look will find our head.
-        fence_for_loom();
         let seen = header.live_tag.load(Ordering::SeqCst);
         if seen & UNFINISHED != 0 && seen != UNFINISHED {
             return Ok(());
@@ -84,7 +83,6 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
 #[must_use = "`false` leaves the live page stale"]
 pub fn show_live<M: Memory>(memory: &M, owner: LiveOwner, head: Head, bytes: &[u8]) -> bool {
     // ORDERING: SeqCst as in `refresh_live`.
-    fence_for_loom();
     let seen = memory.header().live_tag.load(Ordering::SeqCst);
     // A newer version stays. Nor is the page shown as this one after somebody did not finish: a
     // newer one may have been shown before, and this one before that, and a generation shown
