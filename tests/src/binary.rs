@@ -24,6 +24,11 @@ pub fn kstate() -> PathBuf {
     BUILT.get_or_init(|| build("kstate-cli", "kstate")).clone()
 }
 
+/// Path of `kstate-worker`, which cargo makes for the tests of its package.
+pub(crate) fn worker() -> PathBuf {
+    artifacts().join("kstate-worker")
+}
+
 /// Cargo makes only the programs of the package that is tested; of the others there may be none,
 /// or one from before a change. When all is fresh this takes a fifth of a second.
 fn build(package: &str, program: &str) -> PathBuf {

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use kstate::Mount;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::binary::kstatefs;
+use crate::binary::{kstatefs, worker};
 use crate::deadline::PATIENCE;
 use crate::process::Running;
 
@@ -40,6 +41,12 @@ impl Setup {
             .expect("a directory");
         Daemon::start_in(home, &self.arguments)
     }
+}
+
+/// Both ways to get at a region.
+pub fn both_transports(test: impl Fn(&Daemon)) {
+    test(&Daemon::start());
+    test(&Setup::default().with("--passthrough=off").start());
 }
 
 /// A running daemon; stopped, and its mount undone, when dropped.
@@ -87,6 +94,28 @@ impl Daemon {
     /// The file of a state.
     pub fn file(&self, name: &str) -> PathBuf {
         self.mount.join(name)
+    }
+
+    /// The mount as the library finds it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    #[track_caller]
+    pub fn library(&self) -> Mount {
+        Mount::at(&self.mount).expect("a mount that serves")
+    }
+
+    /// A process of `kstate-worker` in a role on the state `name`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn worker(&self, name: &str, role: &[&str]) -> Running {
+        let mut command = Command::new(worker());
+        command.arg(&self.mount).arg(name).args(role);
+        Running::start(&mut command)
     }
 
     /// A directory beside the mount that goes with it.

@@ -13,7 +13,7 @@ mod root;
 
 pub use binary::{kstate, kstatefs};
 pub use checked::{Checked, WORDS, checked, number_of};
-pub use daemon::{Daemon, Setup, unmount};
+pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
 pub use process::Running;
 pub use root::is_real_root;
