@@ -46,7 +46,7 @@ struct kstate_subscribe {
 #define KSTATE_TRANSPORT_PASSTHROUGH 1
 #define KSTATE_TRANSPORT_SOCKET 2
 
-/* A slot group of the calling process. */
+/* A slot group of the calling process, to be used for as long as this file is open. */
 struct kstate_claim {
     uint32_t group;
     uint32_t class_;   /* 0: 64 bytes, 1: 256, 2: 1024, 3: a page */

@@ -353,7 +353,7 @@ impl Shared {
         if !mode.library
             && let Err(error) = state.arm()
         {
-            state.close(0);
+            state.close(&self.reaper, 0);
             return Err(error);
         }
         let opener = process_of(i32::try_from(caller.tid).unwrap_or(0));
@@ -370,7 +370,7 @@ impl Shared {
         let Some(OpenFile::State(handle)) = self.files_mut().remove(&file) else {
             return;
         };
-        handle.state.close(handle.id);
+        handle.state.close(&self.reaper, handle.id);
         self.look_after(&handle.state);
     }
 

@@ -33,7 +33,7 @@ pub(crate) fn on_state(
             if !handle.mode.write {
                 return Err(Errno::EBADF);
             }
-            let claim = state.claim(&shared.reaper, caller.tid)?;
+            let claim = state.claim(&shared.reaper, caller.tid, handle.id)?;
             Ok(claim.as_bytes().to_vec())
         }
         ioctl::RELEASE => {
@@ -50,11 +50,11 @@ pub(crate) fn on_state(
             Ok(capacity.as_bytes().to_vec())
         }
         ioctl::WAIT_BEGIN => {
-            state.wait_begin(&shared.reaper, caller.tid)?;
+            state.wait_begin(&shared.reaper, caller.tid, handle.id)?;
             Ok(Vec::new())
         }
         ioctl::WAIT_END => {
-            state.wait_end(&shared.reaper, caller.tid)?;
+            state.wait_end(&shared.reaper, caller.tid, handle.id)?;
             Ok(Vec::new())
         }
         ioctl::SEEN => {

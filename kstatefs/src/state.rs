@@ -19,6 +19,7 @@ use kstate_sys::futex;
 use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Memory, Notice, Writer};
 
+use claims::Owner;
 pub(crate) use value::Expectation;
 pub(crate) use waiting::PollState;
 
@@ -26,7 +27,7 @@ use crate::backing::RegionFile;
 use crate::errno::Errno;
 use crate::handle::Handle;
 use crate::poll::Poller;
-use crate::reaper::Process;
+use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
 
 /// Who may do what, and how long the state stays.
@@ -104,8 +105,9 @@ struct Inner {
     closed_at: Instant,
     /// Deleted or evaporated: in no table any more.
     gone: bool,
-    groups: BTreeMap<u8, Process>,
-    waits: HashMap<Process, u32>,
+    groups: BTreeMap<u8, Owner>,
+    /// By the process that waits and the file it waits through.
+    waits: HashMap<(Process, u64), u32>,
     pollers: HashMap<u64, (Arc<Handle>, Poller)>,
     armed: bool,
     /// The daemon's own writer, once it has had to write.
@@ -204,7 +206,13 @@ impl State {
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Counts {
             subscribers: inner.open,
-            writers: count(inner.groups.len()),
+            writers: count(
+                inner
+                    .groups
+                    .values()
+                    .filter(|owner| owner.is_writer())
+                    .count(),
+            ),
             waiters: count(inner.waits.len() + inner.pollers.len()),
         }
     }
@@ -219,12 +227,13 @@ impl State {
         Ok(())
     }
 
-    /// Counts one open file less, and forgets what it polled for.
-    pub(crate) fn close(&self, handle: u64) {
+    /// Counts one open file less, and forgets what it polled for and held.
+    pub(crate) fn close(&self, reaper: &Reaper, handle: u64) {
         let mut inner = self.lock();
         inner.open = inner.open.saturating_sub(1);
         inner.closed_at = Instant::now();
         inner.pollers.remove(&handle);
+        self.let_go_of_file(&mut inner, reaper, handle);
         self.lower_mark_if_unused(&inner);
     }
 

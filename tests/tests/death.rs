@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kstate::{Mount, PublishError};
+use kstate::{Generation, Mount, PublishError};
 use kstate_tests::{Daemon, PATIENCE, both_transports, eventually, number_of};
 use nix::sys::signal::Signal;
 
@@ -36,6 +36,34 @@ fn killing_a_publisher_frees_its_claim_within_a_second_and_stops_nobody() {
         heir.say("next");
         assert_eq!(heir.line(), "next");
         assert_eq!(number_of(&reader.snapshot().unwrap().value), Some(1));
+    });
+}
+
+#[test]
+fn a_program_that_replaces_itself_again_and_again_keeps_one_claim() {
+    both_transports(|daemon| {
+        let mount = daemon.library();
+        let reader = mount
+            .subscribe("x")
+            .typed::<kstate_tests::Checked>()
+            .unwrap();
+        // More often than there are slot groups.
+        let mut program = daemon.worker("x", &["exec", "300"]);
+        assert_eq!(program.line(), "ready");
+        let now = reader.snapshot().unwrap();
+        assert_eq!(
+            (now.generation(), number_of(&now.value)),
+            (Generation(301), Some(0))
+        );
+        eventually("only the last one counts", || {
+            let info = mount.info("x").unwrap();
+            ((info.writers, info.waiters) == (1, 1)).then_some(())
+        });
+        drop(program);
+        eventually("nobody counts", || {
+            let info = mount.info("x").unwrap();
+            ((info.writers, info.waiters) == (0, 0)).then_some(())
+        });
     });
 }
 

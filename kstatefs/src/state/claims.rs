@@ -11,8 +11,26 @@ use super::{Inner, State};
 use crate::errno::Errno;
 use crate::reaper::{Process, Reaper};
 
+/// Who has a slot group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Owner {
+    process: Process,
+    /// The open file it was claimed through; none when that was closed without giving it back.
+    /// Then the process has called `exec`, or it still writes through a map that outlives the
+    /// file: the group stays its own, and is what it gets when it claims again.
+    file: Option<u64>,
+}
+
+impl Owner {
+    /// Whether a program that follows the protocol may still write.
+    pub(super) const fn is_writer(self) -> bool {
+        self.file.is_some()
+    }
+}
+
 impl State {
-    /// Gives the process of thread `tid` a slot group of its own, allocated.
+    /// Gives the process of thread `tid` a slot group of its own, allocated, for as long as it has
+    /// `file` open.
     ///
     /// The state's lock is held from before the process is watched until the group is its own, so
     /// that another of its threads cannot give up the watch in between.
@@ -21,18 +39,28 @@ impl State {
     ///
     /// `EUSERS` when all 255 are taken, `ENOSPC`, `ESTALE`, `ESRCH` for a process that the daemon
     /// cannot see.
-    pub(crate) fn claim(self: &Arc<Self>, reaper: &Reaper, tid: u32) -> Result<Claim, Errno> {
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        reaper: &Reaper,
+        tid: u32,
+        file: u64,
+    ) -> Result<Claim, Errno> {
         let mut inner = self.lock();
         if inner.gone {
             return Err(Errno::ESTALE);
         }
         let last = u8::try_from(GROUPS - 1).unwrap_or(u8::MAX);
-        let group = (1..=last).find(|group| !inner.groups.contains_key(group));
+        let left = reaper.find(tid).and_then(|process| inner.left_by(process));
+        let group = left.or_else(|| (1..=last).find(|group| !inner.groups.contains_key(group)));
         let group = group.ok_or(Errno::EUSERS)?;
         let class = self.geometry.class_for(inner.capacity).ok_or(Errno::EIO)?;
         self.allocate_group(Group(group), class)?;
         let process = reaper.hold(tid, self)?;
-        inner.groups.insert(group, process);
+        if left.is_some() {
+            self.settle(&mut inner, &[group]);
+        }
+        let file = Some(file);
+        inner.groups.insert(group, Owner { process, file });
         inner.reach = inner.reach.max(class);
         Ok(Claim::new(u32::from(group), class as u32, inner.capacity))
     }
@@ -46,7 +74,7 @@ impl State {
         let group = u8::try_from(group).map_err(|_| Errno::EINVAL)?;
         let mut inner = self.lock();
         let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
-        if inner.groups.get(&group) != Some(&process) {
+        if inner.groups.get(&group).map(|owner| owner.process) != Some(process) {
             return Err(Errno::EINVAL);
         }
         inner.groups.remove(&group);
@@ -54,15 +82,21 @@ impl State {
         Ok(())
     }
 
-    /// Notes that the process of thread `tid` is going to wait: from now on each commit wakes.
+    /// Notes that the process of thread `tid` is going to wait: from now on each commit wakes, for
+    /// as long as it has `file` open.
     ///
     /// # Errors
     ///
     /// `ESRCH` for a process that the daemon cannot see.
-    pub(crate) fn wait_begin(self: &Arc<Self>, reaper: &Reaper, tid: u32) -> Result<(), Errno> {
+    pub(crate) fn wait_begin(
+        self: &Arc<Self>,
+        reaper: &Reaper,
+        tid: u32,
+        file: u64,
+    ) -> Result<(), Errno> {
         let mut inner = self.lock();
         let process = reaper.hold(tid, self)?;
-        *inner.waits.entry(process).or_insert(0) += 1;
+        *inner.waits.entry((process, file)).or_insert(0) += 1;
         self.mapping().mapped().header().raise(Notice::WAITERS);
         Ok(())
     }
@@ -72,13 +106,14 @@ impl State {
     /// # Errors
     ///
     /// `EINVAL` without a beginning.
-    pub(crate) fn wait_end(&self, reaper: &Reaper, tid: u32) -> Result<(), Errno> {
+    pub(crate) fn wait_end(&self, reaper: &Reaper, tid: u32, file: u64) -> Result<(), Errno> {
         let mut inner = self.lock();
         let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
-        let waits = inner.waits.get_mut(&process).ok_or(Errno::EINVAL)?;
+        let waits = inner.waits.get_mut(&(process, file));
+        let waits = waits.ok_or(Errno::EINVAL)?;
         *waits -= 1;
         if *waits == 0 {
-            inner.waits.remove(&process);
+            inner.waits.remove(&(process, file));
         }
         self.lower_mark_if_unused(&inner);
         self.let_go_if_free(&inner, reaper, process);
@@ -86,44 +121,70 @@ impl State {
     }
 
     fn let_go_if_free(&self, inner: &Inner, reaper: &Reaper, process: Process) {
-        let holds = inner.waits.contains_key(&process)
-            || inner.groups.values().any(|owner| *owner == process);
+        let holds = inner.waits.keys().any(|(waiter, _)| *waiter == process)
+            || inner.groups.values().any(|owner| owner.process == process);
         if !holds {
             reaper.let_go(process, self.ino);
         }
     }
 
-    /// Settles what a dead process left: its groups, its wait marks, the live page's lock, and
-    /// the wake it may have died before.
+    /// Ends what was held through `file`, which is closed: its wait marks, and of its groups the
+    /// right to write to them.
+    pub(super) fn let_go_of_file(&self, inner: &mut Inner, reaper: &Reaper, file: u64) {
+        for owner in inner.groups.values_mut() {
+            if owner.file == Some(file) {
+                owner.file = None;
+            }
+        }
+        let waiters: Vec<Process> = inner
+            .waits
+            .keys()
+            .filter(|(_, through)| *through == file)
+            .map(|(waiter, _)| *waiter)
+            .collect();
+        for waiter in waiters {
+            inner.waits.remove(&(waiter, file));
+            self.let_go_if_free(inner, reaper, waiter);
+        }
+    }
+
+    /// Settles what a dead process left: its groups and its wait marks.
     pub(crate) fn bury(&self, process: Process) {
         let mut inner = self.lock();
         let dead: Vec<u8> = inner
             .groups
             .iter()
-            .filter(|(_, owner)| **owner == process)
+            .filter(|(_, owner)| owner.process == process)
             .map(|(g, _)| *g)
             .collect();
-        if inner.armed && !dead.is_empty() {
+        self.settle(&mut inner, &dead);
+        for group in &dead {
+            inner.groups.remove(group);
+        }
+        inner.waits.retain(|(waiter, _), _| *waiter != process);
+        self.lower_mark_if_unused(&inner);
+    }
+
+    /// Does what the last writer of each of `groups` may have owed when it ended: frees the live
+    /// page's lock, and wakes.
+    fn settle(&self, inner: &mut Inner, groups: &[u8]) {
+        if groups.is_empty() {
+            return;
+        }
+        if inner.armed {
             // The newest version may lie further than this mapping reaches.
-            let _ = self.map_reach(&mut inner);
+            let _ = self.map_reach(inner);
         }
         let mapping = self.mapping();
         let mapped = mapping.mapped();
-        for group in &dead {
-            if inner.armed {
-                let (dead, heir) = (LiveOwner::of(Group(*group)), LiveOwner::of(Group::DAEMON));
-                if let Err(error) = region::seize_live(&mapped, dead, heir) {
-                    tracing::warn!(name = %self.name, %error, "live page not refreshed");
-                }
+        for group in groups.iter().filter(|_| inner.armed) {
+            let (dead, heir) = (LiveOwner::of(Group(*group)), LiveOwner::of(Group::DAEMON));
+            if let Err(error) = region::seize_live(&mapped, dead, heir) {
+                tracing::warn!(name = %self.name, %error, "live page not refreshed");
             }
-            inner.groups.remove(group);
         }
-        inner.waits.remove(&process);
-        if !dead.is_empty() {
-            // It may have died between its swap and its wake.
-            futex::wake_all(&mapped.header().head);
-        }
-        self.lower_mark_if_unused(&inner);
+        // It may have died between its swap and its wake.
+        futex::wake_all(&mapped.header().head);
     }
 
     pub(super) fn claim_for_daemon(&self, inner: &mut Inner) -> Result<(), Errno> {
@@ -136,5 +197,19 @@ impl State {
             inner.writer = Some(Writer::claimed(&mapping.mapped(), Group::DAEMON, class));
         }
         Ok(())
+    }
+}
+
+impl Inner {
+    /// A group that `process` claimed through a file it has closed since.
+    fn left_by(&self, process: Process) -> Option<u8> {
+        let left = Owner {
+            process,
+            file: None,
+        };
+        self.groups
+            .iter()
+            .find(|(_, owner)| **owner == left)
+            .map(|(group, _)| *group)
     }
 }

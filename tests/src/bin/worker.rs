@@ -38,6 +38,9 @@ enum Role {
     /// Publishes and reads a million times with every system call forbidden, then says how many
     /// page faults it took
     Silent,
+    /// Publishes once, then replaces itself by this program so many times, which do the same, and
+    /// stays until its input ends
+    Exec { times: u64 },
     /// Forks while it holds a claim; the child publishes too and stays when the parent is killed
     ForkAndHold,
 }
@@ -68,6 +71,7 @@ fn run(cli: &Cli) -> Result {
         }
         Role::Wait => wait(&subscribe.typed()?),
         Role::Silent => silent(&subscribe.write().typed()?),
+        Role::Exec { times } => publish_and_exec(cli, &subscribe.write().typed()?, times),
         Role::ForkAndHold => fork_and_hold(&subscribe.write().typed()?),
     }
 }
@@ -97,6 +101,24 @@ fn publish(state: &State<Checked>) -> Result {
         state.publish(&checked(number))?;
     }
     say(&number.to_string())
+}
+
+fn publish_and_exec(cli: &Cli, state: &State<Checked>, times: u64) -> Result {
+    use std::os::unix::process::CommandExt;
+    state.publish(&checked(times))?;
+    // Noticed by the daemon as well, and not taken back.
+    let _ = state.wait(state.generation(), Some(Duration::from_nanos(1)))?;
+    let Some(left) = times.checked_sub(1) else {
+        say("ready")?;
+        return until_input_ends();
+    };
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command
+        .arg(&cli.mount)
+        .arg(&cli.name)
+        .arg("exec")
+        .arg(left.to_string());
+    Err(command.exec().into())
 }
 
 fn publish_lines(state: &State<Checked>) -> Result {
