@@ -172,6 +172,30 @@ fn arming_beside_two_committers_leaves_the_page_newest() {
     });
 }
 
+#[test]
+fn a_version_overtaken_while_it_is_copied_leaves_nothing_behind() {
+    // Case 3: the daemon arms and copies the long version while its slot is filled again.
+    explore(Some(3), || {
+        let words = Words::with_groups(1);
+        let mut writer = words.writer(0);
+        Value::new(1).publish(&mut writer, &*words).unwrap();
+        let committer = {
+            let words = words.clone();
+            thread::spawn(move || {
+                // Round the group.
+                for id in 2..6 {
+                    Value::short(id).publish(&mut writer, &*words).unwrap();
+                }
+            })
+        };
+        let daemon = LiveOwner::of(Group::DAEMON);
+        region::refresh_live(&*words, daemon).unwrap();
+        committer.join().unwrap();
+        region::refresh_live(&*words, daemon).unwrap();
+        assert_converged(&words);
+    });
+}
+
 /// Case 5, `victim` and `other` being the groups of the dead and of the living committer.
 fn killed_at_each_step(preemptions: usize, victim: u8, other: u8) {
     let steps = Death::at_each_step(Some(preemptions), move |death| {

@@ -63,8 +63,6 @@ pub enum ClaimError {
 pub(crate) struct Claimed {
     pub(crate) writer: Writer,
     pub(crate) process: Process,
-    /// The capacity in force, in bytes.
-    pub(crate) capacity: u32,
 }
 
 /// Claims a slot group for the calling process and makes its pages present.
@@ -94,11 +92,7 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
         reader.grow(class).inspect_err(|_| release(reader, group))?;
         reader.current().populate_group(group, class);
         let writer = Writer::claimed(reader.memory(), group, class);
-        Ok(Claimed {
-            writer,
-            process,
-            capacity: claim.capacity,
-        })
+        Ok(Claimed { writer, process })
     };
     claimed().map_err(|source: io::Error| match errno::refusal(&source) {
         Refusal::TooManyWriters => ClaimError::TooManyWriters { name: name() },

@@ -10,6 +10,7 @@ use kstate_sys::region::{self, Generation, Group, Head, LiveOwner, Memory, Notic
 
 use crate::claim::ClaimError;
 use crate::content::Content;
+use crate::errno;
 use crate::retry::Backoff;
 use crate::stamp::Stamp;
 use crate::state::State;
@@ -115,8 +116,8 @@ impl<T: Content> State<T> {
     fn publish_at(&self, value: &T::View, time: Ticks) -> Result<Generation, PublishError> {
         let bytes = T::bytes(value);
         if let Some(mut writer) = self.own_writer() {
-            if bytes.len() <= self.room.get() as usize {
-                let memory = self.memory();
+            let memory = self.memory();
+            if bytes.len() <= memory.header().announced_capacity() {
                 let published = writer.publish(memory, bytes, time);
                 self.writer.set(Some(writer));
                 if let Ok(head) = published {
@@ -139,17 +140,15 @@ impl<T: Content> State<T> {
     #[inline(never)]
     fn publish_slowly(&self, bytes: &[u8], time: Ticks) -> Result<Generation, PublishError> {
         let mut backoff = Backoff::new(Duration::from_millis(1));
+        let mut asked = None;
         loop {
             let mut writer = match self.own_writer() {
                 Some(writer) => writer,
                 None => self.claim()?,
             };
-            let published = match bytes.len() <= self.room.get() as usize {
-                true => writer.publish(self.memory(), bytes, time),
-                false => Err(region::CommitError::TooLong {
-                    length: bytes.len(),
-                    room: self.room.get() as usize,
-                }),
+            let published = match self.has_room(bytes.len(), asked) {
+                Ok(()) => writer.publish(self.memory(), bytes, time),
+                Err(error) => Err(error),
             };
             self.writer.set(Some(writer));
             let name = || self.name().clone();
@@ -172,8 +171,8 @@ impl<T: Content> State<T> {
                 Err(region::CommitError::Contended) => {
                     return Err(PublishError::Contended { name: name() });
                 }
-                Err(_) => match self.make_room(bytes.len()) {
-                    Ok(Room::Made) => {}
+                Err(_) => match self.make_room(bytes.len(), asked) {
+                    Ok(Room::Made { capacity }) => asked = Some(capacity),
                     Ok(Room::Lacking { capacity }) => {
                         let length = bytes.len();
                         return Err(PublishError::TooLong {
@@ -199,15 +198,35 @@ impl<T: Content> State<T> {
         }
     }
 
-    /// Asks for the capacity in force and, if it allows `length` bytes, maps and writes that far.
+    /// Whether the capacity allows `length` bytes: the one the daemon was asked for, else the one
+    /// it has announced in the header, which another writer could have scribbled over.
     #[cold]
-    pub(crate) fn make_room(&self, length: usize) -> io::Result<Room> {
+    pub(crate) fn has_room(
+        &self,
+        length: usize,
+        asked: Option<u32>,
+    ) -> Result<(), region::CommitError> {
+        let announced = || self.memory().header().announced_capacity();
+        let room = asked.map_or_else(announced, |capacity| capacity as usize);
+        match length <= room {
+            true => Ok(()),
+            false => Err(region::CommitError::TooLong { length, room }),
+        }
+    }
+
+    /// Asks for the capacity in force and, if it allows `length` bytes, maps and writes that far.
+    /// Who has `asked` already cannot be helped.
+    #[cold]
+    pub(crate) fn make_room(&self, length: usize, asked: Option<u32>) -> io::Result<Room> {
         let capacity = self.subscription().capacity_in_force()?;
         if length > capacity as usize {
             return Ok(Room::Lacking { capacity });
         }
+        if asked == Some(capacity) {
+            return Err(errno::protocol_violation());
+        }
         self.take_capacity(capacity)?;
-        Ok(Room::Made)
+        Ok(Room::Made { capacity })
     }
 
     /// Pays what the commit of `value` as `head` owes: the live page, a wake. `false` if the state
@@ -251,7 +270,10 @@ fn live_owner(head: Head) -> LiveOwner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// It is.
-    Made,
+    Made {
+        /// The capacity in force, in bytes.
+        capacity: u32,
+    },
     /// The capacity in force is less.
     Lacking {
         /// In bytes.

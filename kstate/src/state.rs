@@ -27,13 +27,10 @@ use crate::stamp::{Stamp, Stamping};
 /// # Invariants
 ///
 /// 1. `writer` is used only by the process of `process`, which claimed its group.
-/// 2. `room` is at most what the slots of `writer` hold.
 pub struct State<T: Content> {
     reader: Reader<T>,
     pub(crate) writer: Cell<Option<Writer>>,
     pub(crate) process: Cell<Process>,
-    /// Bytes that a version may have, as of the claim or the last look.
-    pub(crate) room: Cell<u32>,
     stamping: Cell<Stamping>,
     /// The private page of an earlier transaction, to be used again.
     spare: Cell<Option<T::Page>>,
@@ -106,7 +103,6 @@ impl<T: Content> State<T> {
             reader,
             writer: Cell::new(None),
             process: Cell::new(Process::current()?),
-            room: Cell::new(0),
             stamping: Cell::new(Stamping::default()),
             spare: Cell::new(None),
             spares: RefCell::new(Vec::new()),
@@ -145,7 +141,8 @@ impl<T: Content> State<T> {
     }
 
     /// Sets how many bytes the state has room for, and returns it: free before the first write,
-    /// growing only afterwards.
+    /// growing only afterwards. A first write under way at the same time may still be as long as
+    /// was allowed before.
     ///
     /// # Errors
     ///
@@ -199,8 +196,6 @@ impl<T: Content> State<T> {
                 .current()
                 .populate_group(writer.group(), writer.class());
             self.writer.set(Some(writer));
-            // INVARIANT: 2.
-            self.room.set(capacity);
         }
         Ok(())
     }
@@ -217,14 +212,9 @@ impl<T: Content> State<T> {
     /// Claims a group for the calling process, in place of a parent's if there is one.
     #[cold]
     pub(crate) fn claim(&self) -> Result<Writer, ClaimError> {
-        let Claimed {
-            writer,
-            process,
-            capacity,
-        } = claim::claim(&self.reader)?;
-        // INVARIANT: 1 and 2; the writer itself is put back by the caller.
+        let Claimed { writer, process } = claim::claim(&self.reader)?;
+        // INVARIANT: 1; the writer itself is put back by the caller.
         self.process.set(process);
-        self.room.set(capacity);
         Ok(writer)
     }
 

@@ -4,7 +4,7 @@ mod error;
 mod open;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,7 +124,8 @@ impl Subscribe {
     /// A handle on values of type `T`.
     ///
     /// The first typed subscriber that may write, or owns the state, records the layout; others
-    /// are refused if theirs differs.
+    /// are refused if theirs differs. Who may do neither and comes before a layout is recorded is
+    /// compared when a first version [was waited for](Subscribe::wait_for), and not later.
     ///
     /// # Errors
     ///
@@ -158,25 +159,6 @@ impl Subscribe {
         let deadline = self
             .patience
             .map(|patience| (patience, Deadline::after(patience)));
-        let subscription = self.make(layout.as_ref(), deadline)?;
-        let name = subscription.name().clone();
-        let io = |source| SubscribeError::Io {
-            name: name.clone(),
-            source,
-        };
-        let reader = Reader::new(Arc::new(subscription)).map_err(io)?;
-        let state = State::new(reader)?;
-        if let Some((patience, deadline)) = deadline {
-            await_first_version(&state, patience, deadline)?;
-        }
-        Ok(state)
-    }
-
-    fn make(
-        self,
-        layout: Option<&Wanted>,
-        deadline: Option<(Duration, Deadline)>,
-    ) -> Result<Subscription, SubscribeError> {
         let (name, mount) = (self.name?, self.mount?);
         let options = Options {
             access: self.access,
@@ -188,30 +170,35 @@ impl Subscribe {
             Some((patience, deadline)) => options.open_when_there(patience, deadline)?,
             None => options.open(!self.existing)?,
         };
-        let (terms, capacity) = options.agree(&descriptor, self.capacity, layout)?;
+        let layout = layout.as_ref();
+        let (terms, capacity) = options.agree(descriptor.as_fd(), self.capacity, layout)?;
+        let io = |source| options.refused(source);
+        let class = terms.geometry.class_for(capacity);
+        let class = class.ok_or_else(errno::protocol_violation).map_err(io)?;
+        let subscription =
+            Subscription::new(descriptor, name.clone(), self.access, terms, class).map_err(io)?;
+        let state = State::new(Reader::new(Arc::new(subscription)).map_err(io)?)?;
+        let descriptor = state.subscription().descriptor();
+        if let Some((patience, deadline)) = deadline {
+            await_first_version(&state, patience, deadline)?;
+            // Whoever wrote it may have recorded a layout since.
+            options.agree(descriptor, self.capacity, layout)?;
+        }
+        // Last, so that a subscription that fails has not made the state stay.
         if self.keep {
-            keep(&descriptor).map_err(|error| options.not_owner(error))?;
+            keep(descriptor).map_err(|error| options.not_owner(error))?;
         }
         if let Some(linger) = self.linger {
             let millis = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
-            errno::uninterrupted(|| call::set_linger(&descriptor, millis))
+            errno::uninterrupted(|| call::set_linger(descriptor, millis))
                 .map_err(|error| options.not_owner(error))?;
         }
-        let io = |source| SubscribeError::Io {
-            name: name.clone(),
-            source,
-        };
-        let class = terms
-            .geometry
-            .class_for(capacity)
-            .ok_or_else(errno::protocol_violation);
-        let class = class.map_err(io)?;
-        Subscription::new(descriptor, name.clone(), self.access, terms, class).map_err(io)
+        Ok(state)
     }
 }
 
 /// Sets the sticky bit, unless it is set.
-fn keep(descriptor: &OwnedFd) -> io::Result<()> {
+fn keep(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     let mode = Mode::from_bits_truncate(nix::sys::stat::fstat(descriptor)?.st_mode);
     if mode.contains(Mode::S_ISVTX) {
         return Ok(());

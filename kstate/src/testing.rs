@@ -73,7 +73,6 @@ impl Region {
         state
             .writer
             .set(Some(Writer::claimed(state.memory(), Group(group), class)));
-        state.room.set(self.capacity);
         state
     }
 

@@ -16,4 +16,4 @@ pub use checked::{Checked, WORDS, checked, number_of};
 pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
 pub use process::Running;
-pub use root::is_real_root;
+pub use root::{as_user, is_real_root};

@@ -1,3 +1,4 @@
+#![expect(unsafe_code, reason = "becomes another user in one thread alone")]
 //! Who runs the tests.
 
 /// Whether the caller is root of the machine, and not only of a user namespace: there it can
@@ -6,4 +7,20 @@ pub fn is_real_root() -> bool {
     let whole_range = std::fs::read_to_string("/proc/self/uid_map")
         .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
     nix::unistd::geteuid().is_root() && whole_range
+}
+
+/// Does `work` in a thread of its own as another user, with root's other threads beside it.
+///
+/// # Panics
+///
+/// When the caller may not become that user, or `work` panics.
+pub fn as_user<R: Send>(uid: u32, work: impl FnOnce() -> R + Send) -> R {
+    let become_and_work = || {
+        // Not the C library's call, which changes all threads: ids are a thread's own.
+        // SAFETY: takes three integers.
+        let failed = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+        assert_eq!(failed, 0, "becoming user {uid}");
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(become_and_work).join().expect("it ended well"))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kstate::{Access, ClaimError, Generation, Mount, PublishError, SubscribeError};
+use kstate::{Access, ClaimError, CommitError, Generation, Mount, PublishError, SubscribeError};
 use kstate_tests::{Daemon, PATIENCE, both_transports};
 
 kstate::layout! {
@@ -239,6 +239,36 @@ fn the_last_slot_group_taken_is_an_error_that_names_the_bound() {
 }
 
 #[test]
+fn a_capacity_that_was_cut_holds_for_every_writer() {
+    both_transports(|daemon| {
+        let mount = daemon.library();
+        let early = mount.subscribe("x").write().bytes().unwrap();
+        let mut begun = early.begin().unwrap();
+        begun.set(&[1; 1000]);
+        let other = mount.subscribe("x").write().bytes().unwrap();
+        assert_eq!(other.set_capacity(8).unwrap(), 8);
+        assert!(matches!(
+            early.publish(&[1; 9]),
+            Err(PublishError::TooLong {
+                length: 9,
+                capacity: 8,
+                ..
+            })
+        ));
+        assert!(matches!(
+            begun.commit(),
+            Err(CommitError::TooLong { capacity: 8, .. })
+        ));
+        assert!(early.snapshot().unwrap().generation().is_never());
+        early.publish(&[1; 8]).unwrap();
+        // A capacity in the header is only what a writer may have scribbled there.
+        other.set_capacity(100).unwrap();
+        early.publish(&[2; 100]).unwrap();
+        other.publish(&[3; 100]).unwrap();
+    });
+}
+
+#[test]
 fn a_writer_with_bigger_slots_than_the_capacity_needs_is_read_by_all() {
     both_transports(|daemon| {
         let mount = daemon.library();
@@ -246,10 +276,8 @@ fn a_writer_with_bigger_slots_than_the_capacity_needs_is_read_by_all() {
         let create = create.read(true).write(true).create_new(true);
         let plain = create.open(daemon.file("x")).unwrap();
         let writer = mount.subscribe("x").write().bytes().unwrap();
-        // A value that fits no page claims slots of a page's size before it is refused; then the
-        // room is made smaller, which nothing forbids before the first write.
-        let page = usize::try_from(kstate_sys::abi::page_size()).unwrap();
-        writer.publish(&vec![0; page + 1]).unwrap_err();
+        // It has slots of a page's size, and then the capacity is made smaller, which nothing
+        // forbids before the first write.
         plain.set_len(8).unwrap();
         writer.publish(b"12345678").unwrap();
         let mut bytes = [0; 64];

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use kstate::{Mount, SubscribeError};
-use kstate_tests::{Daemon, Running, Setup, eventually, is_real_root, kstatefs};
+use kstate_tests::{Daemon, PATIENCE, Running, Setup, as_user, eventually, is_real_root, kstatefs};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -61,6 +61,10 @@ fn main() {
         test(
             "a_mapped_file_shows_the_live_value",
             a_mapped_file_shows_the_live_value,
+        ),
+        test(
+            "a_layout_recorded_before_the_first_version_is_compared",
+            a_layout_recorded_before_the_first_version_is_compared,
         ),
         test(
             "it_mounts_in_a_user_namespace",
@@ -296,6 +300,8 @@ fn a_full_tmpfs_is_enospc_at_subscribe() {
         .clone();
     let plain = create.open(daemon.file("z")).unwrap_err();
     assert_eq!(plain.kind(), io::ErrorKind::StorageFull, "{plain:?}");
+    let kept = mount.subscribe("z").keep().write().typed::<u64>();
+    assert!(matches!(kept, Err(SubscribeError::NoSpace { .. })));
     assert!(
         !daemon.file("z").exists(),
         "nothing is left of a state that has no room"
@@ -395,6 +401,32 @@ fn a_mapped_file_shows_the_live_value() {
     python.say("");
     assert_eq!(python.line(), "later");
     assert!(python.finish().success());
+}
+
+fn a_layout_recorded_before_the_first_version_is_compared() {
+    let daemon = Daemon::start();
+    open_home(&daemon);
+    // Somebody's file, of no layout; a reader who owns nothing may not record his own.
+    let _creator = File::create(daemon.file("x")).unwrap();
+    let mount = Mount::at(daemon.mount()).unwrap();
+    std::thread::scope(|scope| {
+        let consumer = scope.spawn(|| {
+            as_user(BOB, || {
+                let wanted = mount.subscribe("x").wait_for(PATIENCE);
+                wanted.typed::<f64>().map(|_| ())
+            })
+        });
+        eventually("he waits", || {
+            (mount.info("x").unwrap().waiters == 1).then_some(())
+        });
+        let publisher = mount.subscribe("x").write().typed::<u64>().unwrap();
+        publisher.publish(&u64::MAX).unwrap();
+        let refused = consumer.join().unwrap().unwrap_err();
+        assert!(
+            matches!(refused, SubscribeError::Layout { .. }),
+            "{refused:?}"
+        );
+    });
 }
 
 fn it_mounts_in_a_user_namespace() {

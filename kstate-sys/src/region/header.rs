@@ -114,6 +114,15 @@ impl Header {
         }
     }
 
+    /// How many bytes a version may have, as far as the daemon has announced it. Whoever may write
+    /// the region could have scribbled over it: a hint, never a bound of memory.
+    #[inline]
+    pub fn announced_capacity(&self) -> usize {
+        // ORDERING: Relaxed: slots of the class it needs were allocated before it was stored, and
+        // a mapping that does not reach them is an error of the commit's own.
+        self.capacity.load(Ordering::Relaxed) as usize
+    }
+
     /// What a committer must look at after its compare-and-swap of `head`.
     #[inline]
     pub fn notice(&self) -> Notice {

@@ -8,8 +8,12 @@ use super::read::{Attempt, ReadError, visit_version};
 use super::{Generation, Head, Memory};
 use crate::sync::{Ordering, fence, fence_for_loom};
 
-/// Rounds a refresher goes before it leaves the rest to the next commit.
-const MAX_ROUNDS: u32 = 1000;
+/// Rounds a refresher goes. It leaves the page free for a moment after every few, for a committer
+/// that comes meanwhile to take its place: to be round after so many takes somebody who moves
+/// `head` without publishing.
+const MAX_ROUNDS: u32 = 10_000;
+/// Rounds between two such moments.
+const ROUNDS_AT_ONCE: u32 = 100;
 
 /// In `live_tag`: the page is no whole version. Who changes it is in the other bits; with none
 /// there, somebody began to and did not come to the end. Generations do not reach this bit.
@@ -41,10 +45,10 @@ impl LiveOwner {
 ///
 /// # Cost
 ///
-/// One copy and two atomic swaps when nobody contends; no system call.
+/// One copy, one atomic swap and one store that is a barrier when nobody contends; no system call.
 pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadError> {
     let header = memory.header();
-    for _ in 0..MAX_ROUNDS {
+    for round in 1..=MAX_ROUNDS {
         // ORDERING: SeqCst behind a committer's swap of `head`: pairs with a holder's store of the
         // tag before its last look at `head`. If we find the page held, that store is yet to
         // come, and that look will find our head.
@@ -65,11 +69,17 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         let copied = copy_newest(memory, head, seen == UNFINISHED);
         let tag = copied.as_ref().map(|head| head.generation().0);
         let newest = unlock(memory, *tag.as_ref().unwrap_or(&UNFINISHED));
-        if copied? == newest {
-            return Ok(());
+        match copied {
+            Ok(copied) if copied == newest => return Ok(()),
+            // Of a version that stands.
+            Err(error) if head == newest => return Err(error),
+            _ => {}
+        }
+        if round % ROUNDS_AT_ONCE == 0 {
+            pause();
         }
     }
-    Ok(())
+    Err(ReadError::Unstable)
 }
 
 /// The short way for a committer that has its version still at hand: `bytes` is what it has just
@@ -93,6 +103,14 @@ pub fn show_live<M: Memory>(memory: &M, owner: LiveOwner, head: Head, bytes: &[u
     memory.live().store(bytes);
     end_at(memory, bytes.len(), false);
     unlock(memory, head.generation().0) == head
+}
+
+/// Some commits' time.
+#[cold]
+fn pause() {
+    for _ in 0..100 {
+        core::hint::spin_loop();
+    }
 }
 
 /// Takes the page as it was `seen`, for changing it; `false` if it is no longer so.

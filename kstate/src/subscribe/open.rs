@@ -1,7 +1,7 @@
 //! Opening a state's file and agreeing with the daemon on what it holds.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use kstate_sys::abi::{ABI_VERSION, Geometry, O_LIBRARY};
@@ -100,7 +100,7 @@ impl Options<'_> {
     /// Tells the daemon what is wanted, and learns the terms and the capacity in force.
     pub(super) fn agree(
         &self,
-        descriptor: &OwnedFd,
+        descriptor: BorrowedFd<'_>,
         capacity: u32,
         layout: Option<&Wanted>,
     ) -> Result<(Terms, u32), SubscribeError> {
@@ -159,7 +159,7 @@ impl Options<'_> {
     }
 
     /// The file does not know `SUBSCRIBE`, as a daemon of another version may not.
-    fn foreign(&self, descriptor: &OwnedFd) -> SubscribeError {
+    fn foreign(&self, descriptor: BorrowedFd<'_>) -> SubscribeError {
         let mut daemon = 0;
         match call::version(descriptor, &mut daemon) {
             Ok(()) => version_mismatch(daemon),

@@ -74,8 +74,8 @@ impl<T: Content> State<T> {
         let value = T::owned(page).borrow();
         let bytes = T::bytes(value);
         if let Some(mut writer) = self.writer.take() {
-            let fits = bytes.len() <= self.room.get() as usize;
             let memory = self.memory();
+            let fits = bytes.len() <= memory.header().announced_capacity();
             let committed = match fits {
                 true => writer.commit(memory, base, bytes, self.now()),
                 false => Err(region::CommitError::Contended),
@@ -107,17 +107,15 @@ impl<T: Content> State<T> {
     #[inline(never)]
     fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
         let name = || self.name().clone();
+        let mut asked = None;
         loop {
             let mut writer = match self.own_writer() {
                 Some(writer) => writer,
                 None => self.claim()?,
             };
-            let committed = match bytes.len() <= self.room.get() as usize {
-                true => writer.commit(self.memory(), base, bytes, self.now()),
-                false => Err(region::CommitError::TooLong {
-                    length: bytes.len(),
-                    room: self.room.get() as usize,
-                }),
+            let committed = match self.has_room(bytes.len(), asked) {
+                Ok(()) => writer.commit(self.memory(), base, bytes, self.now()),
+                Err(error) => Err(error),
             };
             self.writer.set(Some(writer));
             return match committed {
@@ -129,8 +127,11 @@ impl<T: Content> State<T> {
                 },
                 Err(region::CommitError::Conflict { found }) => Ok(conflict(base, found)),
                 Err(region::CommitError::Exhausted) => Err(CommitError::Exhausted { name: name() }),
-                Err(_) => match self.make_room(bytes.len()) {
-                    Ok(Room::Made) => continue,
+                Err(_) => match self.make_room(bytes.len(), asked) {
+                    Ok(Room::Made { capacity }) => {
+                        asked = Some(capacity);
+                        continue;
+                    }
                     Ok(Room::Lacking { capacity }) => Err(CommitError::TooLong {
                         name: name(),
                         length: bytes.len(),

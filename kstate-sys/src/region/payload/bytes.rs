@@ -439,7 +439,11 @@ unsafe fn copy_wide(to: *mut u8, from: *const u8, len: usize) {
             "vzeroupper",
             from = inout(reg) from => _, to = inout(reg) to => _,
             left = inout(reg) len - 128 => _,
+            // `vzeroupper` clears the upper half of all of them.
             out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+            out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+            out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+            out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
             options(nostack)
         );
     }
@@ -506,6 +510,38 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// A caller for whom the compiler may use the wide registers, too.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn move_around_a_store(payload: &Payload<'_>, bytes: &[u8; 512], lanes: &Lanes) {
+        let values = lanes.each_ref().map(|lane| lane.get());
+        payload.store(bytes);
+        for (lane, value) in lanes.iter().zip(values) {
+            lane.set(value.map(|word| word.wrapping_add(1)));
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    type Lanes = [core::cell::Cell<[u64; 4]>; 8];
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_wide_copy_leaves_its_callers_registers_alone() {
+        if !std::arch::is_x86_feature_detected!("avx2") {
+            return;
+        }
+        let mut shared = vec![0_u8; 512];
+        // SAFETY: as above.
+        let payload = unsafe { Payload::new(NonNull::new(shared.as_mut_ptr()).unwrap(), 512) };
+        let lanes: Lanes = core::array::from_fn(|_| core::cell::Cell::new([1, 2, 3, 4]));
+        // SAFETY: the processor has the feature.
+        unsafe { move_around_a_store(&payload, &[7; 512], core::hint::black_box(&lanes)) };
+        assert!(
+            lanes.iter().all(|lane| lane.get() == [2, 3, 4, 5]),
+            "{lanes:?}"
+        );
     }
 
     #[test]
