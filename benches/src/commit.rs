@@ -37,7 +37,7 @@ fn publish<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>
     let armed = setup.state::<WORDS>(&format!("armed.{size}"))?;
     let _live = armed.live()?;
     let value = [7_u64; WORDS];
-    // A first version each, so that every slot group is claimed before anything is timed.
+    // A first version each, so that nothing is done for the first time when it is timed.
     for state in [&state, &stamped, &armed] {
         state.publish(&value)?;
     }

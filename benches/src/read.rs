@@ -109,16 +109,16 @@ fn two_processes<const WORDS: usize>(
         let mut writer = setup.writer(&name, size, other)?;
         let rounds = 8;
         let blocks = (blocks / rounds).max(20);
-        let mut best = Vec::new();
+        let mut measured = Vec::new();
         for _ in 0..rounds {
             writer.write_ours()?;
             let (a, _) = alternate(blocks, ours, |_| {});
             writer.write_bare()?;
             let (b, _) = alternate(blocks, limit, |_| {});
-            best.push((a, b));
+            measured.push((a, b));
         }
-        best.sort_by(|x, y| (x.0.p50 / x.1.p50).total_cmp(&(y.0.p50 / y.1.p50)));
-        let (a, b) = best[best.len() / 2];
+        measured.sort_by(|x, y| (x.0.p50 / x.1.p50).total_cmp(&(y.0.p50 / y.1.p50)));
+        let (a, b) = measured[measured.len() / 2];
         let bound = if size >= 4096 {
             Bound::Times(1.3)
         } else {

@@ -228,6 +228,7 @@ fn be_daemon(path: &Path) -> Result<()> {
 fn be_writer<const WORDS: usize>(worker: &Worker) -> Result<()> {
     use std::sync::atomic::{AtomicU8, Ordering};
     static TARGET: AtomicU8 = AtomicU8::new(0);
+    static WRITTEN: AtomicU8 = AtomicU8::new(0);
     pin(worker.processor);
     let state = Mount::at(&worker.path)?.subscribe(&worker.name).write();
     let state = state.typed::<[u64; WORDS]>()?;
@@ -242,10 +243,15 @@ fn be_writer<const WORDS: usize>(worker: &Worker) -> Result<()> {
     let bare = Ring::<[u64; WORDS]>::open(&bare)?;
     std::thread::spawn(|| {
         for line in io::stdin().lock().lines() {
-            match line.as_deref() {
-                Ok("ours") => TARGET.store(1, Ordering::Relaxed),
-                Ok("bare") => TARGET.store(2, Ordering::Relaxed),
+            let target = match line.as_deref() {
+                Ok("ours") => 1,
+                Ok("bare") => 2,
                 _ => break,
+            };
+            TARGET.store(target, Ordering::Relaxed);
+            // Answered once something was written there.
+            while WRITTEN.load(Ordering::Relaxed) != target {
+                std::thread::yield_now();
             }
             if let Ok(line) = line {
                 println!("{line}");
@@ -257,7 +263,8 @@ fn be_writer<const WORDS: usize>(worker: &Worker) -> Result<()> {
     let mut value = [0_u64; WORDS];
     loop {
         value[0] = value[0].wrapping_add(1);
-        match TARGET.load(Ordering::Relaxed) {
+        let target = TARGET.load(Ordering::Relaxed);
+        match target {
             0 => std::hint::spin_loop(),
             1 => {
                 state.publish(&value)?;
@@ -265,5 +272,6 @@ fn be_writer<const WORDS: usize>(worker: &Worker) -> Result<()> {
             2 => bare.publish(&value),
             _ => return Ok(()),
         }
+        WRITTEN.store(target, Ordering::Relaxed);
     }
 }

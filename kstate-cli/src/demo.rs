@@ -5,6 +5,7 @@
 //! JSON over pipes, and are told to stop by the end of their standard input. The writers are
 //! stopped first; then the consumers have to come to the last value by themselves.
 
+mod board;
 mod consumer;
 mod counter;
 mod crew;
@@ -20,13 +21,13 @@ mod sample;
 mod states;
 mod summary;
 mod table;
-mod view;
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use self::board::{Board, ProcessRow};
 use self::crew::{Crew, Member, MemberState};
 use self::observer::Observer;
 use self::part::PartArguments;
@@ -34,7 +35,6 @@ use self::place::Place;
 use self::role::Role;
 use self::summary::Summary;
 use self::table::Screen;
-use self::view::{ProcessRow, View};
 use crate::cli::{Context, Run};
 use crate::doctor::Mounting;
 use crate::error::{CommandError, Exit};
@@ -189,7 +189,7 @@ impl Arguments {
             }
             if elapsed >= next {
                 next += show_every;
-                let view = View {
+                let board = Board {
                     elapsed,
                     length,
                     mounted: mounted.to_owned(),
@@ -197,9 +197,9 @@ impl Arguments {
                     processes: ProcessRow::all(crew),
                 };
                 match &mut screen {
-                    Some(screen) => screen.show(&view)?,
+                    Some(screen) => screen.show(&board)?,
                     None if context.json() => {}
-                    None => lines::write(io::stdout().lock(), &view)?,
+                    None => lines::write(io::stdout().lock(), &board)?,
                 }
             }
             let pause = next.min(length).saturating_sub(begin.elapsed());

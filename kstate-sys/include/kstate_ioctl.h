@@ -23,6 +23,13 @@ extern "C" {
  * it arms the live page, which then costs every commit one more copy. (The value of O_ASYNC.) */
 #define KSTATE_O_LIBRARY 020000
 
+/* In the page behind the live value, for who maps the file. KSTATE_LIVE_TAG is the generation shown,
+ * 64 bits; with KSTATE_LIVE_UNFINISHED set the value is no whole version. KSTATE_LIVE_LENGTH is the
+ * length in bytes, 32 bits. What was copied between two equal tags without that bit is whole. */
+#define KSTATE_LIVE_TAG 192
+#define KSTATE_LIVE_LENGTH 200
+#define KSTATE_LIVE_UNFINISHED 0x8000000000000000
+
 /* What is wanted of the state, and how to map it. */
 struct kstate_subscribe {
     uint32_t abi_version;          /* in: caller's; out: daemon's */

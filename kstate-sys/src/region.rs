@@ -26,7 +26,7 @@ mod slot;
 pub use commit::{CommitError, Group, Writer};
 pub use head::{Generation, Head, MAX_GENERATION, Slot};
 pub use header::{Header, Notice};
-pub use live::{LiveOwner, live_generation, refresh_live, seize_live, show_live};
+pub use live::{LIVE_UNFINISHED, LiveOwner, live_generation, refresh_live, seize_live, show_live};
 #[cfg(not(kstate_loom))]
 pub use mapped::{HeaderError, Mapped, initialise};
 pub use payload::Payload;

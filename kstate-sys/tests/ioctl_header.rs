@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kstate_sys::ioctl::{self, Claim, Info, Subscribe, Ticket};
-use kstate_sys::{abi, name};
+use kstate_sys::{abi, name, region};
 
 fn header() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("include/kstate_ioctl.h")
@@ -25,6 +26,15 @@ fn constants() -> Values {
         of("KSTATE_LAYOUT_TEXT_BYTES", ioctl::LAYOUT_TEXT_BYTES as u64),
         of("KSTATE_MAX_NAME_BYTES", name::MAX_NAME_BYTES as u64),
         of("KSTATE_O_LIBRARY", abi::O_LIBRARY.cast_unsigned().into()),
+        of(
+            "KSTATE_LIVE_TAG",
+            offset_of!(region::Header, live_tag) as u64,
+        ),
+        of(
+            "KSTATE_LIVE_LENGTH",
+            offset_of!(region::Header, live_length) as u64,
+        ),
+        of("KSTATE_LIVE_UNFINISHED", region::LIVE_UNFINISHED),
         of("KSTATE_OUTCOME_OK", ioctl::outcome::OK.into()),
         of(
             "KSTATE_OUTCOME_ABI_VERSION",
@@ -64,7 +74,7 @@ macro_rules! layout {
         $values.insert(format!("sizeof {}", $c), size_of::<$rust>() as u64);
         $values.insert(format!("alignof {}", $c), align_of::<$rust>() as u64);
         $(
-            let offset = core::mem::offset_of!($rust, $field) as u64;
+            let offset = offset_of!($rust, $field) as u64;
             let size = size_of_field(|s: &$rust| &s.$field) as u64;
             $values.insert(format!("offsetof {}.{}", $c, $in_c), offset);
             $values.insert(format!("sizeof {}.{}", $c, $in_c), size);

@@ -6,7 +6,7 @@ use kstate_sys::abi::Class;
 use kstate_sys::fork::Process;
 use kstate_sys::ioctl::{self, call};
 use kstate_sys::name::StateName;
-use kstate_sys::region::{Group, Writer};
+use kstate_sys::region::{Group, Memory, Notice, Writer};
 
 use crate::errno::{self, Refusal};
 use crate::reader::Reader;
@@ -45,6 +45,15 @@ pub enum ClaimError {
     /// Nobody is there to give a group out.
     #[error("the daemon of state `{name}` has died; run `kstate mount` and subscribe again")]
     DaemonDied {
+        /// The state's name.
+        name: StateName,
+    },
+    /// The daemon could not watch over this process, and so would not know of its end.
+    #[error(
+        "the daemon of state `{name}` cannot see this process, which is in another pid namespace \
+         (a container's, perhaps); run `kstate mount` in this one, or share the host's"
+    )]
+    Unseen {
         /// The state's name.
         name: StateName,
     },
@@ -91,6 +100,9 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
         let class = Class::from_raw(claim.class).ok_or_else(errno::protocol_violation)?;
         reader.grow(class).inspect_err(|_| release(reader, group))?;
         reader.current().populate_group(group, class);
+        if reader.memory().header().notice().contains(Notice::ARMED) {
+            reader.current().populate_live();
+        }
         let writer = Writer::claimed(reader.memory(), group, class);
         Ok(Claimed { writer, process })
     };
@@ -100,6 +112,7 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
         Refusal::Deleted => ClaimError::Deleted { name: name() },
         Refusal::DaemonDied => ClaimError::DaemonDied { name: name() },
         Refusal::WrongMode => ClaimError::ReadOnly { name: name() },
+        Refusal::Unseen => ClaimError::Unseen { name: name() },
         _ => ClaimError::Io {
             name: name(),
             source,

@@ -27,15 +27,15 @@ pub enum Bytes {}
 /// What a handle can be about: a [`Layout`], or [`Bytes`].
 pub trait Content: sealed::Sealed + Sized + 'static {
     /// What is published: `T`, or `[u8]`.
-    type View: ?Sized;
+    type Borrowed: ?Sized;
     /// What is handed out: `T`, or `Vec<u8>`.
-    type Owned: Borrow<Self::View>;
+    type Owned: Borrow<Self::Borrowed>;
     /// Private memory for a version that a transaction works on.
     #[doc(hidden)]
     type Page;
 
     #[doc(hidden)]
-    fn bytes(view: &Self::View) -> &[u8];
+    fn bytes(value: &Self::Borrowed) -> &[u8];
 
     #[doc(hidden)]
     fn snapshot(reader: &Reader<Self>) -> Result<Snapshot<Self::Owned>, ReadError>;
@@ -50,7 +50,7 @@ pub trait Content: sealed::Sealed + Sized + 'static {
     fn owned_mut(page: &mut Self::Page) -> &mut Self::Owned;
 
     #[doc(hidden)]
-    fn replace(page: &mut Self::Page, value: &Self::View);
+    fn replace(page: &mut Self::Page, value: &Self::Borrowed);
 
     /// Fills `page` with the version that `head` names, if nothing is in the way.
     #[doc(hidden)]

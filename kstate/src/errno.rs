@@ -37,6 +37,8 @@ pub(crate) enum Refusal {
     Deleted,
     /// The descriptor cannot be mapped.
     NotMappable,
+    /// The daemon cannot see the calling process.
+    Unseen,
     /// Anything else.
     Other,
 }
@@ -58,6 +60,7 @@ pub(crate) fn refusal(error: &io::Error) -> Refusal {
         Some(libc::ENOTTY | libc::ENOSYS | libc::EOPNOTSUPP) => Refusal::NotOurs,
         Some(libc::ESTALE) => Refusal::Deleted,
         Some(libc::ENODEV) => Refusal::NotMappable,
+        Some(libc::ESRCH) => Refusal::Unseen,
         _ => Refusal::Other,
     }
 }
@@ -187,6 +190,7 @@ fn claim(error: &ClaimError) -> i32 {
         ClaimError::NoSpace { .. } => libc::ENOSPC,
         ClaimError::Deleted { .. } => libc::ESTALE,
         ClaimError::DaemonDied { .. } => libc::ENOTCONN,
+        ClaimError::Unseen { .. } => libc::ESRCH,
         ClaimError::Io { source, .. } => code(source),
     }
 }

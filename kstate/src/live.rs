@@ -161,7 +161,7 @@ impl<T> Live<T> {
             };
             page.load(room);
             // ORDERING: the fence keeps the copy before the second look at the tag; its partner
-            // is the refresher's fence between BUSY and its first byte.
+            // is the refresher's fence between its lock and its first byte.
             fence(Ordering::Acquire);
             if self.generation() == Some(before) {
                 return Some(before);

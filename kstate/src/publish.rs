@@ -92,7 +92,7 @@ impl<T: Content> State<T> {
     /// One copy and one compare-and-swap; no system call unless somebody waits. The first one
     /// of a forked child claims slots by a FUSE request.
     #[inline(always)]
-    pub fn publish(&self, value: &T::View) -> Result<Generation, PublishError> {
+    pub fn publish(&self, value: &T::Borrowed) -> Result<Generation, PublishError> {
         self.publish_at(value, self.now())
     }
 
@@ -104,7 +104,7 @@ impl<T: Content> State<T> {
     /// As [`publish`](State::publish).
     pub fn publish_stamped(
         &self,
-        value: &T::View,
+        value: &T::Borrowed,
         at: impl Into<Stamp>,
     ) -> Result<Generation, PublishError> {
         self.publish_at(value, self.ticks_of(at.into()))
@@ -113,7 +113,7 @@ impl<T: Content> State<T> {
     /// Takes the value and not its bytes, so that their number is a constant here. A call would
     /// cost half as much as all the rest.
     #[inline(always)]
-    fn publish_at(&self, value: &T::View, time: Ticks) -> Result<Generation, PublishError> {
+    fn publish_at(&self, value: &T::Borrowed, time: Ticks) -> Result<Generation, PublishError> {
         let bytes = T::bytes(value);
         if let Some(mut writer) = self.own_writer() {
             let memory = self.memory();
@@ -232,7 +232,7 @@ impl<T: Content> State<T> {
     /// Pays what the commit of `value` as `head` owes: the live page, a wake. `false` if the state
     /// was deleted. Takes the value, so that the number of its bytes is a constant here too.
     #[inline(never)]
-    pub(crate) fn settle_value(&self, mut notice: Notice, head: Head, value: &T::View) -> bool {
+    pub(crate) fn settle_value(&self, mut notice: Notice, head: Head, value: &T::Borrowed) -> bool {
         if notice.contains(Notice::ARMED)
             && region::show_live(self.memory(), live_owner(head), head, T::bytes(value))
         {

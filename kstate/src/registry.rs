@@ -42,7 +42,7 @@ impl Registry {
         };
         let registry = Self { page };
         registry
-            .view()
+            .words()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         // INVARIANT: 1, checked above.
         Ok(registry)
@@ -50,22 +50,22 @@ impl Registry {
 
     /// How many creations and deletions there have been.
     pub(crate) fn changes(&self) -> io::Result<u64> {
-        let view = self.view().map_err(io::Error::other)?;
+        let words = self.words().map_err(io::Error::other)?;
         // ORDERING: SeqCst with the daemon's increment: who then finds no state has a number
         // from before its creation.
-        Ok(view.changes().load(Ordering::SeqCst))
+        Ok(words.changes().load(Ordering::SeqCst))
     }
 
     /// Sleeps until there have been others than `seen`, at most until `deadline`.
     pub(crate) fn wait(&self, seen: u64, deadline: Deadline) -> io::Result<Woken> {
-        let view = self.view().map_err(io::Error::other)?;
+        let words = self.words().map_err(io::Error::other)?;
         #[expect(clippy::cast_possible_truncation, reason = "the futex is the low half")]
-        futex::wait(view.changes(), seen as u32, Some(deadline))
+        futex::wait(words.changes(), seen as u32, Some(deadline))
     }
 
-    fn view(&self) -> Result<region::Registry<'_>, region::HeaderError> {
+    fn words(&self) -> Result<region::Registry<'_>, region::HeaderError> {
         let base = NonNull::new(self.page.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        // SAFETY: a page that `self` keeps mapped for the lifetime of the view; never null,
+        // SAFETY: a page that `self` keeps mapped for the lifetime of the words; never null,
         // because `mmap` without MAP_FIXED places nothing at 0.
         unsafe { region::Registry::new(base) }
     }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use kstate_sys::clock::monotonic_ns;
 use kstate_sys::name::StateName;
 
 use crate::content::Content;
@@ -146,6 +147,12 @@ impl<T: Content> State<T> {
     ///
     /// When `change` does; the transaction is aborted.
     ///
+    /// # Nesting
+    ///
+    /// Transactions are independent, so one that `change` commits on the same state is a foreign
+    /// commit to the outer one, which then conflicts at every attempt: the inner change is made as
+    /// often as the outer is tried. Read and write through what `change` is given instead.
+    ///
     /// # Cost
     ///
     /// Two copies and one compare-and-swap an attempt; no system call unless somebody waits or a
@@ -228,14 +235,16 @@ pub(crate) struct Backoff {
     range: Duration,
     longest: Duration,
     delay: Duration,
+    random: Option<fastrand::Rng>,
 }
 
 impl Backoff {
-    pub(crate) const fn new(longest: Duration) -> Self {
+    pub(crate) fn new(longest: Duration) -> Self {
         Self {
             range: FIRST_PAUSE,
             longest,
             delay: Duration::ZERO,
+            random: None,
         }
     }
 
@@ -244,13 +253,22 @@ impl Backoff {
         self.delay
     }
 
+    /// Seeded at the first pause, and not by the thread: a `fork` would copy that, and its children
+    /// would go on meeting.
+    fn random(&mut self) -> &mut fastrand::Rng {
+        self.random.get_or_insert_with(|| {
+            let seed = monotonic_ns() ^ u64::from(std::process::id()) << 32;
+            fastrand::Rng::with_seed(seed ^ std::ptr::from_ref(&seed).addr() as u64)
+        })
+    }
+
     #[cold]
     pub(crate) fn pause(&mut self) {
         let start = Instant::now();
         let range = u64::try_from(self.range.as_nanos())
             .unwrap_or(u64::MAX)
             .max(1);
-        let pause = Duration::from_nanos(fastrand::u64(..range));
+        let pause = Duration::from_nanos(self.random().u64(..range));
         if pause > LONGEST_SPIN {
             std::thread::sleep(pause);
         } else {

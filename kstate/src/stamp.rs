@@ -90,7 +90,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         for stamp in [Stamp::from(SystemTime::now() - hour), Stamp::ago(hour)] {
             let age = clock.between(stamp.ticks(&clock), clock.now());
-            assert!(age.abs_diff(hour) < Duration::from_millis(100), "{age:?}");
+            assert!(age.abs_diff(hour) < Duration::from_secs(60), "{age:?}");
         }
     }
 

@@ -119,7 +119,7 @@ impl<T: Content> Transaction<'_, T> {
 
     /// Replaces the whole value without reading it first.
     #[inline]
-    pub fn set(&mut self, value: &T::View) {
+    pub fn set(&mut self, value: &T::Borrowed) {
         let state = self.state;
         T::replace(self.page.get_or_insert_with(|| state.page()), value);
         self.dirty = true;

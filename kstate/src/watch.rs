@@ -157,14 +157,21 @@ mod tests {
         assert_eq!(watch.next(None).unwrap().unwrap().value, 1);
         state.publish(&2).unwrap();
         state.publish(&3).unwrap();
-        assert!(
-            watch
-                .next(Some(Duration::from_millis(1)))
-                .unwrap()
-                .is_none()
-        );
         assert_eq!(watch.next(None).unwrap().unwrap().value, 3);
         assert!(start.elapsed() >= period);
+    }
+
+    #[test]
+    fn a_wait_shorter_than_the_period_ends_without_a_value() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let watch = region.reader::<u64>(Class::B64).watch();
+        let mut watch = watch.at_most_every(Duration::from_secs(3600));
+        state.publish(&1).unwrap();
+        assert_eq!(watch.next(None).unwrap().unwrap().value, 1);
+        state.publish(&2).unwrap();
+        let soon = Some(Duration::from_millis(1));
+        assert!(watch.next(soon).unwrap().is_none());
     }
 
     #[test]

@@ -155,8 +155,11 @@ impl Server {
         let session = std::thread::Builder::new()
             .name("kstate-fuse".into())
             .spawn(move || {
-                if let Err(error) = session.run() {
-                    tracing::error!(%error, "the FUSE session ended badly");
+                match session.run() {
+                    // Cut from here, because programs had files open.
+                    Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
+                    Err(error) => tracing::error!(%error, "the FUSE session ended badly"),
+                    Ok(()) => {}
                 }
                 if let Err(error) = theirs.write(1) {
                     tracing::error!(%error, "the end of the session cannot be told");

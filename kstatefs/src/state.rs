@@ -4,8 +4,9 @@
 
 mod capacity;
 mod claims;
+mod live;
+mod pollers;
 mod value;
-mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -20,8 +21,8 @@ use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Memory, Notice, Writer};
 
 use claims::Owner;
+pub(crate) use pollers::PollState;
 pub(crate) use value::Expectation;
-pub(crate) use waiting::PollState;
 
 use crate::backing::RegionFile;
 use crate::errno::Errno;

@@ -63,6 +63,10 @@ fn main() {
             a_mapped_file_shows_the_live_value,
         ),
         test(
+            "a_mapped_file_tells_which_version_it_shows",
+            a_mapped_file_tells_which_version_it_shows,
+        ),
+        test(
             "a_layout_recorded_before_the_first_version_is_compared",
             a_layout_recorded_before_the_first_version_is_compared,
         ),
@@ -401,6 +405,41 @@ fn a_mapped_file_shows_the_live_value() {
     python.say("");
     assert_eq!(python.line(), "later");
     assert!(python.finish().success());
+}
+
+fn a_mapped_file_tells_which_version_it_shows() {
+    let daemon = Setup::default().with("--passthrough=require").start();
+    let mut options = File::options();
+    let file = options
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(daemon.file("x"))
+        .unwrap();
+    let script = "\
+import ctypes, os, sys
+f = os.open(sys.argv[1] + '/x', os.O_RDONLY)
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+page = os.sysconf('SC_PAGE_SIZE')
+at = libc.mmap(None, ctypes.c_size_t(2 * page), 1, 1, f, ctypes.c_long(0))
+tag = lambda: ctypes.c_uint64.from_address(at + page + 192).value
+while True:
+    before = tag()
+    length = ctypes.c_uint32.from_address(at + page + 200).value
+    value = ctypes.string_at(at, length)
+    if before == tag() and not before >> 63: print(before, value.decode(), flush=True)
+    if not sys.stdin.readline(): break
+";
+    file.write_all_at(b"first", 0).unwrap();
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(daemon.mount());
+    let mut python = Running::start(&mut command);
+    assert_eq!(python.line(), "1 first");
+    file.set_len(0).unwrap();
+    file.write_all_at(b"2nd", 0).unwrap();
+    python.say("");
+    assert_eq!(python.line(), "2 2nd");
 }
 
 fn a_layout_recorded_before_the_first_version_is_compared() {

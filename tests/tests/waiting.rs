@@ -94,9 +94,9 @@ fn a_watch_sees_the_first_change_at_once_and_the_last_always() {
     for number in 1..=50 {
         state.publish(&number).unwrap();
     }
+    let start = std::time::Instant::now();
     let first = watch.next(Some(PATIENCE)).unwrap().unwrap();
     assert_eq!(first.value, 50);
-    let start = std::time::Instant::now();
     state.publish(&51).unwrap();
     state.publish(&52).unwrap();
     let second = watch.next(Some(PATIENCE)).unwrap().unwrap();

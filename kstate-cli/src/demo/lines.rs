@@ -2,17 +2,17 @@
 
 use std::io::{self, Write};
 
-use super::view::{View, grouped, show_ns};
+use super::board::{Board, grouped, show_ns};
 use crate::duration;
 
-/// Writes `view`.
+/// Writes `board`.
 ///
 /// # Errors
 ///
 /// `output` fails.
-pub(super) fn write(mut output: impl Write, view: &View) -> io::Result<()> {
-    let mut lines = format!("after {:.0} s:\n", view.elapsed.as_secs_f64());
-    for state in &view.states {
+pub(super) fn write(mut output: impl Write, board: &Board) -> io::Result<()> {
+    let mut lines = format!("after {:.0} s:\n", board.elapsed.as_secs_f64());
+    for state in &board.states {
         let age = state.age.map_or_else(|| "-".to_owned(), duration::show);
         lines += &format!(
             "  {:<8} generation {:>9}  {:>5.0}/s  age {age:>8}  {}\n",
@@ -22,7 +22,7 @@ pub(super) fn write(mut output: impl Write, view: &View) -> io::Result<()> {
             state.words,
         );
     }
-    for process in view
+    for process in board
         .processes
         .iter()
         .filter(|process| !process.unit.is_empty())

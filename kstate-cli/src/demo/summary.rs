@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::board::{grouped, show_ns};
 use super::crew::{Crew, Death, Member, MemberState};
 use super::report::{Latency, Report};
 use super::role::Role;
 use super::states::{Count, Shown};
-use super::view::{grouped, show_ns};
 
 /// The result, as `--json` prints it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]

@@ -11,8 +11,8 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Gauge, Row, Table};
 
+use super::board::{Board, ProcessRow, grouped, show_ns};
 use super::observer::StateRow;
-use super::view::{ProcessRow, View, grouped, show_ns};
 use crate::duration;
 
 /// The terminal while the demo has it; given back when dropped.
@@ -29,13 +29,13 @@ impl Screen {
         ratatui::try_init().map(Self)
     }
 
-    /// Shows `view`.
+    /// Shows `board`.
     ///
     /// # Errors
     ///
     /// The terminal is gone.
-    pub(super) fn show(&mut self, view: &View) -> io::Result<()> {
-        self.0.draw(|frame| draw(frame, view)).map(|_| ())
+    pub(super) fn show(&mut self, board: &Board) -> io::Result<()> {
+        self.0.draw(|frame| draw(frame, board)).map(|_| ())
     }
 
     /// Whether somebody pressed a key that ends the demo: as the terminal is set up, Ctrl-C is a
@@ -69,36 +69,36 @@ impl Drop for Screen {
     }
 }
 
-fn draw(frame: &mut Frame<'_>, view: &View) {
+fn draw(frame: &mut Frame<'_>, board: &Board) {
     let rows = |count: usize| u16::try_from(count + 2).unwrap_or(u16::MAX);
     let [title, gauge, _, states, processes, foot] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(1),
         Constraint::Length(1),
-        Constraint::Length(rows(view.states.len())),
-        Constraint::Length(rows(view.processes.len())),
+        Constraint::Length(rows(board.states.len())),
+        Constraint::Length(rows(board.processes.len())),
         Constraint::Min(1),
     ])
     .areas(frame.area());
     let heading = Line::from(vec![
         Span::from("kstate demo ").bold(),
         Span::from("live states shared between processes; "),
-        Span::from(view.mounted.as_str()),
+        Span::from(board.mounted.as_str()),
     ]);
     frame.render_widget(heading, title);
-    let ratio = view.elapsed.as_secs_f64() / view.length.as_secs_f64().max(0.001);
+    let ratio = board.elapsed.as_secs_f64() / board.length.as_secs_f64().max(0.001);
     let label = format!(
         "{:.0} of {:.0} s",
-        view.elapsed.as_secs_f64(),
-        view.length.as_secs_f64()
+        board.elapsed.as_secs_f64(),
+        board.length.as_secs_f64()
     );
     let bar = Gauge::default()
         .ratio(ratio.clamp(0.0, 1.0))
         .label(label)
         .gauge_style(Color::Cyan);
     frame.render_widget(bar, gauge);
-    draw_states(frame, states, &view.states);
-    draw_processes(frame, processes, &view.processes);
+    draw_states(frame, states, &board.states);
+    draw_processes(frame, processes, &board.processes);
     let foot_text =
         Line::from("q ends it early; any process may be killed: the others go on").dim();
     frame.render_widget(foot_text, foot);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_moment_is_shown_with_states_and_processes() {
-        let view = View {
+        let board = Board {
             elapsed: Duration::from_secs(3),
             length: Duration::from_secs(10),
             mounted: "mounted directly".into(),
@@ -226,7 +226,7 @@ mod tests {
             }],
         };
         let mut terminal = Terminal::new(TestBackend::new(110, 16)).unwrap();
-        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        terminal.draw(|frame| draw(frame, &board)).unwrap();
         let shown: String = terminal
             .backend()
             .buffer()

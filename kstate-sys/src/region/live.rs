@@ -17,7 +17,7 @@ const ROUNDS_AT_ONCE: u32 = 100;
 
 /// In `live_tag`: the page is no whole version. Who changes it is in the other bits; with none
 /// there, somebody began to and did not come to the end. Generations do not reach this bit.
-const UNFINISHED: u64 = 1 << 63;
+pub const LIVE_UNFINISHED: u64 = 1 << 63;
 
 /// Who refreshes: the writer's group plus one, so that the daemon can tell whose lock a dead
 /// process left.
@@ -32,7 +32,7 @@ impl LiveOwner {
 
     /// The tag while this owner changes the page.
     const fn tag(self) -> u64 {
-        UNFINISHED | self.0
+        LIVE_UNFINISHED | self.0
     }
 }
 
@@ -53,7 +53,7 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         // tag before its last look at `head`. If we find the page held, that store is yet to
         // come, and that look will find our head.
         let seen = header.live_tag.load(Ordering::SeqCst);
-        if seen & UNFINISHED != 0 && seen != UNFINISHED {
+        if seen & LIVE_UNFINISHED != 0 && seen != LIVE_UNFINISHED {
             return Ok(());
         }
         // ORDERING: Acquire as in `read`; SeqCst behind the daemon's `raise`: pairs with a
@@ -66,9 +66,9 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         if !lock(memory, seen, owner) {
             continue;
         }
-        let copied = copy_newest(memory, head, seen == UNFINISHED);
+        let copied = copy_newest(memory, head, seen == LIVE_UNFINISHED);
         let tag = copied.as_ref().map(|head| head.generation().0);
-        let newest = unlock(memory, *tag.as_ref().unwrap_or(&UNFINISHED));
+        let newest = unlock(memory, *tag.as_ref().unwrap_or(&LIVE_UNFINISHED));
         match copied {
             Ok(copied) if copied == newest => return Ok(()),
             // Of a version that stands.
@@ -178,7 +178,12 @@ pub fn seize_live<M: Memory>(
     // ORDERING: Release in the dead owner's place: what it stored, which the news of its death
     // made visible here, comes before all that whoever locks next stores.
     let tag = &memory.header().live_tag;
-    let _ = tag.compare_exchange(dead.tag(), UNFINISHED, Ordering::AcqRel, Ordering::Relaxed);
+    let _ = tag.compare_exchange(
+        dead.tag(),
+        LIVE_UNFINISHED,
+        Ordering::AcqRel,
+        Ordering::Relaxed,
+    );
     refresh_live(memory, heir)
 }
 
@@ -189,7 +194,7 @@ pub fn seize_live<M: Memory>(
 pub fn live_generation<M: Memory>(memory: &M) -> Option<Generation> {
     // ORDERING: Acquire with the holder's Release of the tag after its copy.
     let tag = memory.header().live_tag.load(Ordering::Acquire);
-    (tag & UNFINISHED == 0).then_some(Generation(tag))
+    (tag & LIVE_UNFINISHED == 0).then_some(Generation(tag))
 }
 
 /// Copies the newest version, which `head` names or a later one, under the lock. `mixed` as for

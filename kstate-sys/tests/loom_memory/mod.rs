@@ -102,7 +102,7 @@ impl Words {
         let length = self.header.live_length.load(Ordering::Relaxed);
         let mut buffer = Buffer::new();
         self.live().load(&mut buffer.0);
-        // ORDERING: Acquire: partner of the refresher's Release fence behind its BUSY.
+        // ORDERING: Acquire: partner of the refresher's Release fence behind its lock.
         fence(Ordering::Acquire);
         let after = region::live_generation(self)?;
         (before == after).then(|| (length, buffer.bytes()))

@@ -10,13 +10,13 @@ use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
 
 impl Content for Bytes {
-    type View = [u8];
+    type Borrowed = [u8];
     type Owned = Vec<u8>;
     type Page = Vec<u8>;
 
     #[inline]
-    fn bytes(view: &[u8]) -> &[u8] {
-        view
+    fn bytes(value: &[u8]) -> &[u8] {
+        value
     }
 
     fn snapshot(reader: &Reader<Self>) -> Result<Snapshot<Vec<u8>>, ReadError> {

@@ -14,13 +14,13 @@ use crate::snapshot::{Label, ReadError, Snapshot};
 const MOVED_GLADLY_BYTES: usize = 128;
 
 impl<T: Layout> Content for T {
-    type View = T;
+    type Borrowed = T;
     type Owned = T;
     type Page = Box<T>;
 
     #[inline]
-    fn bytes(view: &T) -> &[u8] {
-        view.as_bytes()
+    fn bytes(value: &T) -> &[u8] {
+        value.as_bytes()
     }
 
     #[inline]

@@ -70,7 +70,13 @@ fn run(cli: &Cli) -> Result {
             until_input_ends()
         }
         Role::Wait => wait(&subscribe.typed()?),
-        Role::Silent => silent(&subscribe.write().typed()?),
+        Role::Silent => {
+            let other = mount
+                .subscribe(format!("{}.other", cli.name))
+                .write()
+                .typed()?;
+            silent(&other, &subscribe.write().typed()?)
+        }
         Role::Exec { times } => publish_and_exec(cli, &subscribe.write().typed()?, times),
         Role::ForkAndHold => fork_and_hold(&subscribe.write().typed()?),
     }
@@ -171,14 +177,16 @@ fn wait(state: &State<Checked>) -> Result {
     }
 }
 
-fn silent(state: &State<Checked>) -> Result {
-    state.set_stamping(Stamping::CommitTime);
-    // The first publish claims, the next ones go through every slot of the group once.
-    for number in 1..=8 {
-        state.publish(&checked(number))?;
+fn silent(other: &State<Checked>, state: &State<Checked>) -> Result {
+    // The program's own pages, by another state: of the one measured nothing was touched yet.
+    for state in [other, state] {
+        state.set_stamping(Stamping::CommitTime);
     }
-    let before = page_faults()?;
+    other.publish(&checked(1))?;
+    let _ = number_of(&other.snapshot()?.value);
+    page_faults()?;
     forbid::all_but_usage_and_end()?;
+    let before = page_faults()?;
     let mut whole = 0_u64;
     for number in 0..1_000_000 {
         if state.publish(&checked(number)).is_err() {

@@ -1,9 +1,9 @@
-//! The live page and the programs that poll.
+//! The programs that poll.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use kstate_sys::region::{self, Group, Head, LiveOwner, Memory, Notice};
+use kstate_sys::region::{Head, Memory, Notice};
 
 use super::{Inner, State};
 use crate::errno::Errno;
@@ -25,22 +25,6 @@ pub(crate) enum PollState {
 }
 
 impl State {
-    /// Lets committers keep the live page fresh from now on.
-    pub(crate) fn arm(&self) -> Result<(), Errno> {
-        let mut inner = self.lock();
-        if inner.armed {
-            return Ok(());
-        }
-        self.file.allocate(0, self.geometry.page() as usize)?;
-        self.map_reach(&mut inner)?;
-        inner.armed = true;
-        let mapping = self.mapping();
-        let mapped = mapping.mapped();
-        mapped.header().raise(Notice::ARMED);
-        region::refresh_live(&mapped, LiveOwner::of(Group::DAEMON))?;
-        Ok(())
-    }
-
     /// Whether a version newer than the last one seen through `handle` exists; if not, `poller`
     /// is kept and called when there is one. Returns whether the hub must watch for it.
     pub(crate) fn poll(

@@ -9,7 +9,7 @@ use super::role::Role;
 
 /// A moment of the demo.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct Board {
     /// How long it runs.
     pub(super) elapsed: Duration,
     /// How long it is to run.

@@ -1,0 +1,24 @@
+//! Arming the live page.
+
+use kstate_sys::region::{self, Group, LiveOwner, Memory, Notice};
+
+use super::State;
+use crate::errno::Errno;
+
+impl State {
+    /// Lets committers keep the live page fresh from now on.
+    pub(crate) fn arm(&self) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        if inner.armed {
+            return Ok(());
+        }
+        self.file.allocate(0, self.geometry.page() as usize)?;
+        self.map_reach(&mut inner)?;
+        inner.armed = true;
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
+        mapped.header().raise(Notice::ARMED);
+        region::refresh_live(&mapped, LiveOwner::of(Group::DAEMON))?;
+        Ok(())
+    }
+}
