@@ -10,7 +10,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -21,10 +21,13 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::errno;
+use crate::errno::{self, Refusal};
 
 /// How long the daemon may take to answer, in seconds.
 const PATIENCE_S: i64 = 5;
+
+/// Tickets asked for before a refusal counts.
+const MAX_ATTEMPTS: u32 = 10;
 
 /// The descriptor of the region behind `file`.
 ///
@@ -36,8 +39,20 @@ const PATIENCE_S: i64 = 5;
 ///
 /// One FUSE request and one exchange over a Unix socket, about 200 µs.
 pub(crate) fn redeem(file: impl AsFd) -> io::Result<OwnedFd> {
+    // An open file has one ticket at a time: another thread, or a forked child, may have asked
+    // for the next one before this was shown.
+    for _ in 0..MAX_ATTEMPTS {
+        match redeem_once(file.as_fd()) {
+            Err(error) if errno::refusal(&error) == Refusal::Denied => {}
+            redeemed => return redeemed,
+        }
+    }
+    redeem_once(file.as_fd())
+}
+
+fn redeem_once(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut ticket = Ticket::new([0; 16], b"").ok_or_else(errno::protocol_violation)?;
-    errno::uninterrupted(|| call::ticket(&file, &mut ticket))?;
+    errno::uninterrupted(|| call::ticket(file, &mut ticket))?;
     let path = ticket.path().ok_or_else(errno::protocol_violation)?;
     let address = UnixAddr::new(Path::new(OsStr::from_bytes(path)))?;
     let socket = socket(

@@ -1,6 +1,7 @@
 //! The file system without FUSE: what each call means, testable without a mount.
 //!
-//! Lock order: the table, the open files, one open file, its state, the reaper.
+//! Lock order: the table, what the kernel maps (`fuse.rs`), the open files, one open file, its
+//! state, the reaper.
 
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,26 @@ pub(crate) struct Opened {
     pub(crate) file: u64,
     /// The state whose region the kernel may map, if any.
     pub(crate) ino: u64,
+}
+
+/// The region behind an open file.
+pub(crate) enum Region<'a> {
+    State(Arc<State>),
+    Registry(&'a RegistryFile),
+}
+
+impl Region<'_> {
+    pub(crate) fn file(&self) -> &RegionFile {
+        match self {
+            Self::State(state) => state.region_file(),
+            Self::Registry(registry) => registry.region_file(),
+        }
+    }
+
+    /// Whether its state has gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::State(state) if state.is_gone())
+    }
 }
 
 /// Attributes to change; `None` leaves one as it is.
@@ -293,14 +314,18 @@ impl Shared {
         }
         let name = StateName::new(name)?;
         let mut table = self.table_mut();
-        if table.named(name.as_str()).is_some() {
-            // Somebody was faster. The kernel has not checked this file's rights: have it look
-            // the name up again, which ESTALE makes it do.
-            return Err(if flags & libc::O_EXCL != 0 {
-                Errno::EEXIST
-            } else {
-                Errno::ESTALE
-            });
+        if let Some(state) = table.named(name.as_str()).cloned() {
+            // Somebody was faster, and the kernel has not checked this file's rights.
+            let mode = OpenMode::from_flags(flags);
+            return match state.attributes().lets_owner(caller.uid, mode) {
+                _ if flags & libc::O_EXCL != 0 => Err(Errno::EEXIST),
+                true => {
+                    let opened = self.open_state(caller, &state, mode)?;
+                    Ok((Attr::of_state(&state)?, opened))
+                }
+                // Have it look the name up again, which ESTALE makes it do, once.
+                false => Err(Errno::ESTALE),
+            };
         }
         let ino = table.fresh_ino();
         let length = Geometry::of_this_machine().region_len();
@@ -387,15 +412,12 @@ impl Shared {
         }
     }
 
-    /// The file whose pages the kernel maps for programs that map the open file.
-    pub(crate) fn with_region_file<R>(
-        &self,
-        ino: u64,
-        work: impl FnOnce(&RegionFile) -> io::Result<R>,
-    ) -> Result<R, Errno> {
-        match ino {
-            REGISTRY => Ok(work(self.registry.region_file())?),
-            _ => Ok(work(self.state(ino)?.region_file())?),
+    /// What the kernel maps for programs that map the open file.
+    pub(crate) fn region_of(&self, opened: &Opened) -> Result<Region<'_>, Errno> {
+        match self.file(opened.file)? {
+            OpenFile::State(handle) => Ok(Region::State(handle.state.clone())),
+            OpenFile::Registry => Ok(Region::Registry(&self.registry)),
+            OpenFile::Directory(_) => Err(Errno::EISDIR),
         }
     }
 
@@ -426,7 +448,7 @@ impl Shared {
     ) -> Result<Vec<u8>, Errno> {
         match self.file(file)? {
             OpenFile::State(handle) => ioctl::on_state(self, &handle, caller, command, argument),
-            OpenFile::Registry => ioctl::on_registry(self, caller, command),
+            OpenFile::Registry => ioctl::on_registry(self, caller, file, command),
             OpenFile::Directory(_) => Err(Errno::ENOTTY),
         }
     }
@@ -435,12 +457,13 @@ impl Shared {
     pub(crate) fn poll(&self, file: u64, poller: Option<Poller>) -> Result<Readiness, Errno> {
         match self.file(file)? {
             OpenFile::State(handle) => {
+                let kept = poller.is_some();
                 let found = handle.state.poll(&handle, poller)?;
-                if found == PollState::Registered {
+                if kept && found != PollState::Gone {
                     self.hub.watch(&handle.state);
                 }
                 Ok(Readiness {
-                    readable: matches!(found, PollState::Readable | PollState::Gone),
+                    readable: found != PollState::Idle,
                     writable: handle.mode.write,
                     gone: found == PollState::Gone,
                 })
@@ -530,6 +553,8 @@ impl Shared {
             if let Some(tell) = self.on_retired.get() {
                 tell(state.ino());
             }
+            self.lingering.forget(state.ino());
+            self.reaper.forget_state(state.ino());
             self.registry.bump();
         }
     }

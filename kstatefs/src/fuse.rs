@@ -64,14 +64,19 @@ impl Fuse {
         if fs.transport() != Transport::Passthrough {
             return Ok(None);
         }
-        // Held while registering: two openers must not register one inode twice.
+        let region = fs.region_of(opened)?;
+        // Held while registering: two openers must not register one inode twice. What is done
+        // meanwhile takes no lock of the table or of open files: a state that goes is taken out
+        // of here with the table locked.
         let mut known = self.backing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(id) = known.get(&opened.ino) {
             return Ok(Some(id.clone()));
         }
-        let id = fs.with_region_file(opened.ino, |file| file.with(register))?;
-        let id = Arc::new(id);
-        known.insert(opened.ino, id.clone());
+        let id = Arc::new(region.file().with(register)?);
+        // Deleted meanwhile by another thread of the opener: nobody would take it out again.
+        if !region.is_gone() {
+            known.insert(opened.ino, id.clone());
+        }
         Ok(Some(id))
     }
 }

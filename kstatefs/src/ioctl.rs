@@ -75,8 +75,12 @@ pub(crate) fn on_state(
         }
         ioctl::INFO => Ok(info(handle)?.as_bytes().to_vec()),
         ioctl::TICKET => {
+            // The descriptor can be read, as a file open for writing alone cannot.
+            if !handle.mode.read {
+                return Err(Errno::EACCES);
+            }
             let descriptor = state.region_descriptor(handle.mode.write)?;
-            ticket(shared, descriptor, caller)
+            ticket(shared, descriptor, caller, handle.id)
         }
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
         _ => Err(Errno::ENOTTY),
@@ -84,10 +88,15 @@ pub(crate) fn on_state(
 }
 
 /// The two that the registry file knows.
-pub(crate) fn on_registry(shared: &Shared, caller: Caller, command: u32) -> Result<Vec<u8>, Errno> {
+pub(crate) fn on_registry(
+    shared: &Shared,
+    caller: Caller,
+    file: u64,
+    command: u32,
+) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
-        ioctl::TICKET => ticket(shared, shared.registry.descriptor()?, caller),
+        ioctl::TICKET => ticket(shared, shared.registry.descriptor()?, caller, file),
         _ => Err(Errno::ENOTTY),
     }
 }
@@ -176,10 +185,14 @@ fn ticket(
     shared: &Shared,
     descriptor: std::os::fd::OwnedFd,
     caller: Caller,
+    file: u64,
 ) -> Result<Vec<u8>, Errno> {
     let desk = shared
         .desk
         .as_ref()
         .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTTY))?;
-    Ok(desk.issue(descriptor, caller.uid)?.as_bytes().to_vec())
+    Ok(desk
+        .issue(descriptor, caller.uid, file)?
+        .as_bytes()
+        .to_vec())
 }

@@ -1,6 +1,6 @@
 //! States that outlive their last subscriber for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,26 +11,39 @@ pub(crate) struct Lingering {
     changed: Condvar,
 }
 
+/// One deadline a state: the one set last.
 #[derive(Debug, Default)]
 struct Due {
-    /// The number keeps two with the same deadline apart.
-    deadlines: BTreeMap<(Instant, u64), u64>,
-    next: u64,
+    deadlines: BTreeSet<(Instant, u64)>,
+    by_state: HashMap<u64, Instant>,
     stopped: bool,
 }
 
+impl Due {
+    fn forget(&mut self, ino: u64) {
+        if let Some(deadline) = self.by_state.remove(&ino) {
+            self.deadlines.remove(&(deadline, ino));
+        }
+    }
+}
+
 impl Lingering {
-    /// Has the state `ino` looked at again after `delay`.
+    /// Has the state `ino` looked at again after `delay`, and not when it was to be before.
     pub(crate) fn schedule(&self, ino: u64, delay: Duration) {
         let mut due = self.lock();
-        let number = due.next;
-        due.next += 1;
+        due.forget(ino);
         // A delay beyond what the clock can name is for ever.
         if let Some(deadline) = Instant::now().checked_add(delay) {
-            due.deadlines.insert((deadline, number), ino);
+            due.deadlines.insert((deadline, ino));
+            due.by_state.insert(ino, deadline);
         }
         drop(due);
         self.changed.notify_one();
+    }
+
+    /// The state `ino` has gone.
+    pub(crate) fn forget(&self, ino: u64) {
+        self.lock().forget(ino);
     }
 
     /// Calls `look` for each state whose time has come, until [`Lingering::stop`].
@@ -38,19 +51,15 @@ impl Lingering {
         let mut due = self.lock();
         while !due.stopped {
             let now = Instant::now();
-            match due
-                .deadlines
-                .first_key_value()
-                .map(|(key, ino)| (*key, *ino))
-            {
-                Some((key, ino)) if key.0 <= now => {
-                    due.deadlines.remove(&key);
+            match due.deadlines.first().copied() {
+                Some((deadline, ino)) if deadline <= now => {
+                    due.forget(ino);
                     // Unlocked: looking takes the locks that come before this one.
                     drop(due);
                     look(ino);
                     due = self.lock();
                 }
-                Some(((deadline, _), _)) => {
+                Some((deadline, _)) => {
                     let waited = self.changed.wait_timeout(due, deadline - now);
                     due = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -78,6 +87,18 @@ impl Lingering {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_has_one_deadline_and_none_when_it_has_gone() {
+        let lingering = Lingering::default();
+        for seconds in 1..1000 {
+            lingering.schedule(1, Duration::from_secs(seconds));
+        }
+        lingering.schedule(2, Duration::from_secs(1));
+        lingering.forget(2);
+        let due = lingering.lock();
+        assert_eq!((due.deadlines.len(), due.by_state.len()), (1, 1));
+    }
 
     #[test]
     fn the_earliest_comes_first_and_stop_ends_the_run() {

@@ -128,6 +128,22 @@ impl Reaper {
         }
     }
 
+    /// The state `ino` has gone, and with it what was held of it.
+    pub(crate) fn forget_state(&self, ino: u64) {
+        let mut watched = self.lock();
+        let idle: Vec<Process> = watched
+            .processes
+            .iter_mut()
+            .filter_map(|(process, record)| {
+                record.holdings.remove(&ino)?;
+                record.holdings.is_empty().then_some(*process)
+            })
+            .collect();
+        for process in idle {
+            self.forget(&mut watched, process);
+        }
+    }
+
     fn forget(&self, watched: &mut Watched, process: Process) -> Option<Record> {
         let record = watched.processes.remove(&process)?;
         // Fails only if it is no longer registered.

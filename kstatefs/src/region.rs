@@ -30,7 +30,12 @@ pub(crate) struct RegionMapping {
 impl RegionMapping {
     pub(crate) fn new(file: &RegionFile, geometry: Geometry, class: Class) -> io::Result<Self> {
         let len = geometry.mapped_len(class);
-        let mapping = file.with(|fd| MmapOptions::new().len(len).map_raw(fd.as_raw_fd()))?;
+        let mapping = file.with(|fd| MmapOptions::new().len(len).map_raw(fd.as_raw_fd()));
+        // ENOMEM is the number of mappings a process may have (vm.max_map_count), not memory.
+        let mapping = mapping.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOMEM) => io::Error::from_raw_os_error(libc::ENFILE),
+            _ => error,
+        })?;
         let guard = Guard::new(mapping.as_ptr(), len)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))?;
         // INVARIANT: 1: made here from one mapping.

@@ -9,25 +9,28 @@ use std::fs::Permissions;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kstate_sys::ioctl::Ticket;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    getsockopt, listen, recv, sendmsg, setsockopt, socket, sockopt,
+    getsockopt, listen, recv, sendmsg, socket, sockopt,
 };
-use nix::sys::time::TimeVal;
 
 use crate::private::PrivateDirectory;
 
 /// How long a ticket is good.
 const TICKET_LIFE: Duration = Duration::from_secs(5);
-/// How long a connection may take to show its ticket. One at a time is served.
-const PATIENCE_MS: i64 = 200;
-/// Tickets outstanding at one time; a program that hoards them gets no more.
-const MAX_TICKETS: usize = 4096;
+/// How long a connection may take to show its ticket.
+const PATIENCE: Duration = Duration::from_millis(1000);
+/// Connections of one user that have not shown a ticket yet; the oldest makes room.
+const MAX_SILENT: usize = 32;
+/// Tickets of one user that nobody has shown yet; the oldest makes room.
+const MAX_TICKETS: usize = 1024;
 
 /// The socket, and the tickets that are good there.
 #[derive(Debug)]
@@ -36,13 +39,24 @@ pub(crate) struct Desk {
     path: PathBuf,
     listener: OwnedFd,
     tickets: Mutex<HashMap<[u8; 16], Issued>>,
+    stopped: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Issued {
     descriptor: OwnedFd,
     uid: u32,
+    /// The open file it stands for, which has one ticket at a time.
+    file: u64,
     expires: Instant,
+}
+
+/// A connection that has not shown its ticket yet.
+#[derive(Debug)]
+struct Peer {
+    connection: OwnedFd,
+    uid: u32,
+    until: Instant,
 }
 
 impl Desk {
@@ -52,24 +66,30 @@ impl Desk {
     ///
     /// What the kernel says, with the path.
     pub(crate) fn open() -> io::Result<Self> {
-        // The first that can be written: root of a user namespace may not write /run.
+        // The first that will do: root of a user namespace may not write /run, and the address of
+        // a socket has room for some 100 bytes.
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let places = runtime
             .into_iter()
             .chain(["/run".into(), std::env::temp_dir()]);
-        let mut directory = Err(io::Error::other("no place for a socket"));
+        let mut desk = Err(io::Error::other("no place for a socket"));
         for place in places {
-            // Others may search it but not list it.
-            directory = PrivateDirectory::create(&place, 0o711);
-            if directory.is_ok() {
+            desk = Self::open_in(&place);
+            if desk.is_ok() {
                 break;
             }
         }
-        let directory = directory?;
+        desk
+    }
+
+    fn open_in(place: &Path) -> io::Result<Self> {
+        // Others may search it but not list it.
+        let directory = PrivateDirectory::create(place, 0o711)?;
         let path = directory.path().join("socket");
         let open = || -> io::Result<OwnedFd> {
             let kind = SockType::SeqPacket;
-            let listener = socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None)?;
+            let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+            let listener = socket(AddressFamily::Unix, kind, flags, None)?;
             bind(listener.as_raw_fd(), &UnixAddr::new(&path)?)?;
             // Anybody may knock; what counts is the ticket and who shows it.
             std::fs::set_permissions(&path, Permissions::from_mode(0o666))?;
@@ -84,6 +104,7 @@ impl Desk {
             path,
             listener,
             tickets: Mutex::default(),
+            stopped: AtomicBool::new(false),
         })
     }
 
@@ -92,84 +113,133 @@ impl Desk {
         self.directory.remove();
     }
 
-    /// A ticket for `descriptor`, good once for user `uid`.
+    /// A ticket for `descriptor`, good once for user `uid`, in place of the last one for `file`.
     ///
     /// # Errors
     ///
-    /// `EAGAIN` when too many are outstanding; no randomness.
-    pub(crate) fn issue(&self, descriptor: OwnedFd, uid: u32) -> io::Result<Ticket> {
+    /// No randomness.
+    pub(crate) fn issue(&self, descriptor: OwnedFd, uid: u32, file: u64) -> io::Result<Ticket> {
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
         let ticket = Ticket::new(secret, self.path.as_os_str().as_encoded_bytes())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?;
         let mut tickets = self.lock();
         let now = Instant::now();
-        tickets.retain(|_, issued| issued.expires > now);
-        if tickets.len() >= MAX_TICKETS {
-            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        tickets.retain(|_, issued| issued.expires > now && issued.file != file);
+        let theirs = || tickets.iter().filter(|(_, issued)| issued.uid == uid);
+        if theirs().count() >= MAX_TICKETS
+            && let Some((oldest, _)) = theirs().min_by_key(|(_, issued)| issued.expires)
+        {
+            let oldest = *oldest;
+            tickets.remove(&oldest);
         }
-        tickets.insert(
-            secret,
-            Issued {
-                descriptor,
-                uid,
-                expires: now + TICKET_LIFE,
-            },
-        );
+        let issued = Issued {
+            descriptor,
+            uid,
+            file,
+            expires: now + TICKET_LIFE,
+        };
+        tickets.insert(secret, issued);
         Ok(ticket)
     }
 
-    /// Serves until [`Desk::stop`].
+    /// Serves until [`Desk::stop`]. Whoever keeps silent holds up nobody else.
     pub(crate) fn run(&self) {
-        loop {
-            match accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-                Ok(peer) => {
-                    #[expect(unsafe_code, reason = "nix returns a bare number")]
-                    // SAFETY: a new descriptor that nobody else owns.
-                    let peer = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(peer) };
-                    if let Err(error) = self.serve(&peer) {
-                        tracing::debug!(%error, "a program was not served at the socket");
-                    }
-                }
-                Err(nix::errno::Errno::EINTR | nix::errno::Errno::ECONNABORTED) => {}
-                // `stop` has shut the socket down.
-                Err(nix::errno::Errno::EINVAL) => return,
-                Err(error) => {
+        let mut silent: Vec<Peer> = Vec::new();
+        while !self.stopped.load(Ordering::Relaxed) {
+            let now = Instant::now();
+            silent.retain(|peer| peer.until > now);
+            let first = silent.iter().map(|peer| peer.until - now).min();
+            // Rounded up, so that somebody's time is over when this is.
+            let timeout = match first.map(|left| u16::try_from(left.as_millis() + 1)) {
+                Some(millis) => PollTimeout::from(millis.unwrap_or(u16::MAX)),
+                None => PollTimeout::NONE,
+            };
+            let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let theirs = silent.iter().map(|peer| peer.connection.as_fd());
+            fds.extend(theirs.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            if let Err(error) = poll(&mut fds, timeout) {
+                if error != nix::errno::Errno::EINTR {
                     tracing::error!(%error, "nobody can get at regions any more");
-                    // Out of descriptors, most likely: give others time to close some.
                     std::thread::sleep(Duration::from_millis(50));
+                }
+                continue;
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any() == Some(true)).collect();
+            let mut speaks = ready[1..].iter();
+            let spoke = silent.extract_if(.., |_| speaks.next() == Some(&true));
+            for peer in spoke {
+                if let Err(error) = self.serve(&peer) {
+                    tracing::debug!(%error, "a program was not served at the socket");
+                }
+            }
+            if ready[0] {
+                match self.accept() {
+                    Ok(peer) => {
+                        let theirs = |known: &&Peer| known.uid == peer.uid;
+                        if silent.iter().filter(theirs).count() >= MAX_SILENT
+                            && let Some(oldest) = silent.iter().position(|p| p.uid == peer.uid)
+                        {
+                            silent.remove(oldest);
+                        }
+                        silent.push(peer);
+                    }
+                    Err(
+                        nix::errno::Errno::EINTR
+                        | nix::errno::Errno::ECONNABORTED
+                        | nix::errno::Errno::EAGAIN
+                        | nix::errno::Errno::EINVAL,
+                    ) => {}
+                    Err(error) => {
+                        tracing::error!(%error, "nobody can get at regions any more");
+                        // Out of descriptors, most likely: give others time to close some.
+                        std::thread::sleep(Duration::from_millis(50));
+                    }
                 }
             }
         }
     }
 
+    fn accept(&self) -> nix::Result<Peer> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let connection = accept4(self.listener.as_raw_fd(), flags)?;
+        #[expect(unsafe_code, reason = "nix returns a bare number")]
+        // SAFETY: a new descriptor that nobody else owns.
+        let connection = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(connection) };
+        let uid = getsockopt(&connection, sockopt::PeerCredentials)?.uid();
+        Ok(Peer {
+            connection,
+            uid,
+            until: Instant::now() + PATIENCE,
+        })
+    }
+
     /// Ends [`Desk::run`].
     pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        // Readable from now on.
         let how = nix::sys::socket::Shutdown::Both;
         if let Err(error) = nix::sys::socket::shutdown(self.listener.as_raw_fd(), how) {
             tracing::error!(%error, "the socket cannot be shut down");
         }
     }
 
-    fn serve(&self, peer: &OwnedFd) -> io::Result<()> {
-        let patience = TimeVal::new(0, PATIENCE_MS * 1000);
-        setsockopt(peer, sockopt::ReceiveTimeout, &patience)?;
-        setsockopt(peer, sockopt::SendTimeout, &patience)?;
-        let uid = getsockopt(peer, sockopt::PeerCredentials)?.uid();
+    fn serve(&self, peer: &Peer) -> io::Result<()> {
         // One byte more than a ticket, so that a longer message is seen as such.
         let mut secret = [0; 17];
-        let length = recv(peer.as_raw_fd(), &mut secret, MsgFlags::empty())?;
+        let connection = peer.connection.as_raw_fd();
+        let length = recv(connection, &mut secret, MsgFlags::empty())?;
         let issued = match <[u8; 16]>::try_from(&secret[..length]) {
-            Ok(secret) => self.redeem(&secret, uid),
+            Ok(secret) => self.redeem(&secret, peer.uid),
             Err(_) => None,
         };
         match issued {
             Some(descriptor) => {
                 let descriptors = [descriptor.as_fd().as_raw_fd()];
                 let rights = [ControlMessage::ScmRights(&descriptors)];
-                answer(peer, 0, &rights)
+                answer(&peer.connection, 0, &rights)
             }
-            None => answer(peer, libc::EACCES, &[]),
+            None => answer(&peer.connection, libc::EACCES, &[]),
         }
     }
 

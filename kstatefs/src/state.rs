@@ -22,12 +22,12 @@ use kstate_sys::region::{self, Memory, Notice, Writer};
 
 use claims::Owner;
 pub(crate) use pollers::PollState;
+use pollers::Polled;
 pub(crate) use value::Expectation;
 
 use crate::backing::RegionFile;
 use crate::errno::Errno;
-use crate::handle::Handle;
-use crate::poll::Poller;
+use crate::handle::OpenMode;
 use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
 
@@ -47,6 +47,13 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
+    /// Whether user `uid` is root or the owner, and as such may open the state so.
+    pub(crate) const fn lets_owner(&self, uid: u32, open: OpenMode) -> bool {
+        let read = !open.read || self.mode & libc::S_IRUSR != 0;
+        let write = !open.write || self.mode & libc::S_IWUSR != 0;
+        uid == 0 || (uid == self.uid && read && write)
+    }
+
     /// Whether the sticky bit keeps the state until unmount.
     pub(crate) const fn is_kept(&self) -> bool {
         self.mode & libc::S_ISVTX != 0
@@ -109,7 +116,8 @@ struct Inner {
     groups: BTreeMap<u8, Owner>,
     /// By the process that waits and the file it waits through.
     waits: HashMap<(Process, u64), u32>,
-    pollers: HashMap<u64, (Arc<Handle>, Poller)>,
+    /// By the file polled.
+    pollers: HashMap<u64, Polled>,
     armed: bool,
     /// The daemon's own writer, once it has had to write.
     writer: Option<Writer>,
@@ -188,6 +196,11 @@ impl State {
         change(&mut inner.attributes);
         inner.attributes.changed = SystemTime::now();
         inner.attributes
+    }
+
+    /// Whether it was deleted or has evaporated.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.lock().gone
     }
 
     pub(crate) fn capacity(&self) -> u32 {

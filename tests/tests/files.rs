@@ -2,15 +2,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kstate_tests::{Daemon, PATIENCE, Setup, eventually};
+use kstate_sys::ioctl::{Ticket, call};
+use kstate_tests::{Daemon, PATIENCE, Setup, both_transports, eventually};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 fn create(daemon: &Daemon, name: &str) -> File {
     let mut options = OpenOptions::new();
@@ -52,6 +58,72 @@ fn opening_with_o_creat_creates_and_the_last_close_evaporates() {
     eventually("the state evaporates", || {
         (!daemon.file("x").exists()).then_some(())
     });
+}
+
+#[test]
+fn states_come_and_go_in_several_processes_at_a_time() {
+    both_transports(|daemon| {
+        let script = "import os,sys\n\
+            for i in range(3000):\n\
+            \x20   os.close(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o644))\n\
+            print('done')\n";
+        let processes: Vec<_> = (0..3)
+            .map(|number| {
+                let mut python = Command::new("python3");
+                python
+                    .args(["-c", script])
+                    .arg(daemon.file(&format!("own{number}")));
+                kstate_tests::Running::start(&mut python)
+            })
+            .collect();
+        for mut process in processes {
+            assert_eq!(process.line(), "done");
+        }
+    });
+}
+
+#[test]
+fn a_file_open_for_writing_alone_is_no_way_to_read_the_value() {
+    let daemon = Setup::default().with("--passthrough=off").start();
+    let _keep = create(&daemon, "x");
+    let writer = OpenOptions::new()
+        .write(true)
+        .open(daemon.file("x"))
+        .unwrap();
+    let mut ticket = Ticket::new([0; 16], b"").unwrap();
+    assert_eq!(errno(call::ticket(&writer, &mut ticket)), libc::EACCES);
+}
+
+#[test]
+fn nobody_is_kept_out_by_programs_that_hoard_tickets_or_keep_silent() {
+    let daemon = Setup::default().with("--passthrough=off").start();
+    let hoarder = create(&daemon, "x");
+    let mut ticket = Ticket::new([0; 16], b"").unwrap();
+    for _ in 0..5000 {
+        call::ticket(&hoarder, &mut ticket).unwrap();
+    }
+    let socket = PathBuf::from(OsStr::from_bytes(ticket.path().unwrap()));
+    let silent: Vec<_> = (0..100).map(|_| knock(&socket)).collect();
+    let start = Instant::now();
+    for name in ["a", "b", "c"] {
+        let state = daemon.library().subscribe(name).write().bytes().unwrap();
+        state.publish(b"served").unwrap();
+    }
+    // Each of the silent ones has a second.
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(silent);
+}
+
+/// A connection to the daemon's socket.
+fn knock(path: &Path) -> OwnedFd {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+    connect(socket.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    socket
 }
 
 #[test]
@@ -258,6 +330,33 @@ fn poll_reports_a_version_newer_than_the_last_one_read() {
         // Whether it sleeps already or not, it must see this.
         fs::write(daemon.file("x"), "2").unwrap();
     });
+}
+
+#[test]
+fn an_edge_is_told_for_each_new_version_even_if_the_last_was_not_read() {
+    for way in ["auto", "futex"] {
+        let daemon = Setup::default().with(format!("--notify-by={way}")).start();
+        let writer = create(&daemon, "x");
+        let reader = File::open(daemon.file("x")).unwrap();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        epoll.add(&reader, EpollEvent::new(edges, 1)).unwrap();
+        let wait = |timeout: Duration| {
+            let timeout = EpollTimeout::try_from(timeout).unwrap();
+            epoll.wait(&mut [EpollEvent::empty()], timeout).unwrap()
+        };
+        assert_eq!(wait(Duration::ZERO), 0);
+        for round in 0..6_u8 {
+            writer.write_all_at(&[round], 0).unwrap();
+            assert_eq!(wait(PATIENCE), 1, "round {round}");
+            assert_eq!(wait(Duration::ZERO), 0, "one event an edge");
+            if round % 2 == 0 {
+                let mut byte = [0];
+                reader.read_exact_at(&mut byte, 0).unwrap();
+                assert_eq!(byte, [round]);
+            }
+        }
+    }
 }
 
 #[test]

@@ -19,6 +19,9 @@ use crate::mount::{Mount, MountError};
 use crate::subscription::{Terms, Transport};
 use crate::wait::LONGEST_SLEEP;
 
+/// How often a state may come and go while it is opened.
+const MAX_ATTEMPTS: u32 = 100;
+
 /// A layout as it is told to the daemon.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -48,7 +51,16 @@ impl Options<'_> {
         }
         let mode = Mode::from_bits_truncate(self.mode);
         let path = self.mount.file(self.name);
-        let opened = errno::uninterrupted(|| Ok(nix::fcntl::open(&path, flags, mode)?));
+        let open = || errno::uninterrupted(|| Ok(nix::fcntl::open(&path, flags, mode)?));
+        let mut opened = open();
+        // The state came or went between the kernel's look at its name and the daemon's answer.
+        // The kernel has tried twice.
+        for _ in 0..MAX_ATTEMPTS {
+            match &opened {
+                Err(error) if errno::refusal(error) == Refusal::Deleted => opened = open(),
+                _ => break,
+            }
+        }
         opened.map_err(|source| {
             match errno::refusal(&source) {
                 // Not an answer to a creation: the daemon has lost its memory.

@@ -63,12 +63,16 @@ fn numbers_of_states_are_not_used_again() {
 }
 
 #[test]
-fn who_creates_what_is_there_already_is_sent_to_look_again() {
+fn who_creates_what_is_there_already_gets_it_if_it_is_his_own() {
     let fs = shared(Transport::Passthrough);
-    let _ = create(&fs, "x");
-    let again = |flags| fs.create(OWNER, ROOT, b"x", 0o644, flags).unwrap_err();
-    assert_eq!(again(libc::O_RDWR), Errno::ESTALE);
-    assert_eq!(again(libc::O_RDWR | libc::O_EXCL), Errno::EEXIST);
+    let (ino, _) = create(&fs, "x");
+    let again = |caller, flags| fs.create(caller, ROOT, b"x", 0o644, flags);
+    assert_eq!(again(OWNER, libc::O_RDWR).unwrap().0.ino, ino);
+    // Of others the kernel has not checked the rights: it shall look the name up again.
+    let stranger = again(STRANGER, libc::O_RDONLY).map(|_| ());
+    assert_eq!(stranger, Err(Errno::ESTALE));
+    let exclusive = again(OWNER, libc::O_RDWR | libc::O_EXCL).map(|_| ());
+    assert_eq!(exclusive, Err(Errno::EEXIST));
 }
 
 #[test]
@@ -86,19 +90,41 @@ fn a_poller_is_called_once_for_what_it_has_not_seen() {
     assert!(!fs.poll(reader, Some(poller())).unwrap().readable);
     fs.write(writer, 0, b"1").unwrap();
     let state = fs.state(ino).unwrap();
-    // What the hub's thread does, which may have done it already.
-    state.notify_pollers();
-    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    let called = |times| {
+        // What the hub's thread does, which may have done it already.
+        state.notify_pollers();
+        assert_eq!(calls.load(Ordering::SeqCst), times);
+    };
+    called(1);
+    // Readable already, and told of the next version all the same: who watches for edges does
+    // not ask again before that.
     assert!(fs.poll(reader, Some(poller())).unwrap().readable);
+    called(1);
+    fs.write(writer, 0, b"2").unwrap();
+    called(2);
     fs.read(reader, 0, 9).unwrap();
     assert!(!fs.poll(reader, None).unwrap().readable);
-    fs.write(writer, 0, b"2").unwrap();
-    state.notify_pollers();
-    assert_eq!(
-        calls.load(Ordering::SeqCst),
-        1,
-        "it was readable: no poller was kept"
-    );
+    fs.write(writer, 0, b"3").unwrap();
+    called(2);
+}
+
+#[test]
+fn nothing_is_remembered_of_a_state_that_has_gone() {
+    let fs = shared(Transport::Passthrough);
+    let caller = Caller {
+        tid: std::process::id(),
+        ..OWNER
+    };
+    for _ in 0..3 {
+        let (ino, file) = create(&fs, "x");
+        let state = fs.state(ino).unwrap();
+        state.claim(&fs.reaper, caller.tid, file).unwrap();
+        state.wait_begin(&fs.reaper, caller.tid, file).unwrap();
+        assert!(fs.reaper.find(caller.tid).is_some());
+        fs.release(file);
+        drop(state);
+        assert!(fs.reaper.find(caller.tid).is_none());
+    }
 }
 
 #[test]

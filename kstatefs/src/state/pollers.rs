@@ -3,13 +3,29 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use kstate_sys::region::{Head, Memory, Notice};
+use kstate_sys::region::{Generation, Head, Memory, Notice};
 
 use super::{Inner, State};
 use crate::errno::Errno;
 use crate::handle::Handle;
 use crate::poll::Poller;
 use crate::region::RegionMapping;
+
+/// A file that is polled.
+#[derive(Debug)]
+pub(super) struct Polled {
+    handle: Arc<Handle>,
+    poller: Poller,
+    /// The newest generation when poll was answered: a newer one is news, even if that one has
+    /// not been read yet. Who watches for edges hears of each.
+    told: Generation,
+}
+
+impl Polled {
+    fn has_news(&self, newest: Generation) -> bool {
+        newest > self.told && newest > self.handle.seen()
+    }
+}
 
 /// What `poll` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +34,13 @@ pub(crate) enum PollState {
     Readable,
     /// The state was deleted: nothing new will come.
     Gone,
-    /// Not yet; the poller is kept.
-    Registered,
-    /// Not yet, and there is no poller.
+    /// Not yet.
     Idle,
 }
 
 impl State {
-    /// Whether a version newer than the last one seen through `handle` exists; if not, `poller`
-    /// is kept and called when there is one. Returns whether the hub must watch for it.
+    /// Whether a version newer than the last one seen through `handle` exists. `poller` is kept,
+    /// unless the state has gone, and called when there is a newer one than now.
     pub(crate) fn poll(
         &self,
         handle: &Arc<Handle>,
@@ -36,17 +50,20 @@ impl State {
         if inner.gone {
             return Ok(PollState::Gone);
         }
-        if self.describe_locked()? > handle.seen() {
-            inner.pollers.remove(&handle.id);
-            return Ok(PollState::Readable);
+        let told = self.describe_locked()?;
+        if let Some(poller) = poller {
+            let handle = handle.clone();
+            let polled = Polled {
+                handle,
+                poller,
+                told,
+            };
+            inner.pollers.insert(polled.handle.id, polled);
         }
-        match poller {
-            Some(poller) => {
-                inner.pollers.insert(handle.id, (handle.clone(), poller));
-                Ok(PollState::Registered)
-            }
-            None => Ok(PollState::Idle),
-        }
+        Ok(match told > handle.seen() {
+            true => PollState::Readable,
+            false => PollState::Idle,
+        })
     }
 
     /// Calls the pollers that have something to see. Returns the head to wait beyond, `None` when
@@ -66,13 +83,13 @@ impl State {
         let ready: Vec<u64> = inner
             .pollers
             .iter()
-            .filter(|(_, (handle, _))| head.generation() > handle.seen() || inner.gone)
+            .filter(|(_, polled)| polled.has_news(head.generation()) || inner.gone)
             .map(|(id, _)| *id)
             .collect();
         let ready: Vec<Poller> = ready
             .iter()
             .filter_map(|id| inner.pollers.remove(id))
-            .map(|(_, p)| p)
+            .map(|polled| polled.poller)
             .collect();
         let watch = !inner.pollers.is_empty();
         self.lower_mark_if_unused(&inner);
