@@ -52,6 +52,10 @@ pub trait Content: sealed::Sealed + Sized + 'static {
     #[doc(hidden)]
     fn replace(page: &mut Self::Page, value: &Self::Borrowed);
 
+    /// How long a version is that was written by pointer, over one of `found` bytes.
+    #[doc(hidden)]
+    fn raw_length(found: u32, capacity: u32) -> usize;
+
     /// Fills `page` with the version that `head` names, if nothing is in the way.
     #[doc(hidden)]
     fn fill_quickly(reader: &Reader<Self>, head: Head, page: &mut Self::Page) -> bool;
@@ -84,7 +88,7 @@ mod sealed {
 /// Initialised bytes as a destination of [`region::read`](kstate_sys::region::read()), which only ever writes initialised
 /// ones.
 #[inline]
-fn maybe_uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+pub(crate) fn maybe_uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
     let start = bytes.as_mut_ptr().cast::<MaybeUninit<u8>>();
     // SAFETY: the same bytes, borrowed as long; the callers below this module hand them to `region::read`
     // and its like alone, which copy whole initialised bytes in.

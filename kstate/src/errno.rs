@@ -211,6 +211,7 @@ fn begin(error: &BeginError) -> i32 {
         BeginError::ReadOnly { .. } => libc::EBADF,
         BeginError::Deleted { .. } => libc::ESTALE,
         BeginError::Undecided { .. } => libc::EAGAIN,
+        BeginError::Trap { .. } => libc::EOPNOTSUPP,
         BeginError::Io { source, .. } => code(source),
     }
 }
@@ -221,6 +222,7 @@ fn commit(error: &CommitError) -> i32 {
         CommitError::TooLong { .. } => libc::EFBIG,
         CommitError::Deleted { .. } => libc::ESTALE,
         CommitError::Forked { .. } => libc::ESTALE,
+        CommitError::Read(error) => read(error),
         CommitError::Exhausted { .. } => libc::EOVERFLOW,
         CommitError::Io { source, .. } => code(source),
     }

@@ -26,7 +26,7 @@
 //! | get a handle | [`subscribe()`], [`Mount::subscribe`], [`Subscribe`] |
 //! | read | [`Reader::snapshot`], [`Reader::changed_since`], [`Reader::live`] |
 //! | write | [`State::publish`] |
-//! | change what is there | [`State::transact`], [`State::begin`] |
+//! | change what is there | [`State::transact`], [`State::begin`]; by pointer [`State::begin_raw`] |
 //! | wait | [`Reader::wait`], [`Reader::watch`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
 //!
 //! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
@@ -36,6 +36,7 @@ mod claim;
 mod content;
 mod errno;
 mod error;
+mod fault;
 mod info;
 mod layout;
 mod live;
@@ -71,6 +72,7 @@ pub use kstate_sys::region::Generation;
 pub use claim::ClaimError;
 pub use content::{Bytes, Content};
 pub use error::Error;
+pub use fault::{TrapError, Trapping};
 pub use info::{Info, InfoError, RecordedLayout};
 #[doc(hidden)]
 pub use layout::Description;
@@ -84,6 +86,6 @@ pub use snapshot::{ReadError, Snapshot};
 pub use stamp::{Stamp, Stamping};
 pub use state::{CapacityError, State};
 pub use subscribe::{Subscribe, SubscribeError, subscribe};
-pub use transaction::{BeginError, CommitError, Outcome, Transaction};
+pub use transaction::{BeginError, CommitError, Outcome, RawTransaction, Transaction};
 pub use wait::{WaitError, Waited};
 pub use watch::{Watch, WatchError};

@@ -124,7 +124,6 @@ impl<T> Reader<T> {
         &self,
         mut read: impl FnMut(&Mapped<'_>) -> Result<R, region::ReadError>,
     ) -> Result<R, ReadError> {
-        let name = || self.name().clone();
         loop {
             return Err(match read(self.memory()) {
                 Ok(done) => return Ok(done),
@@ -132,21 +131,25 @@ impl<T> Reader<T> {
                     // At most once a class: the new mapping reaches this one.
                     Ok(()) => continue,
                     Err(source) => ReadError::Map {
-                        name: name(),
+                        name: self.name().clone(),
                         source,
                     },
                 },
-                Err(region::ReadError::TooLong { length, room }) => ReadError::TooLong {
-                    name: name(),
-                    length,
-                    room,
-                },
-                Err(region::ReadError::Corrupt(corruption)) => ReadError::Damaged {
-                    name: name(),
-                    corruption,
-                },
-                Err(_) => ReadError::Unstable { name: name() },
+                Err(error) => self.named(error),
             });
+        }
+    }
+
+    /// Says which state an error is about.
+    #[cold]
+    pub(crate) fn named(&self, error: region::ReadError) -> ReadError {
+        let name = self.name().clone();
+        match error {
+            region::ReadError::TooLong { length, room } => {
+                ReadError::TooLong { name, length, room }
+            }
+            region::ReadError::Corrupt(corruption) => ReadError::Damaged { name, corruption },
+            _ => ReadError::Unstable { name },
         }
     }
 

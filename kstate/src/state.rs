@@ -17,6 +17,7 @@ use crate::content::Content;
 use crate::errno::{self, Refusal};
 use crate::reader::Reader;
 use crate::stamp::{Stamp, Stamping};
+use crate::transaction::RawPages;
 
 /// A state as one thread at a time writes it; dereferences to its [`Reader`].
 ///
@@ -36,6 +37,7 @@ pub struct State<T: Content> {
     spare: Cell<Option<T::Page>>,
     /// More of them, where transactions were nested.
     spares: RefCell<Vec<T::Page>>,
+    pub(crate) raw: RawPages<T>,
 }
 
 /// Why the capacity is what it was.
@@ -106,6 +108,7 @@ impl<T: Content> State<T> {
             stamping: Cell::new(Stamping::default()),
             spare: Cell::new(None),
             spares: RefCell::new(Vec::new()),
+            raw: RawPages::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod begin;
 mod commit;
+mod raw;
 
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,8 @@ use kstate_sys::region::{self, Generation, Head};
 
 pub use begin::BeginError;
 pub use commit::CommitError;
+pub(crate) use raw::RawPages;
+pub use raw::RawTransaction;
 
 use crate::content::{Content, Filled};
 use crate::snapshot::ReadError;
@@ -228,7 +231,7 @@ impl<T: Content> State<T> {
     }
 
     #[cold]
-    fn touched_by_child(&self) -> ReadError {
+    pub(crate) fn touched_by_child(&self) -> ReadError {
         ReadError::Forked {
             name: self.name().clone(),
         }

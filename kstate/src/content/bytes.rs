@@ -45,6 +45,14 @@ impl Content for Bytes {
         page.extend_from_slice(value);
     }
 
+    fn raw_length(found: u32, capacity: u32) -> usize {
+        if found == 0 {
+            capacity as usize
+        } else {
+            found as usize
+        }
+    }
+
     fn fill_quickly(reader: &Reader<Self>, head: Head, page: &mut Vec<u8>) -> bool {
         matches!(Self::fill(reader, Some(head), page), Ok(Filled::Whole))
     }

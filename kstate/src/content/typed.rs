@@ -65,6 +65,10 @@ impl<T: Layout> Content for T {
         **page = *value;
     }
 
+    fn raw_length(_found: u32, _capacity: u32) -> usize {
+        size_of::<T>()
+    }
+
     #[inline(always)]
     fn fill_quickly(reader: &Reader<T>, head: Head, page: &mut Box<T>) -> bool {
         let memory = reader.memory_copied();

@@ -7,6 +7,7 @@ use kstate_sys::region::{self, Head, Memory, Notice};
 
 use super::Transaction;
 use crate::content::Content;
+use crate::fault::TrapError;
 use crate::state::State;
 
 /// Why a transaction was not begun: it could never be committed.
@@ -31,7 +32,15 @@ pub enum BeginError {
         /// The state's name.
         name: StateName,
     },
-    /// A forked child could not make itself known.
+    /// The way chosen to trap a raw page's first touch is not to be had.
+    #[error("cannot begin a transaction by pointer on state `{name}`: {source}")]
+    Trap {
+        /// The state's name.
+        name: StateName,
+        /// Why.
+        source: TrapError,
+    },
+    /// A forked child could not make itself known, or there is no memory for a raw page.
     #[error("cannot begin a transaction on state `{name}`: {source}")]
     Io {
         /// The state's name.
@@ -53,10 +62,7 @@ impl<T: Content> State<T> {
     /// Two loads; nothing is copied.
     #[inline]
     pub fn begin(&self) -> Result<Transaction<'_, T>, BeginError> {
-        let base = match self.base_quickly() {
-            Some(base) => base,
-            None => self.base_slowly()?,
-        };
+        let base = self.base()?;
         let process = self.process.get();
         Ok(Transaction {
             state: self,
@@ -66,6 +72,15 @@ impl<T: Content> State<T> {
             dirty: false,
             doomed: false,
         })
+    }
+
+    /// The newest head, which a transaction begins from.
+    #[inline]
+    pub(super) fn base(&self) -> Result<Head, BeginError> {
+        match self.base_quickly() {
+            Some(base) => Ok(base),
+            None => self.base_slowly(),
+        }
     }
 
     /// The newest head, if a transaction can begin from it just so.

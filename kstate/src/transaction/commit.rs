@@ -10,6 +10,7 @@ use super::Outcome;
 use crate::claim::ClaimError;
 use crate::content::Content;
 use crate::publish::Room;
+use crate::snapshot::ReadError;
 use crate::state::State;
 
 /// Why a commit could not even be tried. The state is unchanged, except as
@@ -42,6 +43,9 @@ pub enum CommitError {
         /// Its name.
         name: StateName,
     },
+    /// The page of a transaction by pointer could not be filled when it was touched.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// The transaction was begun by the parent of this process.
     #[error(
         "the transaction on state `{name}` belongs to the process that began it; begin one in \
@@ -105,7 +109,7 @@ impl<T: Content> State<T> {
     /// With all that can come between: no group yet, a state that has grown.
     #[cold]
     #[inline(never)]
-    fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
+    pub(super) fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
         let name = || self.name().clone();
         let mut asked = None;
         loop {

@@ -1,0 +1,267 @@
+#![expect(unsafe_code, reason = "maps pages and changes their protection")]
+//! Raw pages, in slabs that are never given back: a fault is looked up without a lock.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::io;
+use std::sync::Arc;
+
+use kstate_sys::region::{Head, ReadError};
+
+use super::record::{Contents, Phase, Record, Source};
+use super::trap::Trap;
+
+/// Pages of a slab.
+const PAGES: usize = 16;
+/// Slabs of a process, a trap.
+const MAX_SLABS: usize = 4096;
+
+/// Pages in a row, an unused one between each two, so that the kernel never merges or splits their
+/// mappings when one's protection changes.
+///
+/// # Invariants
+///
+/// 1. `start` is the first of `2 * PAGES` pages, mapped for the rest of the process's life,
+///    private and anonymous, every second one registered with the trap; not in forked children.
+pub(super) struct Slab {
+    start: usize,
+    page: usize,
+    records: [Record; PAGES],
+}
+
+impl Slab {
+    /// Maps and registers a slab.
+    fn new(trap: &Trap) -> io::Result<Self> {
+        let page = kstate_sys::abi::page_size() as usize;
+        let length = 2 * PAGES * page;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let start =
+            unsafe { libc::mmap(core::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let prepare = || -> io::Result<()> {
+            // In a child a trapped page would read as zeros: there it shall not be at all.
+            // SAFETY: mapped above; nothing is in it.
+            if unsafe { libc::madvise(start, length, libc::MADV_DONTFORK) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            for index in 0..PAGES {
+                trap.register(start.wrapping_byte_add(2 * index * page), page)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = prepare() {
+            // SAFETY: mapped above, and nobody has an address in it.
+            unsafe { libc::munmap(start, length) };
+            return Err(error);
+        }
+        // INVARIANT: 1.
+        Ok(Self {
+            start: start.addr(),
+            page,
+            records: core::array::from_fn(|_| Record::new(page)),
+        })
+    }
+
+    fn address(&self, index: usize) -> usize {
+        self.start + 2 * index * self.page
+    }
+
+    /// Which page `address` is in, if any.
+    fn index_of(&self, address: usize) -> Option<usize> {
+        let offset = address.checked_sub(self.start)?;
+        let index = offset / (2 * self.page);
+        (index < PAGES && offset % (2 * self.page) < self.page).then_some(index)
+    }
+}
+
+/// All slabs of a trap.
+///
+/// # Invariants
+///
+/// 1. The first `used` pointers are slabs, never freed and never changed.
+pub(super) struct Slabs {
+    slabs: [AtomicPtr<Slab>; MAX_SLABS],
+    used: AtomicUsize,
+}
+
+impl Slabs {
+    pub(super) const fn new() -> Self {
+        Self {
+            slabs: [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_SLABS],
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// Makes a slab and returns its pages. The caller sees to it that one does at a time.
+    pub(super) fn add(&'static self, trap: &'static Trap) -> io::Result<Vec<Page>> {
+        let used = self.used.load(Ordering::Relaxed);
+        let place = self.slabs.get(used);
+        let place = place.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        let slab: &'static Slab = Box::leak(Box::new(Slab::new(trap)?));
+        place.store(core::ptr::from_ref(slab).cast_mut(), Ordering::Relaxed);
+        // ORDERING: Release with the Acquire in `find`: the slab is complete. INVARIANT: 1.
+        self.used.store(used + 1, Ordering::Release);
+        Ok((0..PAGES)
+            .map(|index| Page::new(trap, slab, index))
+            .collect())
+    }
+
+    /// The page that `address` is in: its record, start and length.
+    pub(super) fn find(&self, address: usize) -> Option<(&Record, usize, usize)> {
+        // ORDERING: Acquire with the Release in `add`.
+        let used = self.used.load(Ordering::Acquire).min(MAX_SLABS);
+        self.slabs[..used].iter().find_map(|place| {
+            // SAFETY: invariant 1.
+            let slab = unsafe { place.load(Ordering::Relaxed).as_ref() }?;
+            let index = slab.index_of(address)?;
+            Some((&slab.records[index], slab.address(index), slab.page))
+        })
+    }
+}
+
+/// A raw page, owned: nobody else opens or ends it.
+pub(crate) struct Page {
+    trap: &'static Trap,
+    record: &'static Record,
+    address: usize,
+    length: usize,
+    /// The version that the page holds, unwritten: of the state of its source, which stays the
+    /// same for as long as the page is in a pool.
+    holds: Option<Contents>,
+    /// Whether there is memory behind it.
+    present: bool,
+}
+
+impl Page {
+    fn new(trap: &'static Trap, slab: &'static Slab, index: usize) -> Self {
+        Self {
+            trap,
+            record: &slab.records[index],
+            address: slab.address(index),
+            length: slab.page,
+            holds: None,
+            present: false,
+        }
+    }
+
+    /// Whether the calling process is the one the page belongs to.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.trap.is_ours()
+    }
+
+    pub(crate) fn trap(&self) -> &'static Trap {
+        self.trap
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        let start = core::ptr::with_exposed_provenance_mut(self.address);
+        NonNull::new(start).unwrap_or(NonNull::dangling())
+    }
+
+    /// Gives the page to a transaction that begins from `base`: the next touch fills it from
+    /// `source`, unless it holds that version.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; the page is dead as before then.
+    pub(crate) fn open(&mut self, source: &Arc<dyn Source>, base: Head) -> io::Result<()> {
+        let held = self.holds.take().filter(|contents| contents.head == base);
+        let start = self.start().as_ptr().cast::<libc::c_void>();
+        if held.is_none() && self.present {
+            // SAFETY: a page of ours (invariant 1 of `Slab`) that no transaction has.
+            if unsafe { libc::madvise(start, self.length, libc::MADV_DONTNEED) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            self.present = false;
+        }
+        if held.is_some() {
+            self.trap.protect(start, self.length)?;
+        }
+        let mut known = self.record.lock();
+        known.phase = match held {
+            Some(_) => Phase::Filled,
+            None => Phase::Empty,
+        };
+        known.filled = held.map(Ok);
+        known.base = Some(base);
+        known.dirty = false;
+        if known.source.is_none() {
+            known.source = Some(source.clone());
+        }
+        drop(known);
+        self.change(libc::PROT_READ | libc::PROT_WRITE)
+            .inspect_err(|_| {
+                self.record.lock().phase = Phase::Dead;
+            })
+    }
+
+    /// Fills the page, if nobody has touched it, and marks it as written if it is going to be.
+    pub(crate) fn touch(&self, to_write: bool) {
+        let mut known = self.record.lock();
+        self.trap.resolve(&mut known, self.address, self.length);
+        if to_write && !known.dirty {
+            known.dirty = true;
+            self.trap.let_write(self.address, self.length);
+        }
+    }
+
+    /// What it was filled with; `None` if nobody has touched it.
+    pub(crate) fn filled(&self) -> Option<Result<Contents, ReadError>> {
+        let known = self.record.lock();
+        known.filled.filter(|_| known.phase == Phase::Filled)
+    }
+
+    /// Whether somebody has written to it.
+    pub(crate) fn is_dirty(&self) -> bool {
+        let known = self.record.lock();
+        known.phase == Phase::Filled
+            && (known.dirty || self.trap.was_written(self.address, self.length))
+    }
+
+    /// Takes the page from its transaction: whoever touches it from now on dies of it. If it
+    /// `holds` a version unwritten, a transaction on that finds it filled.
+    pub(crate) fn end(&mut self, holds: Option<Contents>) {
+        let phase = {
+            let mut known = self.record.lock();
+            std::mem::replace(&mut known.phase, Phase::Dead)
+        };
+        self.present |= phase == Phase::Filled;
+        self.holds = holds.filter(|_| phase == Phase::Filled);
+        if self.change(libc::PROT_NONE).is_err() {
+            // Only memory for the kernel's own tables can lack: then at least its contents go.
+            self.holds = None;
+        }
+    }
+
+    /// Forgets where its bytes came from and gives its memory back.
+    pub(super) fn empty(&mut self) {
+        self.record.lock().source = None;
+        self.holds = None;
+        if self.present {
+            let start = self.start().as_ptr().cast();
+            // SAFETY: a page of ours (invariant 1 of `Slab`) that no transaction has.
+            self.present = unsafe { libc::madvise(start, self.length, libc::MADV_DONTNEED) } != 0;
+        }
+    }
+
+    fn change(&self, protection: i32) -> io::Result<()> {
+        let start = self.start().as_ptr().cast();
+        // SAFETY: a page of ours (invariant 1 of `Slab`). To make it inaccessible is the meaning
+        // of a transaction's end.
+        match unsafe { libc::mprotect(start, self.length, protection) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Page {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Page")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}

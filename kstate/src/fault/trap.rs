@@ -1,0 +1,284 @@
+#![expect(unsafe_code, reason = "installs pages where nobody can look yet")]
+//! The userfaultfd of the process, and who answers it.
+
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use kstate_sys::fork::Process;
+use userfaultfd::{
+    Event, FaultKind, FeatureFlags, PageRegion, Pagemap, RegisterMode, ScanRequest, Uffd,
+    UffdBuilder,
+};
+
+use super::Trapping;
+use super::record::{Known, Phase};
+use super::sigbus;
+use super::slab::{Page, Slabs};
+
+/// Why nothing is trapped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrapError {
+    /// userfaultfd is not to be had.
+    #[error("first touches cannot be trapped: {0}; `kstate doctor` says what to change")]
+    Refused(#[source] userfaultfd::Error),
+    /// The kernel refused memory or a thread.
+    #[error("cannot trap first touches: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// How first writes are told from reads.
+#[derive(Debug)]
+enum Writes {
+    /// The kernel notes them, and is asked at commit (Linux 6.7).
+    Noted(Pagemap),
+    /// Each is trapped.
+    Trapped,
+}
+
+/// One way of trapping, for the life of a process.
+pub(crate) struct Trap {
+    process: Process,
+    uffd: Uffd,
+    writes: Writes,
+    way: Trapping,
+    slabs: Slabs,
+    /// Pages that no transaction and no pool has.
+    free: Mutex<Vec<Page>>,
+}
+
+/// One a way; of the process that made it, which a forked child is not.
+static TRAPS: [AtomicPtr<Trap>; 3] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 3];
+/// The process that is making a trap, 0 for none.
+static MAKING: AtomicU32 = AtomicU32::new(0);
+
+impl Trap {
+    /// The trap of this process that works this way, made at the first call; `None` for
+    /// [`Trapping::Software`].
+    ///
+    /// # Errors
+    ///
+    /// [`TrapError`].
+    pub(crate) fn of_this_process(way: Trapping) -> Result<Option<&'static Self>, TrapError> {
+        let place = match way {
+            Trapping::Thread => &TRAPS[0],
+            Trapping::Signal => &TRAPS[1],
+            Trapping::Kernel => &TRAPS[2],
+            Trapping::Software => return Ok(None),
+        };
+        if let Some(trap) = current(place) {
+            return Ok(Some(trap));
+        }
+        // A forked child finds the word of its parent, whose thread it does not have.
+        let me = std::process::id();
+        while let Err(other) = MAKING.compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+        {
+            if other != me {
+                let _ = MAKING.compare_exchange(other, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            std::thread::yield_now();
+        }
+        let made = match current(place) {
+            Some(trap) => Ok(trap),
+            None => Self::make(way, place),
+        };
+        MAKING.store(0, Ordering::Release);
+        made.map(Some)
+    }
+
+    fn make(way: Trapping, place: &AtomicPtr<Self>) -> Result<&'static Self, TrapError> {
+        let kernel = way == Trapping::Kernel;
+        let signal = match way {
+            Trapping::Signal => FeatureFlags::SIGBUS,
+            _ => FeatureFlags::empty(),
+        };
+        let noted = FeatureFlags::WP_ASYNC | FeatureFlags::WP_UNPOPULATED;
+        let trapped = FeatureFlags::PAGEFAULT_FLAG_WP;
+        let create = |features| {
+            let mut builder = UffdBuilder::new();
+            builder.user_mode_only(!kernel).require_features(features);
+            builder.create()
+        };
+        let (uffd, writes) = match (create(noted | signal), Pagemap::open()) {
+            (Ok(uffd), Ok(pagemap)) => (uffd, Writes::Noted(pagemap)),
+            _ => {
+                let uffd = create(trapped | signal).map_err(TrapError::Refused)?;
+                (uffd, Writes::Trapped)
+            }
+        };
+        let trap: &'static Self = Box::leak(Box::new(Self {
+            process: Process::current()?,
+            uffd,
+            writes,
+            way,
+            slabs: Slabs::new(),
+            free: Mutex::new(Vec::new()),
+        }));
+        if way == Trapping::Signal {
+            sigbus::install()?;
+        } else {
+            let thread = std::thread::Builder::new().name("kstate-fault".into());
+            thread.spawn(|| trap.answer())?;
+        }
+        // ORDERING: Release with the Acquire in `current`: the trap is complete.
+        place.store(core::ptr::from_ref(trap).cast_mut(), Ordering::Release);
+        Ok(trap)
+    }
+
+    /// The one that works by signals, if this process has it. For the signal handler.
+    pub(super) fn by_signal() -> Option<&'static Self> {
+        current(&TRAPS[1])
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.process.is_current()
+    }
+
+    pub(crate) fn way(&self) -> Trapping {
+        self.way
+    }
+
+    /// A page for a pool.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn page(&'static self) -> io::Result<Page> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.is_empty() {
+            free.extend(self.slabs.add(self)?);
+        }
+        free.pop()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
+    }
+
+    /// Takes back a page that no transaction has.
+    pub(crate) fn give_back(&self, mut page: Page) {
+        page.empty();
+        self.free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(page);
+    }
+
+    /// Registers `length` bytes from `start`.
+    pub(super) fn register(&self, start: *mut c_void, length: usize) -> io::Result<()> {
+        let mode = RegisterMode::MISSING | RegisterMode::WRITE_PROTECT;
+        self.uffd
+            .register_with_mode(start, length, mode)
+            .map(|_| ())
+            .map_err(io::Error::other)
+    }
+
+    /// Has the next write to a page that is there noticed.
+    pub(super) fn protect(&self, start: *mut c_void, length: usize) -> io::Result<()> {
+        self.uffd
+            .write_protect(start, length)
+            .map_err(io::Error::other)
+    }
+
+    /// Lets a page be written that was marked as such.
+    pub(super) fn let_write(&self, address: usize, length: usize) {
+        if matches!(self.writes, Writes::Trapped) {
+            let start = core::ptr::with_exposed_provenance_mut(address);
+            // Fails only for a range that is not registered.
+            let _ = self.uffd.remove_write_protection(start, length, true);
+        }
+    }
+
+    /// Whether the kernel has noted a write since the page was filled or protected.
+    pub(super) fn was_written(&self, address: usize, length: usize) -> bool {
+        match &self.writes {
+            Writes::Trapped => false,
+            Writes::Noted(pagemap) => {
+                let start = core::ptr::with_exposed_provenance(address);
+                let mut found = [PageRegion::default(); 1];
+                // If it cannot be known, a write is the safe answer: nothing written is lost.
+                pagemap
+                    .scan(start, length, &ScanRequest::written(), &mut found)
+                    .is_ok_and(|scan| scan.regions == 0)
+                    .eq(&false)
+            }
+        }
+    }
+
+    /// Answers a touch of `address`; `false` if that is in no page of ours.
+    ///
+    /// Async-signal-safe: a copy, ioctls, a lock that its holder never faults under.
+    pub(super) fn touched(&self, address: usize, wrote: bool) -> bool {
+        let Some((record, start, length)) = self.slabs.find(address) else {
+            return false;
+        };
+        let mut known = record.lock();
+        match known.phase {
+            Phase::Filled if wrote && matches!(self.writes, Writes::Trapped) => {
+                known.dirty = true;
+                self.let_write(start, length);
+            }
+            _ => self.resolve(&mut known, start, length),
+        }
+        true
+    }
+
+    /// Fills the page if it is empty, and lets whoever touched it go on: to find it dead, perhaps.
+    pub(super) fn resolve(&self, known: &mut Known, address: usize, length: usize) {
+        let start = core::ptr::with_exposed_provenance_mut(address);
+        if known.phase == Phase::Empty {
+            known.prepare();
+            let from = known.scratch.as_ptr().cast();
+            // SAFETY: `scratch` has a page of bytes and is not this page. Nobody can have looked
+            // at a page that was not there, so no reference sees it change.
+            let copied = unsafe { self.uffd.copy_write_protected(from, start, length, true) };
+            if copied.is_ok() || is_there(start, length) {
+                known.phase = Phase::Filled;
+                return;
+            }
+            // No memory is left for it. Whoever touched it would fault for ever: it dies instead.
+            // SAFETY: a page of ours, which no reference points into while it is trapped.
+            unsafe { libc::mprotect(start, length, libc::PROT_NONE) };
+        }
+        // Fails only for a range that is not registered.
+        let _ = self.uffd.wake(start, length);
+    }
+
+    /// The thread that answers.
+    fn answer(&self) {
+        block_signals();
+        loop {
+            match self.uffd.read_event() {
+                Ok(Some(Event::Pagefault { kind, addr, .. })) => {
+                    self.touched(addr.addr(), kind == FaultKind::WriteProtected);
+                }
+                Ok(_) => {}
+                // Not to be had again: touches of raw pages wait for ever, and say so to a
+                // debugger by their stack.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// The trap at `place`, if it is this process's.
+fn current(place: &AtomicPtr<Trap>) -> Option<&'static Trap> {
+    // ORDERING: Acquire with the Release in `make`.
+    let trap = place.load(Ordering::Acquire);
+    // SAFETY: null, or leaked by `make`.
+    unsafe { trap.as_ref() }.filter(|trap| trap.is_ours())
+}
+
+/// Whether a page is present, however it came to be.
+fn is_there(start: *mut c_void, length: usize) -> bool {
+    let mut present = 0_u8;
+    // SAFETY: one page, one byte of answer.
+    let asked = unsafe { libc::mincore(start, length, &raw mut present) };
+    asked == 0 && present & 1 != 0
+}
+
+/// A program's handlers shall not run in a thread it knows nothing of.
+fn block_signals() {
+    let all = nix::sys::signal::SigSet::all();
+    // Fails for no set.
+    let _ = all.thread_block();
+}
