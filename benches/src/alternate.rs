@@ -28,6 +28,16 @@ impl Percentiles {
         }
     }
 
+    /// Of a figure that has no spread.
+    pub(crate) const fn flat(ns: f64) -> Self {
+        Self {
+            p50: ns,
+            p90: ns,
+            p99: ns,
+            p999: ns,
+        }
+    }
+
     pub(crate) fn tail(&self) -> String {
         format!("{:.1}/{:.1}/{:.1}", self.p90, self.p99, self.p999)
     }

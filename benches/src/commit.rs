@@ -21,7 +21,6 @@ pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for size in SIZES {
         cases.extend(for_size!(size, publish, &setup, blocks)?);
-        cases.push(for_size!(size, transaction, &setup, blocks)?);
     }
     Ok(cases)
 }
@@ -101,44 +100,4 @@ fn publish_one<const WORDS: usize>(state: &State<[u64; WORDS]>, value: &[u64; WO
         }
         Err(error) => panic!("{error}"),
     }
-}
-
-/// Begin, read, change, commit; beside two copies and a compare-and-swap.
-fn transaction<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case> {
-    let size = WORDS * 8;
-    let name = format!("transaction.{size}");
-    let state = setup.state::<WORDS>(&name)?;
-    let bare = Ring::<[u64; WORDS]>::open(&setup.bare_file(&name)?)?;
-    state.publish(&[7; WORDS])?;
-    let (ours, limit) = alternate(
-        blocks,
-        |count| {
-            for _ in 0..count {
-                if let Ok(mut transaction) = state.begin() {
-                    if let Ok(value) = transaction.get_mut() {
-                        value[0] = value[0].wrapping_add(1);
-                    }
-                    match transaction.commit() {
-                        Ok(outcome) => {
-                            let _ = black_box(outcome);
-                        }
-                        Err(error) => panic!("{error}"),
-                    }
-                }
-            }
-        },
-        |count| {
-            for _ in 0..count {
-                let mut value = bare.read();
-                value[0] = value[0].wrapping_add(1);
-                bare.publish(black_box(&value));
-            }
-        },
-    );
-    Ok(Case::new(
-        format!("begin, change, commit {size} B"),
-        ours,
-        limit,
-        Bound::None,
-    ))
 }

@@ -6,11 +6,13 @@
 
 mod alternate;
 mod bare;
+mod bare_trap;
 mod case;
 mod commit;
 mod place;
 mod read;
 mod setup;
+mod transaction;
 mod value;
 
 use std::process::ExitCode;
@@ -40,6 +42,8 @@ enum Question {
     Read(Options),
     /// What publishing costs beside a plain copy and compare-and-swap
     Commit(Options),
+    /// What transactions cost: in software, by a trapped page, against each other
+    Transaction(Options),
     /// A process of a measurement
     #[command(hide = true)]
     Worker(setup::Worker),
@@ -64,6 +68,7 @@ fn main() -> ExitCode {
     let (options, cases) = match cli.question {
         Question::Read(options) => (options, read::run(options.blocks)),
         Question::Commit(options) => (options, commit::run(options.blocks)),
+        Question::Transaction(options) => (options, transaction::run(options.blocks)),
         Question::Worker(worker) => return setup::work(&worker),
     };
     let cases = match cases {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use clap::Args;
-use kstate::{Mount, Stamping, State};
+use kstate::{Bytes, Mount, Stamping, State};
 use kstatefs::{Config, Server};
 use tempfile::TempDir;
 
@@ -48,6 +48,13 @@ impl Setup {
     /// A state of so many words that stamps nothing.
     pub(crate) fn state<const WORDS: usize>(&self, name: &str) -> Result<State<[u64; WORDS]>> {
         let state = self.mount.subscribe(name).write().typed::<[u64; WORDS]>()?;
+        state.set_stamping(Stamping::Off);
+        Ok(state)
+    }
+
+    /// A state of bytes that stamps nothing.
+    pub(crate) fn bytes(&self, name: &str) -> Result<State<Bytes>> {
+        let state = self.mount.subscribe(name).write().bytes()?;
         state.set_stamping(Stamping::Off);
         Ok(state)
     }

@@ -28,7 +28,8 @@ pub(crate) struct Contents {
 /// Where a page is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// No transaction has it; touching it kills.
+    /// No transaction has it; touching it kills: it is sealed, or it is not there and gets sealed
+    /// when the touch is answered.
     Dead,
     /// A transaction has it, and nobody has touched it.
     Empty,
@@ -39,6 +40,8 @@ pub(super) enum Phase {
 /// What is known of a page, under its lock.
 pub(super) struct Known {
     pub(super) phase: Phase,
+    /// Whether it is inaccessible, as it is when it was made.
+    pub(super) sealed: bool,
     pub(super) source: Option<Arc<dyn Source>>,
     /// The version that the transaction began from.
     pub(super) base: Option<Head>,
@@ -72,6 +75,7 @@ impl Record {
             locked: AtomicBool::new(false),
             known: UnsafeCell::new(Known {
                 phase: Phase::Dead,
+                sealed: true,
                 source: None,
                 base: None,
                 filled: None,

@@ -169,18 +169,18 @@ impl Page {
     /// What the kernel says; the page is dead as before then.
     pub(crate) fn open(&mut self, source: &Arc<dyn Source>, base: Head) -> io::Result<()> {
         let held = self.holds.take().filter(|contents| contents.head == base);
-        let start = self.start().as_ptr().cast::<libc::c_void>();
-        if held.is_none() && self.present {
-            // SAFETY: a page of ours (invariant 1 of `Slab`) that no transaction has.
-            if unsafe { libc::madvise(start, self.length, libc::MADV_DONTNEED) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            self.present = false;
-        }
-        if held.is_some() {
-            self.trap.protect(start, self.length)?;
+        if held.is_none() {
+            self.clear()?;
         }
         let mut known = self.record.lock();
+        if known.sealed {
+            self.protect(libc::PROT_READ | libc::PROT_WRITE)?;
+            known.sealed = false;
+        }
+        if held.is_some() {
+            self.trap
+                .protect(self.start().as_ptr().cast(), self.length)?;
+        }
         known.phase = match held {
             Some(_) => Phase::Filled,
             None => Phase::Empty,
@@ -191,11 +191,7 @@ impl Page {
         if known.source.is_none() {
             known.source = Some(source.clone());
         }
-        drop(known);
-        self.change(libc::PROT_READ | libc::PROT_WRITE)
-            .inspect_err(|_| {
-                self.record.lock().phase = Phase::Dead;
-            })
+        Ok(())
     }
 
     /// Fills the page, if nobody has touched it, and marks it as written if it is going to be.
@@ -224,30 +220,44 @@ impl Page {
     /// Takes the page from its transaction: whoever touches it from now on dies of it. If it
     /// `holds` a version unwritten, a transaction on that finds it filled.
     pub(crate) fn end(&mut self, holds: Option<Contents>) {
-        let phase = {
-            let mut known = self.record.lock();
-            std::mem::replace(&mut known.phase, Phase::Dead)
-        };
+        let mut known = self.record.lock();
+        let phase = std::mem::replace(&mut known.phase, Phase::Dead);
         self.present |= phase == Phase::Filled;
         self.holds = holds.filter(|_| phase == Phase::Filled);
-        if self.change(libc::PROT_NONE).is_err() {
-            // Only memory for the kernel's own tables can lack: then at least its contents go.
+        if self.holds.is_some() {
+            // What stays must be out of reach. What goes is trapped once more, and dead.
+            known.sealed = self.protect(libc::PROT_NONE).is_ok();
+            if known.sealed {
+                return;
+            }
             self.holds = None;
         }
+        drop(known);
+        // Tried again at the next beginning, which reports what the kernel says.
+        let _ = self.clear();
     }
 
     /// Forgets where its bytes came from and gives its memory back.
     pub(super) fn empty(&mut self) {
         self.record.lock().source = None;
         self.holds = None;
+        let _ = self.clear();
+    }
+
+    /// Takes away what is behind the page.
+    fn clear(&mut self) -> io::Result<()> {
         if self.present {
             let start = self.start().as_ptr().cast();
             // SAFETY: a page of ours (invariant 1 of `Slab`) that no transaction has.
-            self.present = unsafe { libc::madvise(start, self.length, libc::MADV_DONTNEED) } != 0;
+            if unsafe { libc::madvise(start, self.length, libc::MADV_DONTNEED) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            self.present = false;
         }
+        Ok(())
     }
 
-    fn change(&self, protection: i32) -> io::Result<()> {
+    fn protect(&self, protection: i32) -> io::Result<()> {
         let start = self.start().as_ptr().cast();
         // SAFETY: a page of ours (invariant 1 of `Slab`). To make it inaccessible is the meaning
         // of a transaction's end.

@@ -235,9 +235,12 @@ impl Trap {
                 known.phase = Phase::Filled;
                 return;
             }
-            // No memory is left for it. Whoever touched it would fault for ever: it dies instead.
+        }
+        if known.phase != Phase::Filled {
+            // No transaction has the page, or no memory is left for it. Whoever touched it would
+            // fault for ever: it dies instead.
             // SAFETY: a page of ours, which no reference points into while it is trapped.
-            unsafe { libc::mprotect(start, length, libc::PROT_NONE) };
+            known.sealed |= unsafe { libc::mprotect(start, length, libc::PROT_NONE) } == 0;
         }
         // Fails only for a range that is not registered.
         let _ = self.uffd.wake(start, length);
