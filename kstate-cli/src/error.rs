@@ -149,7 +149,10 @@ impl CommandError {
             Self::Value(_) | Self::Usage(_) => Exit::Usage,
             Self::MountPoint(error) | Self::Serve(ServeError::MountPoint(error)) => match error {
                 MountPointError::NotMounted(_) | MountPointError::Absent(_) => Exit::NotFound,
-                MountPointError::Busy(_) | MountPointError::InUse(_) => Exit::Conflict,
+                MountPointError::Busy(_)
+                | MountPointError::Silent(_)
+                | MountPointError::Covered(_)
+                | MountPointError::InUse(_) => Exit::Conflict,
                 _ => Exit::Failed,
             },
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,

@@ -168,7 +168,7 @@ impl Server {
             .map_err(system("cannot start a thread"))?;
         // From the table and not by a look at the mount: programs may use it already, and one that
         // unmounts it now would find it busy with that look.
-        let connection = mountpoint::mounted(&path)?.map(|entry| entry.minor);
+        let connection = mountpoint::connection(&path)?;
         unmount.disarm();
         let mounted = Mounted {
             path,
@@ -217,13 +217,10 @@ impl Server {
     ///
     /// The mount could not be undone.
     pub fn stop(self) -> Result<(), ServeError> {
-        let path = &self.mounted.path;
-        let unmounted = match mountpoint::unmount(path, Unmount::IfUnused) {
-            // Programs have files open: take the name away and cut the connection below.
-            Err(MountPointError::InUse(_)) => mountpoint::unmount(path, Unmount::Lazy),
-            // Somebody else unmounted it, which is why we are here.
-            Err(MountPointError::NotMounted(_)) => Ok(()),
-            other => other,
+        let unmounted = match self.connection {
+            // Programs that have files open lose the name, and the connection below.
+            Some(minor) => mountpoint::unmount_device(&self.mounted.path, minor),
+            None => Ok(()),
         };
         let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
         let ended = |fds: &mut [PollFd<'_>], patience: u16| {
