@@ -102,7 +102,6 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
         doing: "cannot look at it",
         source,
     };
-    let is_dead = |error: &io::Error| error.raw_os_error() == Some(libc::ENOTCONN);
     if is_ours(&path)? {
         match look(&path) {
             None => return Err(MountPointError::Silent(path)),
@@ -126,6 +125,15 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
             _ => cannot_look(path, error),
         }),
     }
+}
+
+/// Whether nobody serves a file system any more, as a look at it says.
+fn is_dead(error: &io::Error) -> bool {
+    // Aborted: the daemon died while it was asked.
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTCONN | libc::ECONNABORTED)
+    )
 }
 
 /// Looks at a mount, from a thread that is left behind where nobody answers.
@@ -169,27 +177,56 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
 /// Unmounts the kstate file system with that device number from every place it is at, though
 /// programs use it. `path` is where it was mounted first.
 ///
+/// The number is another file system's as soon as this one is gone, and so may the path be. What
+/// the mount table says counts only if `is_connected` holds afterwards: the kernel ends a connection
+/// before it frees the number (fs/fuse/inode.c, fuse_kill_sb_anon).
+///
 /// # Errors
 ///
 /// [`MountPointError::Covered`], or what the kernel says, of the first place where it stays; it is
 /// gone from all others where that can be.
-pub(crate) fn unmount_device(path: &Path, minor: u64) -> Result<(), MountPointError> {
+pub(crate) fn unmount_device(
+    path: &Path,
+    minor: u64,
+    is_connected: impl Fn() -> bool,
+) -> Result<(), MountPointError> {
+    let table = table(path)?;
+    if !is_connected() {
+        return detach_dead(path);
+    }
     let mut outcome = Ok(());
-    for place in table(path)?.places_of(minor) {
-        outcome = outcome.and(detach_device(place, minor));
+    for place in table.places_of(minor) {
+        outcome = outcome.and(detach_device(place, minor, &is_connected));
     }
     outcome
 }
 
-fn detach_device(place: &Path, minor: u64) -> Result<(), MountPointError> {
+/// Removes what is left at `path` of a connection that was cut and not unmounted.
+fn detach_dead(path: &Path) -> Result<(), MountPointError> {
+    match is_ours(path)? && matches!(look(path), Some(Err(error)) if is_dead(&error)) {
+        true => detach(path, Unmount::Lazy),
+        false => Ok(()),
+    }
+}
+
+fn detach_device(
+    place: &Path,
+    minor: u64,
+    is_connected: impl Fn() -> bool,
+) -> Result<(), MountPointError> {
     let is_it = |entry: &MountEntry| entry.is_ours() && entry.minor == minor;
-    let is_there = || Ok::<_, MountPointError>(table(place)?.ours_at(place).any(is_it));
-    if !mounted(place)?.is_some_and(|entry| is_it(&entry)) {
-        return match is_there()? {
-            true => Err(MountPointError::Covered(place.to_owned())),
-            // Somebody else has unmounted it.
-            false => Ok(()),
-        };
+    let is_there = || {
+        let is_listed = table(place)?.ours_at(place).any(is_it);
+        Ok::<_, MountPointError>(is_listed && is_connected())
+    };
+    let is_uppermost = mounted(place)?.is_some_and(|entry| is_it(&entry));
+    // If not, somebody else has unmounted it.
+    if !is_there()? {
+        return Ok(());
+    }
+    let covered = || Err(MountPointError::Covered(place.to_owned()));
+    if !is_uppermost {
+        return covered();
     }
     let detached = match detach(place, Unmount::IfUnused) {
         Err(MountPointError::InUse(_)) => detach(place, Unmount::Lazy),
@@ -201,7 +238,7 @@ fn detach_device(place: &Path, minor: u64) -> Result<(), MountPointError> {
         Err(MountPointError::System { source, .. })
             if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) =>
         {
-            Err(MountPointError::Covered(place.to_owned()))
+            covered()
         }
         other => other,
     }

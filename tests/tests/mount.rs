@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use kstate_tests::{Daemon, PATIENCE, Setup, eventually, kstate, kstatefs};
+use kstate_tests::{Daemon, PATIENCE, Running, Setup, eventually, kstate, kstatefs};
 use nix::sys::signal::Signal;
 
 fn run(directory: &Path) -> Output {
@@ -103,6 +103,10 @@ fn a_backing_directory_that_is_no_tmpfs_is_refused() {
         .output()
         .unwrap();
     says(&output, &["/proc", "tmpfs", "--backing"]);
+    let mut command = Command::new(kstatefs());
+    command.args(["--backing", "/nonexistent"]).arg(home.path());
+    let output = command.output().unwrap();
+    says(&output, &["/nonexistent", "tmpfs", "--backing"]);
     assert!(!is_mounted(home.path()));
 }
 
@@ -170,6 +174,23 @@ fn a_daemon_that_does_not_answer_is_said_not_to_and_can_be_unmounted_at_once() {
         assert!(!is_mounted(&mount), "{how:?}");
         assert_eq!(daemon.process().finish().code(), Some(0));
     }
+}
+
+#[test]
+fn a_daemon_whose_mount_has_gone_leaves_alone_who_mounts_there_next() {
+    let mut first = Daemon::start();
+    let mount = first.mount().to_owned();
+    first.process().signal(Signal::SIGSTOP);
+    // Both the path and the device number are free now.
+    kstate_tests::unmount(&mount);
+    let mut second = Running::start(Command::new(kstatefs()).arg(&mount));
+    eventually("it is mounted", || kstate::Mount::at(&mount).ok());
+    first.process().signal(Signal::SIGCONT);
+    assert_eq!(first.process().finish().code(), Some(0));
+    let found = kstate::Mount::at(&mount);
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.finish().code(), Some(0));
+    assert!(found.is_ok(), "{found:?}");
 }
 
 #[test]
