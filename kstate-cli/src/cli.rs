@@ -46,12 +46,13 @@ pub(crate) struct Cli {
 pub(crate) struct Context {
     /// The kstate file system to use
     ///
-    /// Without it: /run/kstate, or $XDG_RUNTIME_DIR/kstate for an ordinary user.
+    /// Without it: $KSTATE_MOUNT where that is set and not empty, or else /run/kstate, or
+    /// $XDG_RUNTIME_DIR/kstate for an ordinary user.
+    // The variable is not clap's to look at, which takes an empty one for a wrong argument.
     #[arg(
         long,
         global = true,
         value_name = "DIR",
-        env = "KSTATE_MOUNT",
         help_heading = "For every command"
     )]
     mount: Option<PathBuf>,
@@ -76,8 +77,10 @@ impl Context {
 
     /// Where the file system to use is, or would be.
     pub(crate) fn mount_point(&self) -> PathBuf {
+        let named = || std::env::var_os(kstate::MOUNT_VARIABLE).map(PathBuf::from);
         self.mount
             .clone()
+            .or_else(|| named().filter(|path| !path.as_os_str().is_empty()))
             .unwrap_or_else(kstate::Mount::default_path)
     }
 

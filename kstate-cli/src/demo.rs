@@ -277,7 +277,11 @@ fn await_ready(crew: &mut Crew, ending: &Ending) -> Result<(), CommandError> {
                 }
                 .into());
             }
-            if *member.state() == MemberState::Starting {
+            // What has failed says so before it ends, and has to be seen to end.
+            if matches!(
+                member.state(),
+                MemberState::Starting | MemberState::Failed(_)
+            ) {
                 all_ready = false;
                 if Instant::now() >= deadline {
                     let why = "it said nothing for too long".to_owned();

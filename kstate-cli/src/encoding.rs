@@ -146,10 +146,15 @@ impl Codec {
     pub(crate) fn longest_text(&self, bytes: usize) -> usize {
         match &self.format {
             None | Some(ValueFormat::Raw | ValueFormat::Text) => bytes,
-            // A byte may take three digits, a sign and white space; JSON may be indented.
-            Some(_) => bytes.saturating_mul(16),
+            Some(_) => longest_text(bytes),
         }
     }
+}
+
+/// The longest text of a value of at most `bytes` in any format, as far as it is worth reading: a
+/// byte may take three digits, a sign and white space; JSON may be indented.
+pub(crate) const fn longest_text(bytes: usize) -> usize {
+    bytes.saturating_mul(16)
 }
 
 /// Whether a terminal shows the bytes as they are meant.

@@ -83,6 +83,17 @@ pub(crate) enum CommandError {
         /// How long.
         timeout: Duration,
     },
+    /// No state could hold the value; nothing was written.
+    #[error(
+        "nothing was published to `{name}`: the value has more than the {page} bytes that a state \
+         holds at most"
+    )]
+    TooLong {
+        /// The state.
+        name: String,
+        /// The greatest length, in bytes.
+        page: usize,
+    },
     /// A value is not what its format says; nothing was written.
     #[error(transparent)]
     Value(#[from] ValueError),
@@ -149,7 +160,10 @@ impl CommandError {
             Self::Value(_) | Self::Usage(_) => Exit::Usage,
             Self::MountPoint(error) | Self::Serve(ServeError::MountPoint(error)) => match error {
                 MountPointError::NotMounted(_) | MountPointError::Absent(_) => Exit::NotFound,
-                MountPointError::Busy(_) | MountPointError::InUse(_) => Exit::Conflict,
+                MountPointError::Busy(_)
+                | MountPointError::Silent(_)
+                | MountPointError::Covered(_)
+                | MountPointError::InUse(_) => Exit::Conflict,
                 _ => Exit::Failed,
             },
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
@@ -181,8 +195,10 @@ fn exit_of(error: &kstate::Error) -> Exit {
         E::Subscribe(SubscribeError::NotFound { .. })
         | E::Info(InfoError::NotFound { .. })
         | E::Remove(RemoveError::NotFound { .. })
-        | E::Wait(WaitError::Deleted { .. })
-        | E::Watch(WatchError::Wait(WaitError::Deleted { .. })) => Exit::NotFound,
+        | E::Wait(WaitError::Deleted { .. } | WaitError::DaemonDied { .. })
+        | E::Watch(WatchError::Wait(WaitError::Deleted { .. } | WaitError::DaemonDied { .. })) => {
+            Exit::NotFound
+        }
         E::Subscribe(SubscribeError::Name(_))
         | E::Info(InfoError::Name(_))
         | E::Remove(RemoveError::Name(_)) => Exit::Usage,

@@ -4,6 +4,9 @@ mod source;
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use kstate::{Bytes, State};
@@ -12,6 +15,7 @@ use serde_json::json;
 use self::source::{Address, Framing, Source, Stop};
 pub(crate) use self::source::{FeedError, OpenError};
 use crate::cli::{Context, Run};
+use crate::daemon;
 use crate::duration;
 use crate::encoding::{Codec, EncodingArguments};
 use crate::error::{CommandError, Exit};
@@ -26,7 +30,8 @@ const TOLD_REFUSALS: u64 = 10;
 ///
 /// A record is a line, without its newline, or so many bytes. With --as or --format each line is
 /// text that is converted, as by `kstate set`. A record that does not fit is refused with a message,
-/// the rest go on; the exit status is 1 then. Ends with its input, or by Ctrl-C.
+/// the rest go on; the exit status is 1 then. Ends with its input, by Ctrl-C, or with exit status 3
+/// when the daemon has died. --keep and --linger hold from the first record on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +53,7 @@ pub(crate) struct Arguments {
     source: Address,
 
     /// Records are so many bytes each rather than lines
-    #[arg(long, value_name = "BYTES", conflicts_with_all = ["encoding", "format", "keep_newline"])]
+    #[arg(long, value_name = "BYTES", value_parser = record_size, conflicts_with_all = ["encoding", "format", "keep_newline"])]
     record_size: Option<NonZeroUsize>,
 
     /// Leave each line its newline
@@ -75,35 +80,62 @@ struct Tally {
     busy: Duration,
 }
 
+fn record_size(text: &str) -> Result<NonZeroUsize, String> {
+    let bytes: usize = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a number of bytes such as 512"))?;
+    NonZeroUsize::new(bytes).ok_or_else(|| "a record has at least one byte".into())
+}
+
 impl Run for Arguments {
     fn run(self, context: &Context) -> Result<(), CommandError> {
+        let longest = self
+            .keeping
+            .capacity()
+            .unwrap_or_else(kstate_sys::abi::page_size) as usize;
+        let framing = match self.record_size {
+            // Records of which none fits shall not make the state.
+            Some(bytes) if bytes.get() > longest => {
+                return Err(OpenError::RecordSize {
+                    bytes: bytes.get(),
+                    bound: longest,
+                }
+                .into());
+            }
+            Some(bytes) => Framing::Records(bytes),
+            None => Framing::Lines {
+                keep_newline: self.keep_newline,
+            },
+        };
         let mount = context.mount()?;
         let ending = Ending::catch().map_err(CommandError::System)?;
         let state = self
             .keeping
             .apply(mount.subscribe(&self.name).write())
             .bytes()?;
-        let longest = self
-            .keeping
-            .capacity()
-            .unwrap_or_else(kstate_sys::abi::page_size);
-        let framing = match self.record_size {
-            Some(bytes) => Framing::Records(bytes),
-            None => Framing::Lines {
-                keep_newline: self.keep_newline,
-            },
-        };
-        let layout = keeping::last_look(&mount, &state)?.layout;
+        let found = keeping::last_look(&mount, &state)?;
+        self.keeping.check(&mount, &self.name, &found)?;
+        let layout = found.layout;
         let codec = match framing {
             Framing::Lines { .. } => self.encoding.codec(layout.as_ref()),
             // They are the bytes already.
             Framing::Records(_) => self.encoding.codec(None),
         };
-        let longest_record = codec.longest_text(longest as usize);
+        let longest_record = codec.longest_text(longest);
         let flag = ending.flag().map_err(CommandError::System)?;
+        let (death, closed_by_death) = io::pipe().map_err(CommandError::System)?;
+        let (sender, deaths) = mpsc::channel();
+        let ended = flag.clone();
+        daemon::when_it_dies(&mount, state.reader(), move |error| {
+            // Who asked has ended by itself.
+            let _ = sender.send(error);
+            ended.store(true, Ordering::Relaxed);
+            drop(closed_by_death);
+        })
+        .map_err(CommandError::System)?;
         let stop = Stop {
             flag: &flag,
-            wake: ending.descriptor(),
+            wakes: [ending.descriptor(), death.as_fd()],
         };
         let mut source = Source::open(&self.source, framing, longest_record, stop)?;
         if let Some(address) = source.local_address() {
@@ -111,7 +143,12 @@ impl Run for Arguments {
         }
 
         let begin = Instant::now();
-        let tally = feed(context, &state, &codec, &mut source)?;
+        let settle = || self.keeping.settle(&mount, &self.name);
+        let tally = feed(context, &state, &codec, &mut source, settle)?;
+        if let Ok(error) = deaths.try_recv() {
+            self.tell(context, &tally, begin.elapsed())?;
+            return Err(error.into());
+        }
         let info = keeping::last_look(&mount, &state)?;
         drop((state, source));
         self.tell(context, &tally, begin.elapsed())?;
@@ -130,6 +167,7 @@ fn feed(
     state: &State<Bytes>,
     codec: &Codec,
     source: &mut Source<'_>,
+    settle: impl Fn() -> Result<(), CommandError>,
 ) -> Result<Tally, CommandError> {
     let mut tally = Tally::default();
     let mut record = Vec::new();
@@ -147,6 +185,9 @@ fn feed(
             Ok(bytes) => {
                 tally.commits += 1;
                 tally.bytes += bytes as u64;
+                if tally.commits == 1 {
+                    settle()?;
+                }
             }
             Err(error) if error.is_about_one_record() => {
                 tally.refused += 1;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::builder::TypedValueParser;
 use kstate::{Bytes, Info, Mount, State, Subscribe};
 
+use crate::daemon;
 use crate::duration;
 use crate::error::CommandError;
 use crate::output;
@@ -14,7 +15,8 @@ use crate::output;
 pub(crate) struct KeepingArguments {
     /// Keep the state until the file system is unmounted or the state is deleted
     ///
-    /// Otherwise it evaporates with its last subscriber. Sets the file's sticky bit.
+    /// Otherwise it evaporates with its last subscriber. Sets the file's sticky bit, once there is a
+    /// value.
     #[arg(long, help_heading = "State")]
     keep: bool,
 
@@ -32,14 +34,9 @@ pub(crate) struct KeepingArguments {
 }
 
 impl KeepingArguments {
-    /// Asks for it.
+    /// Asks for room and rights. How long the state lives is decided when it has a value, by
+    /// [`settle`](Self::settle): one whose first value is refused shall not stay.
     pub(crate) fn apply(&self, mut subscribe: Subscribe) -> Subscribe {
-        if self.keep {
-            subscribe = subscribe.keep();
-        }
-        if let Some(linger) = self.linger {
-            subscribe = subscribe.linger(linger);
-        }
         if let Some(capacity) = self.capacity {
             subscribe = subscribe.capacity(capacity);
         }
@@ -47,6 +44,51 @@ impl KeepingArguments {
             subscribe = subscribe.mode(mode);
         }
         subscribe
+    }
+
+    /// Makes sure, before anything is published, that this user may decide how long the state
+    /// lives, if that is to change from what was `found`.
+    ///
+    /// # Errors
+    ///
+    /// It is another user's; nothing has changed.
+    pub(crate) fn check(
+        &self,
+        mount: &Mount,
+        name: &str,
+        found: &Info,
+    ) -> Result<(), CommandError> {
+        let is_kept = !self.keep || found.kept;
+        let lingers = self.linger.is_none_or(|linger| linger == found.linger);
+        if !is_kept || !lingers {
+            // Nobody but its owner may ask even for what it is already.
+            mount
+                .subscribe(name)
+                .existing()
+                .linger(found.linger)
+                .bytes()?;
+        }
+        Ok(())
+    }
+
+    /// Has the state live for as long as was asked.
+    ///
+    /// # Errors
+    ///
+    /// It is another user's, or has gone.
+    pub(crate) fn settle(&self, mount: &Mount, name: &str) -> Result<(), CommandError> {
+        if !self.keep && self.linger.is_none() {
+            return Ok(());
+        }
+        let mut subscribe = mount.subscribe(name).existing();
+        if self.keep {
+            subscribe = subscribe.keep();
+        }
+        if let Some(linger) = self.linger {
+            subscribe = subscribe.linger(linger);
+        }
+        subscribe.bytes()?;
+        Ok(())
     }
 
     /// The room asked for, in bytes.
@@ -62,6 +104,9 @@ impl KeepingArguments {
 /// What the daemon says.
 pub(crate) fn last_look(mount: &Mount, state: &State<Bytes>) -> Result<Info, CommandError> {
     state.info().map_err(|source| {
+        if daemon::has_died(&source) {
+            return daemon::death(mount).into();
+        }
         let path = mount.path().join(state.name().as_str());
         CommandError::File { path, source }
     })

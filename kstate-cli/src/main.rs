@@ -2,6 +2,7 @@
 
 mod cli;
 mod completions;
+mod daemon;
 mod demo;
 mod doctor;
 mod duration;

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use serde_json::json;
 
 use crate::cli::{Context, Run};
-use crate::encoding::EncodingArguments;
+use crate::encoding::{EncodingArguments, longest_text};
 use crate::error::CommandError;
 use crate::keeping::{self, KeepingArguments};
 use crate::output;
@@ -14,7 +14,7 @@ use crate::output;
 ///
 /// Whatever the state held is replaced. A state lives as long as somebody is subscribed to it: if
 /// nobody else is and neither --keep nor --linger is given, it is gone when this command ends, and
-/// the command says so.
+/// the command says so. A value that is refused leaves nothing behind, --keep or not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -47,18 +47,27 @@ impl Run for Arguments {
             Some(value) if value != "-" => value.into_bytes(),
             _ => read_input()?,
         };
-        // A value that does not match shall not make the state.
-        if let Some(format) = self.encoding.chosen() {
-            format.parse(&input)?;
+        // A value that does not match, or cannot fit, shall not make the state.
+        let page = kstate_sys::abi::page_size() as usize;
+        let too_long = match self.encoding.chosen() {
+            Some(format) => format.parse(&input)?.len() > page,
+            // The state may have a type, of which this is the text.
+            None => input.len() > longest_text(page),
+        };
+        if too_long {
+            let name = self.name;
+            return Err(CommandError::TooLong { name, page });
         }
         let mount = context.mount()?;
         let state = self
             .keeping
             .apply(mount.subscribe(&self.name).write())
             .bytes()?;
-        let layout = keeping::last_look(&mount, &state)?.layout;
-        let value = self.encoding.codec(layout.as_ref()).parse(&input)?;
+        let found = keeping::last_look(&mount, &state)?;
+        self.keeping.check(&mount, &self.name, &found)?;
+        let value = self.encoding.codec(found.layout.as_ref()).parse(&input)?;
         let generation = state.publish(&value)?;
+        self.keeping.settle(&mount, &self.name)?;
         let info = keeping::last_look(&mount, &state)?;
         drop(state);
         let gone = keeping::goes_with_its_publisher(&info);
@@ -80,11 +89,14 @@ impl Run for Arguments {
     }
 }
 
-/// Reads standard input, as far as it could ever fit into a state and a byte further.
+/// Reads standard input, as far as it could ever be the text of a value, and a byte further.
 fn read_input() -> Result<Vec<u8>, CommandError> {
-    let bound = u64::from(kstate_sys::abi::page_size()) + 1;
+    let bound = longest_text(kstate_sys::abi::page_size() as usize) + 1;
     let mut input = Vec::new();
-    let read = io::stdin().lock().take(bound).read_to_end(&mut input);
+    let read = io::stdin()
+        .lock()
+        .take(bound as u64)
+        .read_to_end(&mut input);
     read.map_err(|source| CommandError::File {
         path: "standard input".into(),
         source,

@@ -9,6 +9,7 @@ use kstate::{Bytes, Generation, RecordedLayout, Watch, WatchError};
 use serde_json::json;
 
 use crate::cli::{Context, Run};
+use crate::daemon;
 use crate::duration;
 use crate::encoding::{Codec, EncodingArguments};
 use crate::error::CommandError;
@@ -19,7 +20,8 @@ use crate::output;
 /// First the value that is there, then the newest one after each change: generation, age and value,
 /// with the state's name before them where there are several. Changes that come faster than they
 /// can be written are passed over; the last one before quiet is always shown. A state that is not
-/// there yet is made, so that nothing its publisher says is missed.
+/// there yet is made, so that nothing its publisher says is missed. Ends with exit status 3 when the
+/// daemon has died.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -82,6 +84,15 @@ impl Run for Arguments {
             if let Some(interval) = self.max_rate {
                 watch = watch.at_most_every(interval);
             }
+            if index == 0 {
+                // One daemon serves them all.
+                let sender = sender.clone();
+                daemon::when_it_dies(&mount, state.reader(), move |error| {
+                    // Who asked has ended by itself.
+                    let _ = sender.send(Err(error.into()));
+                })
+                .map_err(CommandError::System)?;
+            }
             let sender = sender.clone();
             thread::Builder::new()
                 .name(name.clone())
@@ -94,7 +105,11 @@ impl Run for Arguments {
     }
 }
 
-fn follow(state: usize, mut watch: Watch<Bytes>, sender: &SyncSender<Result<Change, WatchError>>) {
+fn follow(
+    state: usize,
+    mut watch: Watch<Bytes>,
+    sender: &SyncSender<Result<Change, CommandError>>,
+) {
     let mut is_first = true;
     loop {
         let change = match watch.next(None) {
@@ -111,7 +126,7 @@ fn follow(state: usize, mut watch: Watch<Bytes>, sender: &SyncSender<Result<Chan
             }),
             // Without a timeout that is nothing but a signal.
             Ok(None) | Err(WatchError::Interrupted) => continue,
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         };
         let is_last = change.is_err();
         if sender.send(change).is_err() || is_last {
@@ -124,7 +139,7 @@ impl Arguments {
     fn print(
         &self,
         context: &Context,
-        changes: &mpsc::Receiver<Result<Change, WatchError>>,
+        changes: &mpsc::Receiver<Result<Change, CommandError>>,
     ) -> Result<(), CommandError> {
         let mut shown = 0;
         let mut codecs = vec![self.encoding.codec(None); self.names.len()];

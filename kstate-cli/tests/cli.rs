@@ -87,6 +87,10 @@ fn wrong_usage_is_status_2_and_says_what_was_expected() {
         (&["set", "x", "1", "--capacity", "0"], "0"),
         (&["watch", "x", "--max-rate", "4"], "4hz"),
         (&["feed", "x", "tcp:1"], "unix:PATH"),
+        (
+            &["feed", "x", "--record-size", "0"],
+            "a record has at least one byte",
+        ),
         (&["feed", "x", "udp:0.0.0.0:9"], "other machines"),
         (
             &["feed", "x", "--record-size", "8", "--format", "u8"],
@@ -117,6 +121,34 @@ fn a_value_that_does_not_match_its_format_is_refused_before_anything_is_touched(
         "kstate: item 2 `f64`: `abc` is not a number; expected `<u32 f64` (12 bytes), e.g. \
          `1 2.5`\n"
     );
+}
+
+#[test]
+fn a_value_or_record_that_no_state_can_hold_is_refused_before_anything_is_touched() {
+    // More than the largest page.
+    let long = "x".repeat((64 << 10) + 1);
+    let output = kstate(&["set", "big", "--keep", "--as", "raw", &long]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("`big`"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("at most"), "{}", stderr(&output));
+    let output = kstate(&["feed", "x", "--record-size", "9", "--capacity", "8"]);
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("9 bytes"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_empty_variable_for_the_mount_is_as_good_as_none() {
+    for arguments in [&["ls"][..], &["get", "x"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_kstate"))
+            .args(arguments)
+            .env("KSTATE_MOUNT", "")
+            // Where users look; root looks at /run/kstate.
+            .env("XDG_RUNTIME_DIR", NOWHERE)
+            .output()
+            .unwrap();
+        // There may be a file system there, without the state; but usage was not wrong.
+        assert_ne!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Backing {
     /// No tmpfs, or no right to make a directory there; the message says what to do.
     pub(crate) fn create(parent: Option<&Path>) -> io::Result<Self> {
         let parent = match parent {
-            Some(parent) if is_tmpfs(parent)? => parent.to_owned(),
+            Some(parent) if named_tmpfs(parent)? => parent.to_owned(),
             Some(parent) => {
                 return Err(io::Error::other(format!(
                     "{} is not on a tmpfs; give --backing a directory that is, such as /dev/shm",
@@ -199,6 +199,19 @@ impl Drop for RegionFile {
     }
 }
 
+/// As [`is_tmpfs`], for a directory that somebody has named.
+fn named_tmpfs(path: &Path) -> io::Result<bool> {
+    is_tmpfs(path).map_err(|error| {
+        io::Error::new(
+            error.kind(),
+            format!(
+                "{}: {error}; give --backing a directory on a tmpfs, such as /dev/shm",
+                path.display()
+            ),
+        )
+    })
+}
+
 fn is_tmpfs(path: &Path) -> io::Result<bool> {
     Ok(statfs(path)?.filesystem_type() == TMPFS_MAGIC)
 }
@@ -240,5 +253,7 @@ mod tests {
     fn a_directory_that_is_no_tmpfs_is_refused_with_advice() {
         let error = Backing::create(Some(Path::new("/proc"))).unwrap_err();
         assert!(error.to_string().contains("--backing"), "{error}");
+        let error = Backing::create(Some(Path::new("/nonexistent/tmpfs"))).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/tmpfs"), "{error}");
     }
 }

@@ -53,6 +53,59 @@ pub enum NotifyBy {
     Futex,
 }
 
+/// What mount(8) and fstab may say of any file system and means nothing to this one: its files are
+/// in memory, have no access times, and are served by whoever may mount (mount(8),
+/// FILESYSTEM-INDEPENDENT MOUNT OPTIONS).
+const GENERIC: [&str; 42] = [
+    "async",
+    "atime",
+    "auto",
+    "default_permissions",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "group",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "_netdev",
+    "noatime",
+    "noauto",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nofail",
+    "nogroup",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "noowner",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "nouser",
+    "nousers",
+    "owner",
+    "relatime",
+    "rw",
+    "silent",
+    "strictatime",
+    "suid",
+    "symfollow",
+    "sync",
+    "user",
+    "users",
+];
+
+/// Likewise, with a value.
+const GENERIC_WITH_VALUE: [&str; 7] = [
+    "comment", "fsname", "helper", "max_read", "subtype", "uhelper", "user",
+];
+
 impl Config {
     /// The defaults, mounted on `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
@@ -70,30 +123,12 @@ impl Config {
     }
 
     /// Takes over options in the form of mount(8)'s `-o`, separated by commas. The generic ones
-    /// that mount(8) passes on are taken as given.
+    /// that mount(8) passes on are taken as given, except `ro`.
     ///
     /// # Errors
     ///
     /// A sentence naming the option.
     pub fn apply_mount_options(&mut self, options: &str) -> Result<(), String> {
-        const GENERIC: [&str; 16] = [
-            "rw",
-            "suid",
-            "nosuid",
-            "dev",
-            "nodev",
-            "exec",
-            "noexec",
-            "auto",
-            "noauto",
-            "user",
-            "nouser",
-            "defaults",
-            "_netdev",
-            "nofail",
-            "default_permissions",
-            "noatime",
-        ];
         for option in options.split(',').filter(|option| !option.is_empty()) {
             let (key, value) = match option.split_once('=') {
                 Some((key, value)) => (key, Some(value)),
@@ -107,7 +142,16 @@ impl Config {
                 ("threads", Some(value)) => self.threads = threads(value)?,
                 ("nopassthrough", None) => self.passthrough = Passthrough::Off,
                 ("passthrough", None) => self.passthrough = Passthrough::Require,
-                (key, _) if GENERIC.contains(&key) || key.starts_with("x-") => {}
+                ("ro", None) => {
+                    return Err(
+                        "mount option `ro` makes no sense here: states are there to be published \
+                         to; leave it out, and use mode=OCTAL to say who may make some"
+                            .into(),
+                    );
+                }
+                (key, None) if GENERIC.contains(&key) => {}
+                (key, Some(_)) if GENERIC_WITH_VALUE.contains(&key) => {}
+                (key, _) if key.starts_with("x-") || key.starts_with("X-") => {}
                 _ => {
                     return Err(format!(
                         "unknown mount option `{option}`; known are allow_other, backing=DIR, \
@@ -158,7 +202,7 @@ pub struct Arguments {
     pub notify_by: NotifyBy,
 
     /// Options as mount(8) has them: allow_other, backing=DIR, linger=TIME, mode=OCTAL,
-    /// threads=N, passthrough, nopassthrough
+    /// threads=N, passthrough, nopassthrough; those for any file system, but ro, change nothing
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
 }
@@ -220,6 +264,19 @@ mod tests {
         assert_eq!(config.backing.as_deref(), Some("/dev/shm".as_ref()));
         assert_eq!(config.linger, Duration::from_secs(2));
         assert_eq!(config.root_mode, Some(0o750));
+    }
+
+    #[test]
+    fn what_mount_says_of_any_file_system_is_taken_as_given() {
+        let mut config = Config::new("/mnt");
+        config
+            .apply_mount_options(
+                "relatime,nodiratime,strictatime,lazytime,sync,users,group,owner,silent,iversion,\
+                 comment=x,fsname=a,subtype=b,max_read=1,user=me,X-mount.mkdir,_netdev",
+            )
+            .unwrap();
+        let error = config.apply_mount_options("rw,ro").unwrap_err();
+        assert!(error.contains("`ro` makes no sense"), "{error}");
     }
 
     #[test]

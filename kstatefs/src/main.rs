@@ -1,6 +1,6 @@
 //! `kstatefs`: serves a kstate file system, from a shell, from fstab or under systemd.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -14,7 +14,7 @@ struct Cli {
     #[command(flatten)]
     mount: Arguments,
 
-    /// Stay in the foreground even when called the way mount(8) does
+    /// Stay in the foreground even when called the way mount(8) does (where -f is mount's --fake)
     #[arg(short, long)]
     foreground: bool,
 
@@ -38,16 +38,23 @@ Set KSTATE_LOG=debug to see what it does. Exit codes: 0 unmounted, 1 failed, 2 u
 
 fn main() -> ExitCode {
     kstatefs::log_to_stderr();
-    let (arguments, as_mount_helper) = mount_helper_form(std::env::args_os().collect());
-    let cli = Cli::parse_from(arguments);
-    let background = cli.daemon || (as_mount_helper && !cli.foreground);
+    let misused = |error: String| {
+        eprintln!("kstatefs: {error}");
+        ExitCode::from(2)
+    };
+    let call = match Call::of(std::env::args_os().collect()) {
+        Ok(call) => call,
+        Err(error) => return misused(error),
+    };
+    let cli = Cli::parse_from(call.arguments);
+    let background = cli.daemon || (call.as_mount_helper && !cli.foreground);
     let config = match cli.mount.into_config() {
         Ok(config) => config,
-        Err(error) => {
-            eprintln!("kstatefs: {error}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return misused(error),
     };
+    if call.is_fake {
+        return ExitCode::SUCCESS;
+    }
     let result = if background {
         kstatefs::daemonize::run(config).map_err(|error| error.to_string())
     } else {
@@ -65,36 +72,83 @@ fn main() -> ExitCode {
     }
 }
 
-/// mount(8) calls its helpers with a source first, `helper SOURCE DIR [-sfnv] [-o OPTIONS] [-t
-/// TYPE]`, and expects them to return once mounted. Two positional arguments are that form; the
-/// source and the flags that mean nothing here are dropped.
-fn mount_helper_form(arguments: Vec<std::ffi::OsString>) -> (Vec<std::ffi::OsString>, bool) {
-    let mut positional: Vec<PathBuf> = Vec::new();
-    let mut kept = Vec::new();
-    let mut rest = arguments.iter().skip(1);
-    while let Some(argument) = rest.next() {
-        match argument.to_str() {
-            Some("-o") => {
+/// How this program was called.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    /// The arguments in our own form.
+    arguments: Vec<OsString>,
+    /// Whether they came in the form of mount(8), which expects to have its program back.
+    as_mount_helper: bool,
+    /// Whether mount(8) only wants to know what would be done.
+    is_fake: bool,
+}
+
+impl Call {
+    /// Tells our form from that of mount(8), which names a source first, `helper SOURCE DIR [-sfnvi]
+    /// [-o OPTIONS] [-t TYPE] [-N NAMESPACE]`. Two positional arguments are that form; the source
+    /// and what means nothing here are dropped.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, where mount(8) asks for what cannot be done.
+    fn of(arguments: Vec<OsString>) -> Result<Self, String> {
+        let mut positional: Vec<OsString> = Vec::new();
+        let mut kept = Vec::new();
+        let (mut is_fake, mut namespace) = (false, None);
+        let mut rest = arguments.iter().skip(1);
+        while let Some(argument) = rest.next() {
+            let text = argument.to_str().unwrap_or_default();
+            // A value stands behind its letter, or is the next argument.
+            let mut value_of = |letter: &str| {
+                let glued = text.strip_prefix(letter)?;
+                match glued.is_empty() {
+                    true => rest.next().cloned(),
+                    false => Some(glued.into()),
+                }
+            };
+            if let Some(options) = value_of("-o") {
+                kept.extend(["-o".into(), options]);
+            } else if let Some(name) = value_of("-N") {
+                namespace = Some(name);
+            } else if text.starts_with("-t") {
+                value_of("-t");
+            } else if text == "--foreground" {
                 kept.push(argument.clone());
-                kept.extend(rest.next().cloned());
+            } else if let Some(flags) = text.strip_prefix('-') {
+                if flags.is_empty() || !flags.chars().all(|flag| "sfnvi".contains(flag)) {
+                    return Ok(Self::ours(arguments));
+                }
+                is_fake |= flags.contains('f');
+            } else {
+                positional.push(argument.clone());
             }
-            Some("-t") => {
-                rest.next();
-            }
-            Some("-s" | "-n" | "-v" | "-f" | "-sf" | "-nv") => {}
-            Some(option) if option.starts_with('-') => return (arguments, false),
-            _ => positional.push(argument.into()),
         }
+        let Ok([_source, directory]) = <[OsString; 2]>::try_from(positional) else {
+            return Ok(Self::ours(arguments));
+        };
+        if let Some(namespace) = namespace {
+            return Err(format!(
+                "mount option -N {name} is not supported: the daemon has to be started inside, as \
+                 by nsenter --mount={name}",
+                name = namespace.display()
+            ));
+        }
+        let mut form = vec![arguments.into_iter().next().unwrap_or_default()];
+        form.extend(kept);
+        form.push(directory);
+        Ok(Self {
+            arguments: form,
+            as_mount_helper: true,
+            is_fake,
+        })
     }
-    match <[PathBuf; 2]>::try_from(positional) {
-        Ok([_source, directory]) => {
-            let program = arguments.first().cloned().unwrap_or_default();
-            let mut form = vec![program];
-            form.extend(kept);
-            form.push(directory.into());
-            (form, true)
+
+    fn ours(arguments: Vec<OsString>) -> Self {
+        Self {
+            arguments,
+            as_mount_helper: false,
+            is_fake: false,
         }
-        Err(_) => (arguments, false),
     }
 }
 
@@ -102,33 +156,56 @@ fn mount_helper_form(arguments: Vec<std::ffi::OsString>) -> (Vec<std::ffi::OsStr
 mod tests {
     use super::*;
 
-    fn form(arguments: &[&str]) -> (Vec<String>, bool) {
-        let (form, helper) = mount_helper_form(arguments.iter().map(Into::into).collect());
-        (
-            form.into_iter().map(|a| a.into_string().unwrap()).collect(),
-            helper,
-        )
+    fn call(arguments: &[&str]) -> Call {
+        Call::of(arguments.iter().map(Into::into).collect()).unwrap()
+    }
+
+    fn of_mount(arguments: &[&str], is_fake: bool) -> Call {
+        Call {
+            arguments: arguments.iter().map(Into::into).collect(),
+            as_mount_helper: true,
+            is_fake,
+        }
     }
 
     #[test]
     fn the_form_of_mount_8_is_told_from_ours() {
+        let theirs = "kstatefs none /mnt -n -o rw,linger=2s -t fuse.kstatefs";
+        let theirs: Vec<_> = theirs.split(' ').collect();
+        let expected = ["kstatefs", "-o", "rw,linger=2s", "/mnt"];
+        assert_eq!(call(&theirs), of_mount(&expected, false));
+        for ours in [
+            &["kstatefs", "--linger", "2s", "/mnt"][..],
+            &["kstatefs", "/mnt"],
+            &["kstatefs", "-f", "/mnt"],
+            &["kstatefs", "-orw", "/mnt"],
+        ] {
+            let arguments = ours.iter().map(Into::into).collect();
+            assert_eq!(call(ours), Call::ours(arguments));
+        }
+    }
+
+    #[test]
+    fn all_that_mount_8_passes_on_is_known() {
         let theirs = [
             "kstatefs",
+            "-sinv",
             "none",
             "/mnt",
-            "-n",
-            "-o",
-            "rw,linger=2s",
-            "-t",
-            "fuse.kstatefs",
+            "-orw,nodev",
+            "-tfuse.kstatefs",
         ];
-        let expected = ["kstatefs", "-o", "rw,linger=2s", "/mnt"]
-            .map(String::from)
-            .to_vec();
-        assert_eq!(form(&theirs), (expected, true));
-        let ours = ["kstatefs", "--linger", "2s", "/mnt"];
-        assert_eq!(form(&ours), (ours.map(String::from).to_vec(), false));
-        let short = ["kstatefs", "/mnt"];
-        assert_eq!(form(&short), (short.map(String::from).to_vec(), false));
+        let expected = ["kstatefs", "-o", "rw,nodev", "/mnt"];
+        assert_eq!(call(&theirs), of_mount(&expected, false));
+        let theirs = ["kstatefs", "none", "/mnt", "-f", "-i", "-s", "-n", "-v"];
+        assert_eq!(call(&theirs), of_mount(&["kstatefs", "/mnt"], true));
+        let theirs = ["kstatefs", "none", "/mnt", "--foreground"];
+        let expected = ["kstatefs", "--foreground", "/mnt"];
+        assert_eq!(call(&theirs), of_mount(&expected, false));
+        for theirs in [&["-N", "/proc/7/ns/mnt"][..], &["-N/proc/7/ns/mnt"]] {
+            let arguments = ["kstatefs", "none", "/mnt"].iter().chain(theirs);
+            let error = Call::of(arguments.map(Into::into).collect()).unwrap_err();
+            assert!(error.contains("nsenter --mount=/proc/7/ns/mnt"), "{error}");
+        }
     }
 }

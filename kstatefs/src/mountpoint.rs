@@ -1,15 +1,27 @@
 //! The directory to mount on: what is there already, and how it is freed.
 
-use std::ffi::OsString;
+mod table;
+
+use std::fs::Metadata;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
 
+use self::table::{MountEntry, MountTable};
+
 /// The file system type in the mount table.
 pub(crate) const FILE_SYSTEM_TYPE: &str = "fuse.kstatefs";
+
+/// How long a daemon may take to say that it is there.
+const TIME_TO_ANSWER: Duration = Duration::from_secs(2);
+
+/// How many symbolic links are followed one after the other, as the kernel does.
+const MAX_LINKS: usize = 40;
 
 /// Why nothing can be mounted or unmounted there.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +36,12 @@ pub enum MountPointError {
     /// A living file system of ours is mounted there.
     #[error("{0}: a kstate file system is mounted there already; use it, or: kstate umount {0}")]
     Busy(PathBuf),
+    /// A file system of ours is mounted there whose daemon is stopped, or hangs.
+    #[error(
+        "{0}: a kstate file system is mounted there whose daemon does not answer; let it go on, or \
+         end it and detach what it leaves: kstate umount --lazy {0}"
+    )]
+    Silent(PathBuf),
     /// A dead file system of somebody else's is mounted there.
     #[error(
         "{path}: a dead {kind} file system is mounted there; unmount it first: umount -l {path}"
@@ -37,6 +55,12 @@ pub enum MountPointError {
     /// None of ours is mounted there.
     #[error("{0}: no kstate file system is mounted there")]
     NotMounted(PathBuf),
+    /// One of ours is mounted there, and something else over it.
+    #[error(
+        "{0}: another file system is mounted over the kstate file system there, which cannot be \
+         reached; unmount that one (umount {0}), then: kstate umount {0}"
+    )]
+    Covered(PathBuf),
     /// Somebody uses it.
     #[error("{0}: in use by a program; end it, or detach with: kstate umount --lazy {0}")]
     InUse(PathBuf),
@@ -67,54 +91,157 @@ pub enum Unmount {
 /// # Errors
 ///
 /// [`MountPointError`], each saying what to do.
+///
+/// # Cost
+///
+/// Two seconds where the daemon of a mount that is there does not answer.
 pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
     let path = absolute(path)?;
-    match std::fs::metadata(&path) {
-        Ok(found) if !found.is_dir() => return Err(MountPointError::NotADirectory(path)),
-        Ok(_) => {
-            if mounted_type(&path)?.as_deref() == Some(FILE_SYSTEM_TYPE) {
-                return Err(MountPointError::Busy(path));
-            }
+    let cannot_look = |path, source| MountPointError::System {
+        path,
+        doing: "cannot look at it",
+        source,
+    };
+    if is_ours(&path)? {
+        match look(&path) {
+            None => return Err(MountPointError::Silent(path)),
+            Some(Ok(_)) => return Err(MountPointError::Busy(path)),
+            Some(Err(error)) if !is_dead(&error) => return Err(cannot_look(path, error)),
+            Some(Err(_)) => {}
         }
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            match mounted_type(&path)? {
-                Some(kind) if kind != FILE_SYSTEM_TYPE => {
-                    return Err(MountPointError::DeadForeign { path, kind });
-                }
-                _ => {}
-            }
-            tracing::info!(path = %path.display(), "replacing the mount of a daemon that is gone");
-            // Lazily: open files of the dead mount hold it, and nothing else ever frees it.
-            detach(&path, Unmount::Lazy)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(MountPointError::Absent(path));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return Err(MountPointError::NotADirectory(path));
-        }
-        Err(source) => {
-            return Err(MountPointError::System {
-                path,
-                doing: "cannot look at it",
-                source,
-            });
-        }
+        tracing::info!(path = %path.display(), "replacing the mount of a daemon that is gone");
+        // Lazily: open files of the dead mount hold it, and nothing else ever frees it.
+        detach(&path, Unmount::Lazy)?;
+        // There may be another below.
+        return prepare(&path);
     }
-    Ok(path)
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_dir() => Ok(path),
+        Ok(_) => Err(MountPointError::NotADirectory(path)),
+        Err(error) => Err(match (error.kind(), mounted_type(&path)?) {
+            (_, Some(kind)) if is_dead(&error) => MountPointError::DeadForeign { path, kind },
+            (io::ErrorKind::NotFound, _) => MountPointError::Absent(path),
+            (io::ErrorKind::NotADirectory, _) => MountPointError::NotADirectory(path),
+            _ => cannot_look(path, error),
+        }),
+    }
 }
 
-/// Unmounts the kstate file system at `path`.
+/// Whether nobody serves a file system any more, as a look at it says.
+fn is_dead(error: &io::Error) -> bool {
+    // Aborted: the daemon died while it was asked.
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTCONN | libc::ECONNABORTED)
+    )
+}
+
+/// Looks at a mount, from a thread that is left behind where nobody answers.
+fn look(path: &Path) -> Option<io::Result<Metadata>> {
+    let (sender, answer) = mpsc::sync_channel(1);
+    let theirs = path.to_owned();
+    let looking = thread::Builder::new()
+        .name("kstate-look".into())
+        .spawn(move || {
+            // Who asked may have lost patience.
+            let _ = sender.send(std::fs::metadata(theirs));
+        });
+    let looking = match looking {
+        Ok(looking) => looking,
+        Err(error) => return Some(Err(error)),
+    };
+    let answer = answer.recv_timeout(TIME_TO_ANSWER).ok()?;
+    // Gone before signals are blocked in the threads that there will be.
+    let _ = looking.join();
+    Some(answer)
+}
+
+/// Unmounts the kstate file system at `path`, without asking its daemon anything.
 ///
 /// # Errors
 ///
-/// [`MountPointError::NotMounted`], [`MountPointError::InUse`], or what the kernel says.
+/// [`MountPointError::NotMounted`], [`MountPointError::Covered`], [`MountPointError::InUse`], or
+/// what the kernel says.
 pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
     let path = absolute(path)?;
-    if mounted_type(&path)?.as_deref() != Some(FILE_SYSTEM_TYPE) {
-        return Err(MountPointError::NotMounted(path));
+    if !is_ours(&path)? {
+        let is_below = table(&path)?.ours_at(&path).next().is_some();
+        return Err(match is_below {
+            true => MountPointError::Covered(path),
+            false => MountPointError::NotMounted(path),
+        });
     }
     detach(&path, how)
+}
+
+/// Unmounts the kstate file system with that device number from every place it is at, though
+/// programs use it. `path` is where it was mounted first.
+///
+/// The number is another file system's as soon as this one is gone, and so may the path be. What
+/// the mount table says counts only if `is_connected` holds afterwards: the kernel ends a connection
+/// before it frees the number (fs/fuse/inode.c, fuse_kill_sb_anon).
+///
+/// # Errors
+///
+/// [`MountPointError::Covered`], or what the kernel says, of the first place where it stays; it is
+/// gone from all others where that can be.
+pub(crate) fn unmount_device(
+    path: &Path,
+    minor: u64,
+    is_connected: impl Fn() -> bool,
+) -> Result<(), MountPointError> {
+    let table = table(path)?;
+    if !is_connected() {
+        return detach_dead(path);
+    }
+    let mut outcome = Ok(());
+    for place in table.places_of(minor) {
+        outcome = outcome.and(detach_device(place, minor, &is_connected));
+    }
+    outcome
+}
+
+/// Removes what is left at `path` of a connection that was cut and not unmounted.
+fn detach_dead(path: &Path) -> Result<(), MountPointError> {
+    match is_ours(path)? && matches!(look(path), Some(Err(error)) if is_dead(&error)) {
+        true => detach(path, Unmount::Lazy),
+        false => Ok(()),
+    }
+}
+
+fn detach_device(
+    place: &Path,
+    minor: u64,
+    is_connected: impl Fn() -> bool,
+) -> Result<(), MountPointError> {
+    let is_it = |entry: &MountEntry| entry.is_ours() && entry.minor == minor;
+    let is_there = || {
+        let is_listed = table(place)?.ours_at(place).any(is_it);
+        Ok::<_, MountPointError>(is_listed && is_connected())
+    };
+    let is_uppermost = mounted(place)?.is_some_and(|entry| is_it(&entry));
+    // If not, somebody else has unmounted it.
+    if !is_there()? {
+        return Ok(());
+    }
+    let covered = || Err(MountPointError::Covered(place.to_owned()));
+    if !is_uppermost {
+        return covered();
+    }
+    let detached = match detach(place, Unmount::IfUnused) {
+        Err(MountPointError::InUse(_)) => detach(place, Unmount::Lazy),
+        other => other,
+    };
+    match detached {
+        Err(_) if !is_there()? => Ok(()),
+        // A directory above it is covered, so that the path leads elsewhere.
+        Err(MountPointError::System { source, .. })
+            if matches!(source.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) =>
+        {
+            covered()
+        }
+        other => other,
+    }
 }
 
 /// Unmounts without a look at what is there, which would wait for a daemon that does not serve.
@@ -150,35 +277,43 @@ pub(crate) fn detach(path: &Path, how: Unmount) -> Result<(), MountPointError> {
     }
 }
 
-/// The path without looking at its last part, which may be a dead mount.
+/// The path with its symbolic links resolved. A kstate file system that is mounted there is not
+/// looked at: its daemon may be dead, or not answer.
 fn absolute(path: &Path) -> Result<PathBuf, MountPointError> {
     let system = |source| MountPointError::System {
         path: path.to_owned(),
         doing: "cannot look at it",
         source,
     };
-    let path = std::path::absolute(path).map_err(system)?;
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => match parent.canonicalize() {
-            Ok(parent) => {
-                let path = parent.join(name);
-                // A symbolic link to a directory is followed, as mount(8) does; a dead mount is
-                // none.
-                match std::fs::symlink_metadata(&path) {
-                    Ok(found) if found.is_symlink() => path.canonicalize().map_err(system),
-                    _ => Ok(path),
-                }
-            }
+    let mut path = std::path::absolute(path).map_err(system)?;
+    for _ in 0..MAX_LINKS {
+        if let Some(entry) = mounted(&path)?.filter(MountEntry::is_ours) {
+            return Ok(entry.point);
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return path.canonicalize().map_err(system);
+        };
+        let parent = match parent.canonicalize() {
+            Ok(parent) => parent,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(MountPointError::Absent(path))
+                return Err(MountPointError::Absent(path));
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                Err(MountPointError::NotADirectory(path))
+                return Err(MountPointError::NotADirectory(path));
             }
-            Err(error) => Err(system(error)),
-        },
-        _ => Ok(path),
+            Err(error) => return Err(system(error)),
+        };
+        let resolved = parent.join(name);
+        if is_ours(&resolved)? {
+            return Ok(resolved);
+        }
+        // A symbolic link to a directory is followed, as mount(8) does.
+        match std::fs::read_link(&resolved) {
+            Ok(target) => path = parent.join(target),
+            Err(_) => return Ok(resolved),
+        }
     }
+    Err(system(io::Error::from_raw_os_error(libc::ELOOP)))
 }
 
 /// The type of what is mounted exactly at `path`, if anything is.
@@ -190,82 +325,32 @@ pub fn mounted_type(path: &Path) -> Result<Option<String>, MountPointError> {
     Ok(mounted(path)?.map(|entry| entry.kind))
 }
 
-/// What is mounted exactly at `path`, if anything is. Nothing there is touched.
-pub(crate) fn mounted(path: &Path) -> Result<Option<MountEntry>, MountPointError> {
-    let table =
-        std::fs::read("/proc/self/mountinfo").map_err(|source| MountPointError::System {
-            path: path.to_owned(),
-            doing: "cannot read /proc/self/mountinfo",
-            source,
-        })?;
-    Ok(find_mount(&table, path.as_os_str().as_bytes()))
+/// The kernel's name of the connection behind the kstate file system at `path`, if there is one.
+/// Nothing there is touched.
+pub(crate) fn connection(path: &Path) -> Result<Option<u64>, MountPointError> {
+    let entry = mounted(path)?.filter(MountEntry::is_ours);
+    Ok(entry.map(|entry| entry.minor))
 }
 
-/// What is mounted somewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MountEntry {
-    /// The type of the file system.
-    pub(crate) kind: String,
-    /// The minor device number: the kernel's name of a FUSE connection.
-    pub(crate) minor: u64,
+fn mounted(path: &Path) -> Result<Option<MountEntry>, MountPointError> {
+    Ok(table(path)?.at(path).cloned())
 }
 
-/// The last mount at `path` in a table as proc_pid_mountinfo(5) describes it.
-fn find_mount(table: &[u8], path: &[u8]) -> Option<MountEntry> {
-    table.split(|byte| *byte == b'\n').rev().find_map(|line| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let device = fields.nth(2)?;
-        let point = fields.nth(1)?;
-        // Optional fields end with a lone dash; the type follows it.
-        let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
-        let (_, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
-        (unescape(point).as_bytes() == path).then_some(MountEntry {
-            kind: String::from_utf8_lossy(kind).into_owned(),
-            minor: minor.parse().ok()?,
-        })
+fn is_ours(path: &Path) -> Result<bool, MountPointError> {
+    Ok(table(path)?.at(path).is_some_and(MountEntry::is_ours))
+}
+
+fn table(path: &Path) -> Result<MountTable, MountPointError> {
+    MountTable::read().map_err(|source| MountPointError::System {
+        path: path.to_owned(),
+        doing: "cannot read /proc/self/mountinfo",
+        source,
     })
-}
-
-/// Undoes the octal escapes of the mount table.
-fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let escape = after
-            .get(..3)
-            .filter(|_| byte == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match escape {
-            Some(value) => {
-                bytes.push(value);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_last_mount_at_a_place_counts() {
-        let table = b"22 1 0:20 / /a\\040b rw,nosuid shared:1 master:2 - tmpfs tmpfs rw\n\
-                      23 1 0:21 / /a\\040b rw - fuse.kstatefs kstatefs rw,user_id=0\n\
-                      24 1 0:22 / /c rw - ext4 /dev/x rw\n";
-        let entry = |kind: &str, minor| {
-            let kind = kind.to_owned();
-            Some(MountEntry { kind, minor })
-        };
-        assert_eq!(find_mount(table, b"/a b"), entry("fuse.kstatefs", 21));
-        assert_eq!(find_mount(table, b"/c"), entry("ext4", 22));
-        assert_eq!(find_mount(table, b"/d"), None);
-    }
 
     #[test]
     fn what_cannot_be_mounted_on_says_what_to_do() {

@@ -45,6 +45,16 @@ pub enum ServeError {
         /// What the kernel or fusermount3 said.
         source: io::Error,
     },
+    /// The kernel's device cannot be opened, which nobody who mounts can do without.
+    #[error("cannot mount on {path}: /dev/fuse: {source}; {advice}")]
+    Device {
+        /// The mount point.
+        path: PathBuf,
+        /// What to change.
+        advice: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Passthrough was required and the kernel refused it.
     #[error(
         "the kernel passes no maps through here ({0}); it takes Linux 6.9 and CAP_SYS_ADMIN; \
@@ -82,6 +92,8 @@ pub struct Server {
     session: JoinHandle<()>,
     /// Readable once the session has ended.
     ended: Arc<EventFd>,
+    /// The session's own, to see whether it is connected.
+    device: OwnedFd,
     /// The kernel's name of the connection; none if somebody has unmounted it before it was known.
     connection: Option<u64>,
     signals: Option<SignalGuard>,
@@ -149,6 +161,10 @@ impl Server {
         fuse.install(shared.clone());
         let mut helpers = vec![hub_thread];
         helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
+        let device = session
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(system("cannot keep the device"))?;
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(errno_system)?;
         let ended = Arc::new(ended);
         let theirs = ended.clone();
@@ -168,7 +184,7 @@ impl Server {
             .map_err(system("cannot start a thread"))?;
         // From the table and not by a look at the mount: programs may use it already, and one that
         // unmounts it now would find it busy with that look.
-        let connection = mountpoint::mounted(&path)?.map(|entry| entry.minor);
+        let connection = mountpoint::connection(&path)?;
         unmount.disarm();
         let mounted = Mounted {
             path,
@@ -181,6 +197,7 @@ impl Server {
             helpers,
             session,
             ended,
+            device,
             connection,
             signals,
         })
@@ -217,13 +234,13 @@ impl Server {
     ///
     /// The mount could not be undone.
     pub fn stop(self) -> Result<(), ServeError> {
-        let path = &self.mounted.path;
-        let unmounted = match mountpoint::unmount(path, Unmount::IfUnused) {
-            // Programs have files open: take the name away and cut the connection below.
-            Err(MountPointError::InUse(_)) => mountpoint::unmount(path, Unmount::Lazy),
-            // Somebody else unmounted it, which is why we are here.
-            Err(MountPointError::NotMounted(_)) => Ok(()),
-            other => other,
+        let unmounted = match self.connection {
+            // Programs that have files open lose the name, and the connection below.
+            Some(minor) => {
+                let is_connected = || is_connected(self.device.as_fd());
+                mountpoint::unmount_device(&self.mounted.path, minor, is_connected)
+            }
+            None => Ok(()),
         };
         let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
         let ended = |fds: &mut [PollFd<'_>], patience: u16| {
@@ -307,7 +324,20 @@ fn mount(
         path: path.to_owned(),
         source,
     };
-    match mount_directly(path, allow_other) {
+    let device = match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(device) => Ok(device),
+        Err(source) => match device_advice(&source) {
+            Some(advice) => {
+                return Err(ServeError::Device {
+                    path: path.to_owned(),
+                    advice,
+                    source,
+                });
+            }
+            None => Err(source),
+        },
+    };
+    match device.and_then(|device| mount_directly(device, path, allow_other)) {
         Ok(device) => {
             let unmount = Unmounting(Some(path.to_owned()));
             let session = Session::from_fd(fuse, device, config.acl, config).map_err(failed)?;
@@ -328,7 +358,10 @@ fn mount(
                 failed(match error.kind() {
                     io::ErrorKind::NotFound => refused,
                     // What the helper printed, without its end of line.
-                    _ => io::Error::other(error.to_string().trim().to_owned()),
+                    _ => io::Error::other(match error.to_string().trim() {
+                        "" => "fusermount3 failed without a word".to_owned(),
+                        said => said.to_owned(),
+                    }),
                 })
             })
         }
@@ -336,19 +369,23 @@ fn mount(
     }
 }
 
+/// What to do about a device that does not open, where that is known.
+fn device_advice(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => {
+            Some("load the module: modprobe fuse; in a container pass the device in")
+        }
+        // fusermount3 opens it as the user who calls it, and a namespace changes nothing either.
+        Some(libc::EACCES) => Some(
+            "it is closed to this user; as root: chmod 0666 /dev/fuse, and for good an udev rule: \
+             KERNEL==\"fuse\", MODE=\"0666\"",
+        ),
+        _ => None,
+    }
+}
+
 /// As root, or as root of a user namespace (the device must have been opened in it).
-fn mount_directly(path: &Path, allow_other: bool) -> io::Result<OwnedFd> {
-    let device = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => io::Error::other(
-                "/dev/fuse is missing (load the module: modprobe fuse; in a container pass the \
-                 device in)",
-            ),
-            _ => error,
-        })?;
+fn mount_directly(device: File, path: &Path, allow_other: bool) -> io::Result<OwnedFd> {
     let rootmode = std::fs::metadata(path)?.mode();
     let mut options = format!(
         "fd={},rootmode={rootmode:o},user_id={},group_id={},default_permissions",
@@ -390,6 +427,18 @@ fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Whether the file system that `device` serves is there still: mounted, and not aborted. Of one
+/// that is not, poll says that it has failed (kernel fs/fuse/dev.c, fuse_dev_poll).
+fn is_connected(device: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(device, PollFlags::empty())];
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    let failed = |fd: &PollFd<'_>| {
+        fd.revents()
+            .is_none_or(|events| events.contains(PollFlags::POLLERR))
+    };
+    polled.is_ok() && !failed(&fds[0])
 }
 
 /// Unmounts when something fails between mounting and serving.

@@ -5,8 +5,9 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use kstate_tests::{Daemon, Setup, eventually, kstate, kstatefs};
+use kstate_tests::{Daemon, PATIENCE, Running, Setup, eventually, kstate, kstatefs};
 use nix::sys::signal::Signal;
 
 fn run(directory: &Path) -> Output {
@@ -24,6 +25,21 @@ fn says(output: &Output, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "`{word}` is not in: {text}");
     }
+}
+
+/// Runs a command to its end, which has to come.
+fn finish(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("{command:?} hangs");
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    child.wait_with_output().unwrap()
 }
 
 fn is_mounted(path: &Path) -> bool {
@@ -87,6 +103,10 @@ fn a_backing_directory_that_is_no_tmpfs_is_refused() {
         .output()
         .unwrap();
     says(&output, &["/proc", "tmpfs", "--backing"]);
+    let mut command = Command::new(kstatefs());
+    command.args(["--backing", "/nonexistent"]).arg(home.path());
+    let output = command.output().unwrap();
+    says(&output, &["/nonexistent", "tmpfs", "--backing"]);
     assert!(!is_mounted(home.path()));
 }
 
@@ -135,6 +155,54 @@ fn unmounting_from_outside_ends_the_daemon() {
         "{unmounted:?}"
     );
     assert_eq!(daemon.process().finish().code(), Some(0));
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_said_not_to_and_can_be_unmounted_at_once() {
+    for how in [&[][..], &["--lazy"]] {
+        let mut daemon = Daemon::start();
+        let mount = daemon.mount().to_owned();
+        daemon.process().signal(Signal::SIGSTOP);
+        let again = finish(Command::new(kstate()).arg("mount").arg(&mount));
+        let unmounted = finish(Command::new(kstate()).arg("umount").args(how).arg(&mount));
+        daemon.process().signal(Signal::SIGCONT);
+        let text = String::from_utf8_lossy(&again.stderr);
+        assert_eq!(again.status.code(), Some(5), "{text}");
+        assert!(text.contains("does not answer"), "{text}");
+        assert!(text.contains("kstate umount --lazy"), "{text}");
+        assert!(unmounted.status.success(), "{how:?}: {unmounted:?}");
+        assert!(!is_mounted(&mount), "{how:?}");
+        assert_eq!(daemon.process().finish().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_daemon_whose_mount_has_gone_leaves_alone_who_mounts_there_next() {
+    let mut first = Daemon::start();
+    let mount = first.mount().to_owned();
+    first.process().signal(Signal::SIGSTOP);
+    // Both the path and the device number are free now.
+    kstate_tests::unmount(&mount);
+    let mut second = Running::start(Command::new(kstatefs()).arg(&mount));
+    eventually("it is mounted", || kstate::Mount::at(&mount).ok());
+    first.process().signal(Signal::SIGCONT);
+    assert_eq!(first.process().finish().code(), Some(0));
+    let found = kstate::Mount::at(&mount);
+    second.signal(Signal::SIGTERM);
+    assert_eq!(second.finish().code(), Some(0));
+    assert!(found.is_ok(), "{found:?}");
+}
+
+#[test]
+fn a_mount_is_found_through_a_symbolic_link_while_its_daemon_does_not_answer() {
+    let mut daemon = Daemon::start();
+    let link = daemon.home().join("link");
+    std::os::unix::fs::symlink("mount/", &link).unwrap();
+    daemon.process().signal(Signal::SIGSTOP);
+    let unmounted = finish(Command::new(kstate()).arg("umount").arg(&link));
+    daemon.process().signal(Signal::SIGCONT);
+    assert!(unmounted.status.success(), "{unmounted:?}");
+    assert!(!is_mounted(daemon.mount()));
 }
 
 #[test]

@@ -11,7 +11,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use kstate::{Mount, SubscribeError};
-use kstate_tests::{Daemon, PATIENCE, Running, Setup, as_user, eventually, is_real_root, kstatefs};
+use kstate_tests::{
+    Daemon, PATIENCE, Running, Setup, as_user, eventually, is_real_root, kstate, kstatefs,
+};
+use kstatefs::mountpoint::{MountPointError, Unmount};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -77,6 +80,22 @@ fn main() {
         test(
             "a_private_mount_is_closed_to_others",
             a_private_mount_is_closed_to_others,
+        ),
+        test(
+            "a_device_closed_to_the_user_is_said_to_be",
+            a_device_closed_to_the_user_is_said_to_be,
+        ),
+        test(
+            "the_demo_goes_on_to_a_namespace_where_fusermount_fails",
+            the_demo_goes_on_to_a_namespace_where_fusermount_fails,
+        ),
+        test(
+            "a_covered_mount_is_said_to_be_left_behind",
+            a_covered_mount_is_said_to_be_left_behind,
+        ),
+        test(
+            "a_mount_that_was_moved_is_unmounted_where_it_is",
+            a_mount_that_was_moved_is_unmounted_where_it_is,
         ),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -505,4 +524,107 @@ fn a_private_mount_is_closed_to_others() {
         try: os.listdir(sys.argv[1]); print('open')\n\
         except OSError as e: print(errno.errorcode[e.errno])\n";
     assert_eq!(printed(&python_as(BOB, &daemon, look)), "EACCES\n");
+}
+
+/// How many mounts the table lists at `path`.
+fn listed_at(path: &Path) -> usize {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let lines = table.lines();
+    lines
+        .filter(|line| line.split(' ').nth(4) == path.to_str())
+        .count()
+}
+
+fn a_covered_mount_is_said_to_be_left_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(kstatefs());
+    command
+        .arg(home.path())
+        .stderr(std::process::Stdio::piped());
+    let daemon = command.spawn().unwrap();
+    eventually("it is mounted", || Mount::at(home.path()).ok());
+    let none: Option<&Path> = None;
+    let flags = MsFlags::empty();
+    mount(Some("cover"), home.path(), Some("tmpfs"), flags, none).unwrap();
+    fs::write(home.path().join("covering"), "x").unwrap();
+    let pid = nix::unistd::Pid::from_raw(daemon.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let ended = daemon.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    let unmounted = kstatefs::mountpoint::unmount(home.path(), Unmount::IfUnused);
+    let covers = fs::read(home.path().join("covering"));
+    umount2(home.path(), MntFlags::empty()).unwrap();
+    let left = listed_at(home.path());
+    kstate_tests::unmount(home.path());
+    assert_eq!(ended.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("another file system is mounted over"),
+        "{text}"
+    );
+    assert!(matches!(unmounted, Err(MountPointError::Covered(_))));
+    assert_eq!(covers.unwrap(), b"x", "what covers it is none of ours");
+    assert_eq!((left, listed_at(home.path())), (1, 0));
+}
+
+fn a_mount_that_was_moved_is_unmounted_where_it_is() {
+    // Only below a mount that is private can one be moved.
+    let home = tempfile::tempdir().unwrap();
+    let none: Option<&Path> = None;
+    let flags = MsFlags::empty();
+    mount(Some("home"), home.path(), Some("tmpfs"), flags, none).unwrap();
+    mount(none, home.path(), none, MsFlags::MS_PRIVATE, none).unwrap();
+    let (from, to) = (home.path().join("from"), home.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    fs::create_dir(&to).unwrap();
+    let mut daemon = Running::start(Command::new(kstatefs()).arg(&from));
+    eventually("it is mounted", || Mount::at(&from).ok());
+    mount(Some(&from), &to, none, MsFlags::MS_MOVE, none).unwrap();
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    let ended = daemon.finish();
+    let left = listed_at(&to);
+    umount2(home.path(), MntFlags::MNT_DETACH).unwrap();
+    assert_eq!((ended.code(), left), (Some(0), 0));
+}
+
+fn a_device_closed_to_the_user_is_said_to_be() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |program: &Path, arguments: &[&str]| {
+        // A device of mode 0 in the place of the real one, and root without the right to open all.
+        let script = "mknod -m 0 $0/fuse$$ c 10 229 && mount --bind $0/fuse$$ /dev/fuse && \
+                      exec setpriv --bounding-set=-dac_override,-dac_read_search \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+        command.arg(home.path()).arg(program).args(arguments);
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let (code, said) = run(&kstatefs(), &[home.path().to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("chmod 0666 /dev/fuse"), "{said}");
+    assert!(!said.contains("modprobe"), "{said}");
+    assert!(!said.contains("package fuse3"), "{said}");
+    let (code, said) = run(&kstate(), &["doctor"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("chmod 0666 /dev/fuse"), "{said}");
+}
+
+fn the_demo_goes_on_to_a_namespace_where_fusermount_fails() {
+    let home = tempfile::tempdir().unwrap();
+    let helper = home.path().join("fusermount3");
+    fs::write(&helper, "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(&helper, Permissions::from_mode(0o4755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", home.path().display());
+    // Root that may not mount is as good as an ordinary user.
+    let mut command = Command::new("setpriv");
+    command.arg("--bounding-set=-sys_admin").arg(kstate());
+    command.args(["demo", "--seconds", "1", "--json"]);
+    let output = command.env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("user namespace"), "{said}");
 }

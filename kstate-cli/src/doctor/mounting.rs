@@ -29,7 +29,10 @@ impl Mounting {
         let passthrough = status(Feature::FusePassthrough) != Status::Unavailable;
         let region = can(Feature::MemfdSealing) || (passthrough && can(Feature::SharedMemory));
         let lacking = [
-            (can(Feature::FuseDevice), "/dev/fuse cannot be opened"),
+            (
+                can(Feature::FuseDevice),
+                "/dev/fuse cannot be opened: it is missing, or closed to this user",
+            ),
             (
                 can(Feature::PidfdOpen),
                 "pidfd_open(2) is refused, and the daemon needs it",

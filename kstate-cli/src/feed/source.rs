@@ -27,14 +27,14 @@ const MAX_CONNECTIONS: usize = 64;
 
 /// How a source is told to stop, from another thread or from a signal handler.
 ///
-/// Set `flag`, then make `wake` readable and leave it so (an eventfd, or a pipe whose other end is
-/// closed or written to). The flag alone would be missed by a source just about to wait.
+/// Set `flag`, then make one of `wakes` readable and leave it so (an eventfd, or a pipe whose other
+/// end is closed or written to). The flag alone would be missed by a source just about to wait.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stop<'a> {
     /// Looked at before each record.
     pub(crate) flag: &'a AtomicBool,
-    /// Becomes readable when there is reason to look at nothing else any more.
-    pub(crate) wake: BorrowedFd<'a>,
+    /// One becomes readable when there is reason to look at nothing else any more.
+    pub(crate) wakes: [BorrowedFd<'a>; 2],
 }
 
 impl Stop<'_> {
@@ -45,13 +45,10 @@ impl Stop<'_> {
     /// Waits until one of the descriptors can be read or has ended, and says which; `None` when
     /// told to stop.
     fn wait(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<Option<Vec<bool>>> {
-        let mut polled = Vec::with_capacity(descriptors.len() + 1);
-        polled.extend(
-            descriptors
-                .iter()
-                .map(|fd| PollFd::new(*fd, PollFlags::POLLIN)),
-        );
-        polled.push(PollFd::new(self.wake, PollFlags::POLLIN));
+        let polled = descriptors.iter().chain(&self.wakes);
+        let mut polled: Vec<_> = polled
+            .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+            .collect();
         let is_ready = |fd: &PollFd<'_>| fd.revents().is_none_or(|events| !events.is_empty());
         loop {
             if self.is_set() {
@@ -64,8 +61,8 @@ impl Stop<'_> {
             }
         }
         let mut ready: Vec<bool> = polled.iter().map(is_ready).collect();
-        let stopped = ready.pop().unwrap_or(true);
-        Ok((!stopped).then_some(ready))
+        let wakes = ready.split_off(descriptors.len());
+        Ok((!wakes.contains(&true)).then_some(ready))
     }
 }
 

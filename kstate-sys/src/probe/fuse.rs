@@ -31,8 +31,17 @@ pub(super) fn device() -> Capability {
             feature,
             format!("/dev/fuse: {error}"),
             NO_MOUNT,
-            "load the kernel module `fuse`; start a container with `--device /dev/fuse`",
+            device_advice(&error),
         ),
+    }
+}
+
+fn device_advice(error: &std::io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EACCES) => {
+            "as root: chmod 0666 /dev/fuse; for good, an udev rule: KERNEL==\"fuse\", MODE=\"0666\""
+        }
+        _ => "load the kernel module `fuse`; start a container with `--device /dev/fuse`",
     }
 }
 
@@ -255,7 +264,7 @@ pub(super) fn passthrough() -> Capability {
     }
     if let Err(error) = open_device() {
         let detail = format!("/dev/fuse: {error}");
-        return Capability::unavailable(feature, detail, without, "make /dev/fuse available");
+        return Capability::unavailable(feature, detail, without, device_advice(&error));
     }
     if numbers.is_none_or(|numbers| numbers < (6, 9)) {
         return Capability::unavailable(

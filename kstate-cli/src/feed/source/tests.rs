@@ -26,7 +26,7 @@ fn with_stop(test: impl FnOnce(Stop<'_>, &dyn Fn()) + Send + 'static) {
         test(
             Stop {
                 flag: &flag,
-                wake: wake.as_fd(),
+                wakes: [wake.as_fd(); 2],
             },
             &tell,
         );

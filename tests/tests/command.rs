@@ -1,0 +1,123 @@
+//! The command `kstate` on a mounted file system.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::Write;
+use std::process::{Child, Command, Output, Stdio};
+
+use kstate_tests::{Daemon, eventually, kstate};
+use nix::sys::signal::Signal;
+
+fn start(daemon: &Daemon, arguments: &[&str]) -> Child {
+    let mut command = Command::new(kstate());
+    command.args(arguments).arg("--mount").arg(daemon.mount());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn run(daemon: &Daemon, arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = start(daemon, arguments);
+    // A command that refuses its input does not read all of it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn names(daemon: &Daemon) -> Vec<String> {
+    let names = daemon.library().names().unwrap();
+    names.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_value_or_record_that_is_refused_leaves_no_state_behind() {
+    let daemon = Daemon::start();
+    for (arguments, input) in [
+        (&["set", "x", "--keep", "--as", "raw"][..], &[0; 70_000][..]),
+        (&["set", "x", "--keep"], &[0; 70_000]),
+        (&["set", "x", "123456", "--keep", "--capacity", "3"], b""),
+        (
+            &["set", "x", "123456", "--linger", "1h", "--capacity", "3"],
+            b"",
+        ),
+        (&["feed", "x", "--record-size", "4", "--keep"], b"y"),
+        (&["feed", "x", "--as", "hex", "--keep"], b"no hex\n"),
+    ] {
+        let output = run(&daemon, arguments, input);
+        assert!(!output.status.success(), "{arguments:?}");
+        eventually("it has gone", || names(&daemon).is_empty().then_some(()));
+    }
+}
+
+#[test]
+fn what_is_fed_or_set_stays_as_long_as_was_asked() {
+    let daemon = Daemon::start();
+    let commands = [
+        (&["set", "set", "1", "--keep"][..], &b""[..]),
+        (&["feed", "fed", "--keep"], b"1\n2\n"),
+        (&["feed", "lingers", "--linger", "1h"], b"1\n"),
+    ];
+    for (arguments, input) in commands {
+        let output = run(&daemon, arguments, input);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        assert_eq!(text(&output), "");
+    }
+    assert_eq!(names(&daemon), ["fed", "lingers", "set"]);
+    assert!(daemon.library().info("fed").unwrap().kept);
+    assert!(!daemon.library().info("lingers").unwrap().kept);
+}
+
+#[test]
+fn hexadecimal_text_of_standard_input_is_read_whole() {
+    let daemon = Daemon::start();
+    let input = "ab ".repeat(4096);
+    let output = run(
+        &daemon,
+        &["set", "x", "--keep", "--as", "hex"],
+        input.as_bytes(),
+    );
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(daemon.library().info("x").unwrap().length, 4096);
+}
+
+#[test]
+fn a_command_that_runs_on_ends_when_the_daemon_has_died() {
+    let mut daemon = Daemon::start();
+    let watching = start(&daemon, &["watch", "x", "y"]);
+    let mut feeding = start(&daemon, &["feed", "z", "--stats"]);
+    let input = feeding.stdin.take();
+    input.as_ref().unwrap().write_all(b"1\n").unwrap();
+    eventually("both are at work", || {
+        let there = names(&daemon);
+        let fed = || daemon.library().info("z").unwrap().length;
+        (there == ["x", "y", "z"] && fed() == 1).then_some(())
+    });
+    daemon.process().signal(Signal::SIGKILL);
+    for child in [watching, feeding] {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+        assert!(text(&output).contains("has died"), "{}", text(&output));
+    }
+    drop(input);
+}
+
+#[test]
+fn a_command_that_runs_on_bears_a_daemon_that_pauses() {
+    let mut daemon = Daemon::start();
+    let state = daemon.library().subscribe("x").write().bytes().unwrap();
+    state.publish(b"1").unwrap();
+    let mut watching = start(&daemon, &["watch", "x", "--count", "2"]);
+    let waits = || daemon.library().info("x").unwrap().waiters == 1;
+    eventually("it waits", || waits().then_some(()));
+    daemon.process().signal(Signal::SIGSTOP);
+    // Longer than it leaves between two looks.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let is_there = watching.try_wait().unwrap().is_none();
+    state.publish(b"2").unwrap();
+    let ended = watching.wait_with_output();
+    daemon.process().signal(Signal::SIGCONT);
+    assert!(is_there, "a pause is no death");
+    assert!(ended.unwrap().status.success());
+}
