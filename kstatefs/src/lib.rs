@@ -46,7 +46,8 @@ pub fn log_to_stderr() {
     // What fuser says of each request is only wanted by name: KSTATE_LOG=debug,fuser=debug. That a
     // reply found nobody (ENOENT) is said of each client that was killed while it waited.
     let wanted = std::env::var("KSTATE_LOG").unwrap_or_else(|_| "warn".into());
-    let filter = tracing_subscriber::EnvFilter::new(format!("fuser=error,fuser::reply=off,{wanted}"));
+    let filter =
+        tracing_subscriber::EnvFilter::new(format!("fuser=error,fuser::reply=off,{wanted}"));
     // Fails where the program logs in its own way.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
