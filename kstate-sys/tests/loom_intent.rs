@@ -27,7 +27,9 @@ mod loom_memory;
 
 use std::sync::Arc;
 
-use kstate_sys::region::{self, CommitError, Group, Head, LiveOwner, SeveralError, Standing, look};
+use kstate_sys::region::{
+    self, CommitError, Decision, Group, Head, LiveOwner, SeveralError, Standing, look,
+};
 use loom::thread;
 use loom_memory::{Death, Ledger, Owner, Value, Words, explore};
 
@@ -37,6 +39,17 @@ struct Mount {
     x: Arc<Words>,
     y: Arc<Words>,
     ledger: Arc<Ledger>,
+}
+
+/// The last round of a record that has served nobody.
+const FRESH: (u64, Decision) = (0, Decision::Aborted);
+
+/// The record's last round when it is going to serve `round`, all before having been committed.
+fn after(round: u8) -> (u64, Decision) {
+    match round {
+        1 => FRESH,
+        _ => (u64::from(round) - 1, Decision::Committed),
+    }
 }
 
 const X: u64 = 0;
@@ -68,7 +81,7 @@ impl Mount {
     /// Commits `value` to both through `group`, `record` and that record's first round.
     fn commit_both(&self, value: u8, group: u8, number: u32) -> Result<Vec<Head>, SeveralError> {
         let (x, y) = self.heads();
-        self.commit_on((x, y), value, group, number, 1)
+        self.commit_on((x, y), value, group, number)
     }
 
     fn commit_on(
@@ -77,11 +90,10 @@ impl Mount {
         value: u8,
         group: u8,
         number: u32,
-        round: u64,
     ) -> Result<Vec<Head>, SeveralError> {
         let (mut wx, mut wy) = (self.x.writer(group), self.y.writer(group));
         let targets = vec![(X, &*self.x, &mut wx, x), (Y, &*self.y, &mut wy, y)];
-        Value::new(value).commit_several(&self.owner(number), round, targets, &[])
+        Value::new(value).commit_several(&self.owner(number), FRESH, targets, &[])
     }
 
     /// The values of both at one point in history; tried a few times.
@@ -161,9 +173,9 @@ fn of_two_committers_of_the_same_states_one_wins_or_none() {
                 if opposite {
                     targets.reverse();
                 }
-                Value::new(2).commit_several(&theirs.owner(2), 1, targets, &[])
+                Value::new(2).commit_several(&theirs.owner(2), FRESH, targets, &[])
             });
-            let mine = mount.commit_on(bases, 1, 0, 1, 1);
+            let mine = mount.commit_on(bases, 1, 0, 1);
             let others = other.join().unwrap();
             let expected = match (&mine, &others) {
                 (Ok(_), Err(_)) => Some(1),
@@ -242,7 +254,7 @@ fn a_cut_beside_two_commits_of_both_is_of_one_of_them() {
                     let (x, y) = mount.heads();
                     let targets = vec![(X, &*mount.x, &mut wx, x), (Y, &*mount.y, &mut wy, y)];
                     Value::new(round)
-                        .commit_several(&mount.owner(1), round.into(), targets, &[])
+                        .commit_several(&mount.owner(1), after(round), targets, &[])
                         .unwrap();
                 }
             })
@@ -301,7 +313,7 @@ fn killed_at_each_step(checks: bool) {
                     true => read.push((&y, bases.1)),
                     false => targets.push((Y, &y, &mut wy, bases.1)),
                 }
-                Value::new(1).commit_several(&record, 1, targets, &read)
+                Value::new(1).commit_several(&record, FRESH, targets, &read)
             });
             // A join is the daemon's news of the death. It settles before groups are given out.
             theirs.ledger.settle(1, &[&theirs.x, &theirs.y]);
@@ -334,13 +346,15 @@ fn a_committer_that_reads_one_killed_at_any_step_leaves_all_or_nothing() {
     killed_at_each_step(true);
 }
 
-/// Case 6: the owner asks the daemon, which is a join here, and commits in the next round.
-fn given_up(preemptions: usize, beside_reader: bool) {
+/// Case 6: the daemon settles beside the owner, who asks it to when it finds itself given up, and
+/// tries again. With `stale` the first attempt of the owner's own fails, so that it puts back what
+/// the daemon puts back.
+fn given_up(preemptions: usize, stale: bool, beside_reader: bool) {
     explore(Some(preemptions), move || {
-        let mount = Mount::new(1, 1);
+        let mount = Mount::new(2, 1);
         let daemon = {
             let mount = mount.clone();
-            thread::spawn(move || mount.ledger.kill(1))
+            thread::spawn(move || mount.ledger.settle(1, &[&mount.x, &mount.y]))
         };
         let reader = beside_reader.then(|| {
             let mount = mount.clone();
@@ -351,37 +365,50 @@ fn given_up(preemptions: usize, beside_reader: bool) {
             })
         });
         let (mut wx, mut wy) = (mount.x.writer(0), mount.y.writer(0));
-        let mut commit = |round: u8| {
-            let (x, y) = mount.heads();
-            let targets = vec![(X, &*mount.x, &mut wx, x), (Y, &*mount.y, &mut wy, y)];
-            Value::new(round).commit_several(&mount.owner(1), round.into(), targets, &[])
-        };
-        let first = commit(1);
-        daemon.join().unwrap();
-        match first {
-            Ok(_) => assert_eq!(mount.end(), (Some(1), Some(1))),
-            Err(SeveralError::Killed) => {
-                mount.ledger.settle(1, &[&mount.x, &mount.y]);
-                assert_eq!(mount.end(), (None, None));
-                commit(2).unwrap();
-                assert_eq!(mount.end(), (Some(2), Some(2)));
+        let stale_y = Head::new(region::Generation(77), mount.y.head().slot());
+        let (mut last, mut given_up) = (FRESH, 0);
+        for attempt in 1.. {
+            let (x, mut y) = mount.heads();
+            if stale && attempt == 1 {
+                y = stale_y;
             }
-            Err(error) => panic!("{error:?}"),
+            let targets = vec![(X, &*mount.x, &mut wx, x), (Y, &*mount.y, &mut wy, y)];
+            match Value::new(1).commit_several(&mount.owner(1), last, targets, &[]) {
+                Ok(_) => break,
+                Err(SeveralError::Killed) => {
+                    given_up += 1;
+                    mount.ledger.settle(1, &[&mount.x, &mount.y]);
+                    last = mount.ledger.last_round(1);
+                    assert!(!mount.x.head().has_intent() && !mount.y.head().has_intent());
+                }
+                Err(error) => {
+                    assert!(stale, "{error:?}");
+                    last = (last.0 + 1, Decision::Aborted);
+                }
+            }
         }
+        assert!(given_up <= 1);
+        daemon.join().unwrap();
         if let Some(reader) = reader {
             reader.join().unwrap();
         }
+        assert_eq!(mount.end(), (Some(1), Some(1)));
     });
 }
 
 #[test]
 fn a_living_committer_that_is_given_up_goes_on() {
-    given_up(5, false);
+    given_up(3, false, false);
+}
+
+#[test]
+fn a_living_committer_that_is_given_up_while_it_gives_up_goes_on() {
+    given_up(2, true, false);
 }
 
 #[test]
 fn a_committer_given_up_shows_no_reader_half() {
-    given_up(1, true);
+    given_up(1, false, true);
 }
 
 #[test]
@@ -394,11 +421,11 @@ fn two_that_write_what_the_other_reads_do_not_both_commit() {
         let other = thread::spawn(move || {
             let mut writer = theirs.y.writer(1);
             let targets = vec![(Y, &*theirs.y, &mut writer, y)];
-            Value::new(2).commit_several(&theirs.owner(2), 1, targets, &[(&*theirs.x, x)])
+            Value::new(2).commit_several(&theirs.owner(2), FRESH, targets, &[(&*theirs.x, x)])
         });
         let mut writer = mount.x.writer(0);
         let targets = vec![(X, &*mount.x, &mut writer, x)];
-        let mine = Value::new(1).commit_several(&mount.owner(1), 1, targets, &[(&*mount.y, y)]);
+        let mine = Value::new(1).commit_several(&mount.owner(1), FRESH, targets, &[(&*mount.y, y)]);
         let others = other.join().unwrap();
         assert!(!(mine.is_ok() && others.is_ok()), "write skew");
         assert!(mine.is_ok() || is_conflict(&mine), "{mine:?}");
@@ -419,7 +446,7 @@ fn no_cut_turns_round_what_a_commit_has_read() {
             thread::spawn(move || {
                 let mut writer = mount.x.writer(0);
                 let targets = vec![(X, &*mount.x, &mut writer, x)];
-                Value::new(1).commit_several(&mount.owner(1), 1, targets, &[(&*mount.y, y)])
+                Value::new(1).commit_several(&mount.owner(1), FRESH, targets, &[(&*mount.y, y)])
             })
         };
         let publisher = {
@@ -463,18 +490,18 @@ fn a_commit_tried_again_through_the_same_slots_deceives_no_reader() {
                     (X, &*mount.x, &mut wx, bases.0),
                     (Y, &*mount.y, &mut wy, bases.1),
                 ];
-                let first = Value::new(1).commit_several(&mount.owner(1), 1, targets, &[]);
+                let first = Value::new(1).commit_several(&mount.owner(1), FRESH, targets, &[]);
                 assert!(is_conflict(&first), "{first:?}");
                 let (x, y) = mount.heads();
                 let checks = [(&*mount.x, x)];
                 let targets = vec![(Y, &*mount.y, &mut wy, y)];
                 Value::new(2)
-                    .commit_several(&mount.owner(1), 2, targets, &checks)
+                    .commit_several(&mount.owner(1), (1, Decision::Aborted), targets, &checks)
                     .unwrap();
                 let (x, y) = mount.heads();
                 let targets = vec![(X, &*mount.x, &mut wx, x), (Y, &*mount.y, &mut wy, y)];
                 Value::short(3)
-                    .commit_several(&mount.owner(1), 3, targets, &[])
+                    .commit_several(&mount.owner(1), (2, Decision::Committed), targets, &[])
                     .unwrap();
             })
         };
@@ -505,7 +532,7 @@ fn an_undecided_commit_is_put_back_under_a_readers_eyes() {
                     let checks = [(&*mount.y, base)];
                     let done = Value::new(round).commit_several(
                         &mount.owner(1),
-                        round.into(),
+                        (u64::from(round) - 1, Decision::Aborted),
                         targets,
                         &checks,
                     );
@@ -536,7 +563,7 @@ fn a_group_claimed_beside_an_intent_spares_what_counts() {
                 let (mut wx, mut wy) = (mount.x.writer(0), mount.y.writer(0));
                 let targets = vec![(X, &*mount.x, &mut wx, x), (Y, &*mount.y, &mut wy, y)];
                 Value::new(2)
-                    .commit_several(&mount.owner(1), 1, targets, &[])
+                    .commit_several(&mount.owner(1), FRESH, targets, &[])
                     .is_ok()
             })
         };

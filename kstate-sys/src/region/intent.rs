@@ -86,7 +86,7 @@ pub enum Decision {
     Checking,
     /// Its values count, also where a head still has the intent bit.
     Committed,
-    /// Given up by its owner.
+    /// Given up by its owner, who puts its heads back.
     Aborted,
     /// Given up by the daemon, which alone touches its heads now.
     Killed,
@@ -164,12 +164,30 @@ impl StatusWord {
         Status(self.0.load(Ordering::Acquire))
     }
 
-    /// Begins `round`. The owner's alone, and only when no head names an earlier one any more.
-    pub fn open(&self, round: Round) {
+    /// Says that no round was begun. The daemon's, before anybody else has the record.
+    pub fn initialise(&self) {
+        let status = Status::new(Round(0), Decision::Aborted);
+        self.0.store(status.0, Ordering::Relaxed);
+    }
+
+    /// Begins the round after `last`, which came to `decision`. The owner's alone, and only when no
+    /// head names `last` any more.
+    ///
+    /// # Errors
+    ///
+    /// What the word was instead: the daemon is just settling `last`, or has.
+    pub fn open(&self, last: Round, decision: Decision) -> Result<Round, Status> {
+        let round = Round(last.0 + 1);
+        let (from, to) = (
+            Status::new(last, decision),
+            Status::new(round, Decision::Undecided),
+        );
         // ORDERING: Release: who finds this round finds the earlier ones' heads put back, and the
-        // daemon finds the list of this one.
-        let status = Status::new(round, Decision::Undecided);
-        self.0.store(status.0, Ordering::Release);
+        // daemon finds the list of this one. Acquire with the daemon's `kill`.
+        self.0
+            .compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| round)
+            .map_err(Status)
     }
 
     /// Makes `to` of `round`, if it still is `from`.
@@ -187,8 +205,9 @@ impl StatusWord {
             .map_err(Status)
     }
 
-    /// Ends `round` if it is open, in place of its owner, and says what has become of it; `None`
-    /// when the word tells of another round.
+    /// Ends `round`, unless it is committed, in place of its owner, and says what it has come to;
+    /// `None` when the word tells of another round. The owner cannot begin another one then before
+    /// it has asked the daemon.
     pub fn kill(&self, round: Round) -> Option<Decision> {
         let mut status = self.load();
         // Its owner can change it twice at most: to checking, and to a decision.
@@ -197,7 +216,7 @@ impl StatusWord {
                 return None;
             }
             let decision = status.decision();
-            if !decision.is_open() {
+            if matches!(decision, Decision::Committed | Decision::Killed) {
                 return Some(decision);
             }
             match self.decide(round, decision, Decision::Killed) {

@@ -25,7 +25,8 @@ pub const MAX_WRITTEN: usize = 2;
 ///
 /// # Invariants
 ///
-/// 1. It is changed only while no head has an intent of the record.
+/// 1. It is changed only while no head has an intent of the record. So if the daemon finds a mixture
+///    of two lists there is nothing left to be settled.
 /// 2. The daemon takes nothing of it on trust: [`Listed::is_sound`], rights, owner of the slot,
 ///    and the slot's own word are compared.
 #[repr(C)]
@@ -195,8 +196,8 @@ pub enum SeveralError {
         /// Why.
         error: CommitError,
     },
-    /// The daemon gave the commit up, because it took long. Its heads are the daemon's: the record
-    /// serves again when that says that it has settled them.
+    /// The daemon gave the commit up, or the one before it, because it took long. Its heads are the
+    /// daemon's: the record serves again when that says that it has settled them.
     Killed,
 }
 
@@ -263,8 +264,8 @@ impl<M: Memory> Write<'_, M> {
 
 /// Commits all of `writes`, if all they replace and all of `checks` are still the newest.
 ///
-/// `writes` are in ascending order of states, each once; `round` is one that `record` has not
-/// served. What follows a commit is owed by the caller for each state written, before the
+/// `writes` are in ascending order of states, each once. `last` is the record's last round and what
+/// it came to: committed, aborted after an error, killed if the daemon has settled it. What follows a commit is owed by the caller for each state written, before the
 /// record serves again: [`Header::notice`](super::Header::notice).
 ///
 /// # Errors
@@ -281,14 +282,15 @@ impl<M: Memory> Write<'_, M> {
 /// A copy and two compare-and-swaps for each state written, one for all; no system call.
 pub fn commit_several<M: Memory, R: Record>(
     record: &R,
-    round: Round,
+    (last, outcome): (Round, Decision),
     writes: &mut [Write<'_, M>],
     checks: &[Check<'_, M>],
 ) -> Result<(), SeveralError> {
     debug_assert!(writes.len() <= MAX_WRITTEN);
-    let commit = IntentRef::new(record.number(), round);
     record.list().write(writes.iter().map(Write::listed));
-    record.status().open(round);
+    let opened = record.status().open(last, outcome);
+    let round = opened.map_err(|_| SeveralError::Killed)?;
+    let commit = IntentRef::new(record.number(), round);
     for (index, write) in writes.iter().enumerate() {
         if let Err(error) = write.fill(commit) {
             let why = match error {

@@ -17,9 +17,9 @@ use std::sync::atomic::AtomicBool;
 use kstate_sys::abi::{Class, SLOTS_PER_GROUP};
 use kstate_sys::clock::Ticks;
 use kstate_sys::region::{
-    self, Candidate, Check, CommitError, Generation, Group, Head, Header, IntentList, IntentRef,
-    LiveOwner, Memory, Payload, Record, Recorded, Round, SeveralError, Slot, SlotMeta, StatusWord,
-    Version, Write, Writer,
+    self, Candidate, Check, CommitError, Decision, Generation, Group, Head, Header, IntentList,
+    IntentRef, LiveOwner, Memory, Payload, Record, Recorded, Round, SeveralError, Slot, SlotMeta,
+    StatusWord, Version, Write, Writer,
 };
 use kstate_sys::sync::{AtomicU64, Ordering, fence};
 
@@ -404,35 +404,46 @@ impl Memory for Mortal<'_> {
 
 /// The records of a mount.
 #[derive(Debug)]
-pub(crate) struct Ledger(Vec<(StatusWord, IntentList)>);
+pub(crate) struct Ledger {
+    records: Vec<(StatusWord, IntentList)>,
+    /// The daemon settles one at a time.
+    settling: loom::sync::Mutex<()>,
+}
 
 impl Ledger {
     /// With records 1 to `records`.
     pub(crate) fn of(records: u32) -> Arc<Self> {
         let fresh = |_| (StatusWord::for_loom(), IntentList::for_loom());
-        Arc::new(Self((0..records).map(fresh).collect()))
+        Arc::new(Self {
+            records: (0..records).map(fresh).collect(),
+            settling: loom::sync::Mutex::new(()),
+        })
     }
 
     fn record(&self, number: u32) -> Option<&(StatusWord, IntentList)> {
-        self.0.get(usize::try_from(number).ok()?.checked_sub(1)?)
+        self.records
+            .get(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+
+    /// The last round of record `number`, and what it came to.
+    pub(crate) fn last_round(&self, number: u32) -> (u64, Decision) {
+        let status = self.record(number).expect("a record there is").0.load();
+        (status.round().0, status.decision())
     }
 
     /// What the daemon does for the owner of record `number`, who is dead or waits, in the states
     /// that it finds by their numbers.
     pub(crate) fn settle(&self, number: u32, states: &[&Arc<Words>]) {
         let (status, list) = self.record(number).expect("a record there is");
+        let _settling = self.settling.lock().unwrap();
         let round = status.load().round();
-        let decision = status.kill(round).expect("nobody else opens a round");
+        let Some(decision) = status.kill(round) else {
+            return;
+        };
         for listed in list.entries() {
             let memory = states[usize::try_from(listed.state).expect("a small number")];
             listed.settle(&**memory, IntentRef::new(number, round), decision);
         }
-    }
-
-    /// Gives the round that is open now up, in place of its living owner.
-    pub(crate) fn kill(&self, number: u32) {
-        let (status, _) = self.record(number).expect("a record there is");
-        let _ = status.kill(status.load().round());
     }
 }
 
@@ -488,7 +499,7 @@ impl Value {
     pub(crate) fn commit_several<M: Memory, R: Record>(
         self,
         record: &R,
-        round: u64,
+        last: (u64, Decision),
         targets: Vec<Target<'_, M>>,
         checks: &[(&M, Head)],
     ) -> Result<Vec<Head>, SeveralError> {
@@ -504,7 +515,8 @@ impl Value {
         let mut writes: Vec<_> = targets.into_iter().map(write).collect();
         let check = |&(memory, base)| Check { memory, base };
         let checks: Vec<_> = checks.iter().map(check).collect();
-        region::commit_several(record, Round(round), &mut writes, &checks)?;
+        let last = (Round(last.0), last.1);
+        region::commit_several(record, last, &mut writes, &checks)?;
         Ok(writes.iter().map(Write::committed).collect())
     }
 }
