@@ -200,7 +200,7 @@ pub trait Records {
 
 /// A mapped region with the records that decide commits of several states: what is needed where
 /// an intent was met.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct WithRecords<'a, R> {
     mapped: Mapped<'a>,
     records: &'a R,
@@ -210,6 +210,11 @@ impl<'a, R: Records> WithRecords<'a, R> {
     /// The two together.
     pub const fn new(mapped: Mapped<'a>, records: &'a R) -> Self {
         Self { mapped, records }
+    }
+
+    /// The region alone.
+    pub const fn mapped(&self) -> &Mapped<'a> {
+        &self.mapped
     }
 }
 
