@@ -137,6 +137,10 @@ fn settle(
     } else {
         true
     };
+    if settled {
+        // A reader cannot do it, and its own commit may depend on it.
+        handle.state.finish_committed();
+    }
     let outcome = match settled {
         true => ioctl::settled::DONE,
         false => ioctl::settled::NOT_YET,

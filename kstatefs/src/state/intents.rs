@@ -47,6 +47,15 @@ impl State {
         standing.is_ok_and(|s| s.intent.is_some_and(|(found, _)| found == commit))
     }
 
+    /// Takes the intent of a commit that is committed off the head, if its owner has not yet.
+    pub(crate) fn finish_committed(&self) {
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
+        if region::look(&mapped).is_ok_and(|standing| standing.finish(&mapped)) {
+            self.after_commit(&mapped);
+        }
+    }
+
     /// Stands back until no commit of several states is in the way of a write, and settles one
     /// that stays. No lock of a state may be held.
     ///
