@@ -85,6 +85,16 @@ struct kstate_ticket {
     char address[104];       /* path of the daemon's Unix socket */
 };
 
+/* Of a commit of several states; record and round of it are in slot metadata. */
+struct kstate_settle {
+    uint64_t intent;  /* in */
+    uint32_t outcome; /* out: KSTATE_SETTLED_* */
+    uint32_t reserved;
+};
+
+#define KSTATE_SETTLED_DONE 0
+#define KSTATE_SETTLED_NOT_YET 1
+
 #define KSTATE_IOC_SUBSCRIBE _IOWR(KSTATE_IOC_TYPE, 1, struct kstate_subscribe)
 #define KSTATE_IOC_CLAIM _IOR(KSTATE_IOC_TYPE, 2, struct kstate_claim)
 #define KSTATE_IOC_RELEASE _IOW(KSTATE_IOC_TYPE, 3, uint32_t)
@@ -96,6 +106,9 @@ struct kstate_ticket {
 #define KSTATE_IOC_SET_LINGER _IOW(KSTATE_IOC_TYPE, 9, uint64_t)
 #define KSTATE_IOC_INFO _IOR(KSTATE_IOC_TYPE, 10, struct kstate_info)
 #define KSTATE_IOC_TICKET _IOR(KSTATE_IOC_TYPE, 11, struct kstate_ticket)
+/* Of .kstate/registry: a record, whose pages are .kstate/intents/N and .kstate/intents/N.list. */
+#define KSTATE_IOC_RECORD _IOR(KSTATE_IOC_TYPE, 12, uint32_t)
+#define KSTATE_IOC_SETTLE _IOWR(KSTATE_IOC_TYPE, 13, struct kstate_settle)
 #define KSTATE_IOC_VERSION _IOR(KSTATE_IOC_TYPE, 255, uint32_t)
 
 #ifdef __cplusplus

@@ -16,6 +16,8 @@
 //! | [`SET_LINGER`] | in `u64` milliseconds | `EPERM` not the owner |
 //! | [`INFO`] | out [`Info`] | `EIO` damaged region |
 //! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EAGAIN` too many outstanding |
+//! | [`RECORD`], of the registry file | out `u32`: a record of the calling process | `ESRCH`, `EUSERS` too many, `ENOSPC` |
+//! | [`SETTLE`] | in and out [`Settle`] | none |
 //! | [`VERSION`] | out `u32` | none |
 //!
 //! Anything else is `ENOTTY`.
@@ -64,6 +66,12 @@ pub const SET_LINGER: u32 = ioc(WRITE, 9, size_of::<u64>());
 pub const INFO: u32 = ioc(READ, 10, size_of::<Info>());
 /// A one-time ticket for the region's descriptor, to be shown at the daemon's socket.
 pub const TICKET: u32 = ioc(READ, 11, size_of::<Ticket>());
+/// A record for commits of several states, the calling process's until that ends. Its two pages are
+/// the files [`record_file`] and [`record_list_file`] name.
+pub const RECORD: u32 = ioc(READ, 12, size_of::<u32>());
+/// Has a commit of several states settled that this state's head has an intent of, or that goes
+/// through a record of the calling process: put back if it has been undecided for long.
+pub const SETTLE: u32 = ioc(READ | WRITE, 13, size_of::<Settle>());
 /// The daemon's ABI version. This one never changes.
 pub const VERSION: u32 = ioc(READ, 255, size_of::<u32>());
 
@@ -243,6 +251,47 @@ impl Ticket {
     }
 }
 
+/// Argument of [`SETTLE`].
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Settle {
+    /// In: which commit, as a slot's metadata name it.
+    pub intent: u64,
+    /// Out: a [`settled`].
+    pub outcome: u32,
+    reserved: u32,
+}
+
+impl Settle {
+    /// A question about `intent`, or its answer.
+    pub const fn new(intent: u64, outcome: u32) -> Self {
+        Self {
+            intent,
+            outcome,
+            reserved: 0,
+        }
+    }
+}
+
+/// What [`Settle::outcome`] can be.
+pub mod settled {
+    /// No head that was not finished has an intent of it any more. Of one that is committed anyone
+    /// who may write takes the bit off.
+    pub const DONE: u32 = 0;
+    /// Its owner still has time: ask again in a millisecond.
+    pub const NOT_YET: u32 = 1;
+}
+
+/// The file of a record's public page, below the root.
+pub fn record_file(record: u32) -> String {
+    format!(".kstate/intents/{record}")
+}
+
+/// The file of a record's private page, below the root.
+pub fn record_list_file(record: u32) -> String {
+    format!(".kstate/intents/{record}.list")
+}
+
 const _: () = {
     use core::mem::offset_of;
     assert!(size_of::<Subscribe>() == 1016);
@@ -270,6 +319,9 @@ const _: () = {
     assert!(SET_LINGER == 0x4008_b509);
     assert!(INFO == 0x8040_b50a);
     assert!(TICKET == 0x8080_b50b);
+    assert!(size_of::<Settle>() == 16);
+    assert!(RECORD == 0x8004_b50c);
+    assert!(SETTLE == 0xc010_b50d);
     assert!(VERSION == 0x8004_b5ff);
 };
 
@@ -280,7 +332,7 @@ pub mod call {
     use std::io;
     use std::os::fd::{AsFd, AsRawFd};
 
-    use super::{Claim, Info, Subscribe, Ticket};
+    use super::{Claim, Info, Settle, Subscribe, Ticket};
 
     macro_rules! ioctl {
         ($(#[$doc:meta])* $name:ident, $number:ident, in $argument:ty) => {
@@ -339,6 +391,8 @@ pub mod call {
     ioctl!(/** [`SET_LINGER`](super::SET_LINGER). */ set_linger, SET_LINGER, in u64);
     ioctl!(/** [`INFO`](super::INFO). */ info, INFO, inout Info);
     ioctl!(/** [`TICKET`](super::TICKET). */ ticket, TICKET, inout Ticket);
+    ioctl!(/** [`RECORD`](super::RECORD). */ record, RECORD, inout u32);
+    ioctl!(/** [`SETTLE`](super::SETTLE). */ settle, SETTLE, inout Settle);
     ioctl!(/** [`VERSION`](super::VERSION). */ version, VERSION, inout u32);
 }
 

@@ -1,4 +1,4 @@
-//! The memory protocol of one state: `head`, slots, live page.
+//! The memory protocol of a state, `head`, slots, live page, and of commits of several states.
 //!
 //! A region is read and written by processes that do not trust each other's contents, so every
 //! word is fetched once and checked, and no reference is ever made to payload. The protocol is
@@ -14,6 +14,7 @@
 mod commit;
 mod head;
 mod header;
+mod intent;
 mod live;
 #[cfg(not(kstate_loom))]
 mod mapped;
@@ -21,20 +22,27 @@ mod payload;
 mod read;
 #[cfg(not(kstate_loom))]
 mod registry;
+mod several;
 mod slot;
 
 pub use commit::{CommitError, Group, Writer};
 pub use head::{Generation, Head, MAX_GENERATION, Slot};
 pub use header::{Header, Notice};
+pub use intent::{
+    Decision, IntentRef, MAX_RECORD, MAX_ROUND, Recorded, Round, Standing, Status, StatusWord, look,
+};
 pub use live::{LIVE_UNFINISHED, LiveOwner, live_generation, refresh_live, seize_live, show_live};
 #[cfg(not(kstate_loom))]
-pub use mapped::{HeaderError, Mapped, initialise};
+pub use mapped::{HeaderError, Mapped, Records, WithRecords, initialise};
 pub use payload::Payload;
 pub use read::{
     Candidate, Corruption, MAX_READ_ATTEMPTS, ReadError, Version, describe, newest, read, read_at,
 };
 #[cfg(not(kstate_loom))]
 pub use registry::{Registry, RegistryPage};
+pub use several::{
+    Check, IntentList, Listed, MAX_WRITTEN, Record, SeveralError, Write, commit_several, cut_fence,
+};
 pub use slot::{BUSY, SlotMeta, SlotSize};
 
 use crate::abi::Class;
@@ -53,6 +61,10 @@ pub trait Memory {
 
     /// The live page.
     fn live(&self) -> Payload<'_>;
+
+    /// What is known of the record `record`, which decides a commit of several states. Records
+    /// are the whole mount's, but it is through one of its states that one is met.
+    fn status(&self, record: u32) -> Recorded;
 
     /// Payload bytes of a slot of `class`.
     fn slot_bytes(&self, class: Class) -> usize;

@@ -40,6 +40,13 @@ pub trait Content: sealed::Sealed + Sized + 'static {
     #[doc(hidden)]
     fn snapshot(reader: &Reader<Self>) -> Result<Snapshot<Self::Owned>, ReadError>;
 
+    /// The version that `head` names; `None` when its slot holds another one by now.
+    #[doc(hidden)]
+    fn snapshot_at(
+        reader: &Reader<Self>,
+        head: Head,
+    ) -> Result<Option<Snapshot<Self::Owned>>, ReadError>;
+
     #[doc(hidden)]
     fn page(capacity: u32) -> Self::Page;
 

@@ -76,6 +76,11 @@ pub(crate) fn uninterrupted<R>(mut request: impl FnMut() -> io::Result<R>) -> io
     }
 }
 
+/// The answer of a mount that is no longer there.
+pub(crate) fn daemon_died() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOTCONN)
+}
+
 /// An errno with no text of its own, for what a peer got wrong.
 pub(crate) fn protocol_violation() -> io::Error {
     io::Error::from_raw_os_error(libc::EPROTO)
@@ -179,7 +184,7 @@ fn read(error: &ReadError) -> i32 {
         ReadError::TooLong { .. } => libc::ERANGE,
         ReadError::Damaged { .. } | ReadError::Unstable { .. } => libc::EIO,
         ReadError::Forked { .. } => libc::ESTALE,
-        ReadError::Map { source, .. } => code(source),
+        ReadError::Map { source, .. } | ReadError::Undecided { source, .. } => code(source),
     }
 }
 

@@ -27,6 +27,8 @@
 //! | read | [`Reader::snapshot`], [`Reader::changed_since`], [`Reader::live`] |
 //! | write | [`State::publish`] |
 //! | change what is there | [`State::transact`], [`State::begin`]; by pointer [`State::begin_raw`] |
+//! | change several states at once | [`begin_many`], [`transact_many`] |
+//! | read several states as of one moment | [`cut()`] |
 //! | wait | [`Reader::wait`], [`Reader::watch`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
 //!
 //! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
@@ -34,16 +36,20 @@
 
 mod claim;
 mod content;
+mod cut;
 mod errno;
 mod error;
 mod fault;
 mod info;
+mod intent;
 mod layout;
 mod live;
+mod many;
 mod mapping;
 mod mount;
 mod publish;
 mod reader;
+mod records;
 mod registry;
 mod retry;
 mod snapshot;
@@ -71,6 +77,7 @@ pub use kstate_sys::region::Generation;
 
 pub use claim::ClaimError;
 pub use content::{Bytes, Content};
+pub use cut::{Cut, CutError, cut};
 pub use error::Error;
 pub use fault::{TrapError, Trapping};
 pub use info::{Info, InfoError, RecordedLayout};
@@ -78,6 +85,10 @@ pub use info::{Info, InfoError, RecordedLayout};
 pub use layout::Description;
 pub use layout::Layout;
 pub use live::{Live, LiveError};
+pub use many::{
+    AddError, CommitManyError, Many, ManyOutcome, RetriedMany, TouchError, TransactManyError,
+    begin_many, transact_many, transact_many_with,
+};
 pub use mount::{MOUNT_VARIABLE, Mount, MountError, RemoveError};
 pub use publish::PublishError;
 pub use reader::Reader;

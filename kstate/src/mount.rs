@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kstate_sys::abi::{ABI_VERSION, O_LIBRARY};
 use kstate_sys::ioctl::call;
@@ -12,6 +13,7 @@ use kstate_sys::name::{NameError, StateName};
 
 use crate::errno::{self, Refusal};
 use crate::info::{self, Info, InfoError};
+use crate::records::Records;
 use crate::registry::Registry;
 use crate::subscribe::Subscribe;
 
@@ -285,6 +287,11 @@ impl Mount {
             Ok(_) => Self::at(&self.path).map(drop),
             Err(error) => Err(refused(&self.path, error)),
         }
+    }
+
+    /// The records through which several of its states are committed.
+    pub(crate) fn records(&self) -> Arc<Records> {
+        Records::of(&self.path, self.device)
     }
 
     /// The registry page, to wait for creations.

@@ -160,6 +160,9 @@ impl<T: Content> State<T> {
                     };
                 }
                 Err(region::CommitError::Conflict { .. }) => {
+                    if self.meet() {
+                        continue;
+                    }
                     if backoff.delay() > PATIENCE {
                         return Err(PublishError::Undecided { name: name() });
                     }
@@ -248,10 +251,15 @@ impl<T: Content> State<T> {
     #[cold]
     #[inline(never)]
     pub(crate) fn settle(&self, notice: Notice, head: Head) -> bool {
+        self.pay(notice, live_owner(head))
+    }
+
+    /// Pays what a commit owes, refreshing the live page in the name of `owner`.
+    pub(crate) fn pay(&self, notice: Notice, owner: LiveOwner) -> bool {
         if notice.contains(Notice::ARMED) {
             // Another writer may have grown the state. What else fails is damage, which readers
             // will see; the commit stands.
-            let _ = self.retry_grown(|memory| region::refresh_live(memory, live_owner(head)));
+            let _ = self.retry_grown(|memory| region::refresh_live(memory, owner));
         }
         if notice.contains(Notice::WAITERS) {
             futex::wake_all(&self.memory().header().head);

@@ -17,10 +17,14 @@ use kstate_sys::region::{self, Generation, Head, Mapped, Memory};
 use crate::content::Content;
 use crate::errno;
 use crate::info::{self, Info};
+use crate::intent::Region;
 use crate::mapping::Map;
 use crate::snapshot::{ReadError, Snapshot};
 use crate::stamp::ClockWord;
 use crate::subscription::Subscription;
+
+/// Records that are mapped for one reading. Two are rare; who names more of them forges them.
+const MAX_RECORDS: u32 = 100;
 
 /// A state as a reader sees it: shared between threads, cloned at the price of a counter.
 ///
@@ -117,15 +121,16 @@ impl<T> Reader<T> {
         Ok(())
     }
 
-    /// Runs `read`, again with a longer mapping if the state has grown, and says of an error
-    /// which state it is about.
+    /// Runs `read`, again with a longer mapping if the state has grown, or with the record that
+    /// decides a commit of several states, and says of an error which state it is about.
     #[cold]
     pub(crate) fn retry_grown<R>(
         &self,
-        mut read: impl FnMut(&Mapped<'_>) -> Result<R, region::ReadError>,
+        mut read: impl FnMut(&Region<'_>) -> Result<R, region::ReadError>,
     ) -> Result<R, ReadError> {
+        let mut records = 0;
         loop {
-            return Err(match read(self.memory()) {
+            return Err(match read(&self.region()) {
                 Ok(done) => return Ok(done),
                 Err(region::ReadError::Unmapped { class }) => match self.grow(class) {
                     // At most once a class: the new mapping reaches this one.
@@ -135,6 +140,16 @@ impl<T> Reader<T> {
                         source,
                     },
                 },
+                Err(region::ReadError::UnmappedRecord { record }) if records < MAX_RECORDS => {
+                    records += 1;
+                    match self.subscription.records().map(record) {
+                        Ok(()) => continue,
+                        Err(source) => ReadError::Undecided {
+                            name: self.name().clone(),
+                            source,
+                        },
+                    }
+                }
                 Err(error) => self.named(error),
             });
         }
@@ -196,7 +211,11 @@ impl<T> Reader<T> {
     #[inline]
     pub fn generation(&self) -> Generation {
         // ORDERING: Acquire with the committer's SeqCst swap.
-        Head::from_raw(self.memory().header().head.load(Ordering::Acquire)).generation()
+        let head = Head::from_raw(self.memory().header().head.load(Ordering::Acquire));
+        match head.has_intent() {
+            false => head.generation(),
+            true => self.resolved_generation(head),
+        }
     }
 
     /// Whether another version than `seen` is the newest.

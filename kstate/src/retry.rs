@@ -101,6 +101,16 @@ impl Retry {
     }
 }
 
+impl Retry {
+    pub(crate) const fn longest(&self) -> Duration {
+        self.longest_pause
+    }
+
+    pub(crate) const fn most_attempts(&self) -> u32 {
+        self.attempts
+    }
+}
+
 impl Default for Retry {
     fn default() -> Self {
         Self::new()

@@ -91,6 +91,17 @@ pub enum ReadError {
         /// The state's name.
         name: StateName,
     },
+    /// A commit of several states is under way, and what decides it cannot be looked at.
+    #[error(
+        "a commit of several states holds state `{name}`, and the record that decides it cannot be \
+         mapped: {source}"
+    )]
+    Undecided {
+        /// The state's name.
+        name: StateName,
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// The state has grown, and what it grew by could not be mapped.
     #[error("state `{name}` has grown and cannot be mapped: {source}")]
     Map {

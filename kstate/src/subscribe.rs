@@ -175,8 +175,15 @@ impl Subscribe {
         let io = |source| options.refused(source);
         let class = terms.geometry.class_for(capacity);
         let class = class.ok_or_else(errno::protocol_violation).map_err(io)?;
-        let subscription =
-            Subscription::new(descriptor, name.clone(), self.access, terms, class).map_err(io)?;
+        let subscription = Subscription::new(
+            descriptor,
+            name.clone(),
+            self.access,
+            terms,
+            class,
+            mount.records(),
+        )
+        .map_err(io)?;
         let state = State::new(Reader::new(Arc::new(subscription)).map_err(io)?)?;
         let descriptor = state.subscription().descriptor();
         if let Some((patience, deadline)) = deadline {

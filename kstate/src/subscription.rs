@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use kstate_sys::abi::{CLASSES, Class, Geometry};
 use kstate_sys::access::Access;
@@ -13,7 +13,9 @@ use kstate_sys::name::StateName;
 use kstate_sys::region::Memory;
 
 use crate::errno;
+use crate::intent::Met;
 use crate::mapping::Map;
+use crate::records::Records;
 use crate::ticket;
 
 /// An open state file and what is mapped of its region.
@@ -31,6 +33,8 @@ pub(crate) struct Subscription {
     transport: Transport,
     maps: [OnceLock<Map>; CLASSES.len()],
     wait_mark: WaitMark,
+    records: Arc<Records>,
+    met: Met,
 }
 
 /// How the region's descriptor is had.
@@ -67,6 +71,7 @@ impl Subscription {
         access: Access,
         terms: Terms,
         class: Class,
+        records: Arc<Records>,
     ) -> io::Result<Self> {
         let Terms {
             state_id,
@@ -84,6 +89,8 @@ impl Subscription {
             transport,
             maps: Default::default(),
             wait_mark: WaitMark::default(),
+            records,
+            met: Met::default(),
         };
         subscription.map_for(class)?;
         Ok(subscription)
@@ -107,6 +114,15 @@ impl Subscription {
 
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+
+    /// The records of the state's mount.
+    pub(crate) fn records(&self) -> &Arc<Records> {
+        &self.records
+    }
+
+    pub(crate) fn met(&self) -> &Met {
+        &self.met
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {

@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use crate::content::Content;
 use crate::mapping::Map;
 use crate::reader::Reader;
+use crate::records::Records;
 use crate::state::State;
 use crate::subscription::{Subscription, Terms, Transport};
 
@@ -57,7 +58,8 @@ impl Region {
         };
         let file = self.file.try_clone().unwrap();
         let name = StateName::new("test").unwrap();
-        Arc::new(Subscription::new(file, name, access, terms, class).unwrap())
+        let records = Records::of("/nonexistent".as_ref(), 0);
+        Arc::new(Subscription::new(file, name, access, terms, class, records).unwrap())
     }
 
     pub(crate) fn reader<T: Content>(&self, class: Class) -> Reader<T> {

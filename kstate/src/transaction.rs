@@ -70,7 +70,8 @@ pub enum Outcome {
     Conflict {
         /// The generation the transaction began from.
         base: Generation,
-        /// The newest generation at the attempt.
+        /// The newest generation at the attempt; the base itself if a commit of several states was
+        /// under way, which was not decided yet.
         found: Generation,
     },
 }
@@ -141,7 +142,10 @@ impl<T: Content> Transaction<'_, T> {
     /// One load.
     #[inline]
     pub fn validate(&self) -> bool {
-        region::newest(self.state.memory()) == Ok(self.base)
+        match region::newest(self.state.memory()) {
+            Ok(newest) => newest == self.base,
+            Err(_) => self.state.is_newest(self.base),
+        }
     }
 
     /// Whether something was written.
@@ -223,11 +227,16 @@ impl<T: Content> State<T> {
     /// Fills `page` with `base` or, if that is gone, with the newest version: then `true`.
     #[cold]
     #[inline(never)]
-    fn fill_slowly(&self, base: Head, page: &mut T::Page) -> Result<bool, ReadError> {
+    pub(crate) fn fill_slowly(&self, base: Head, page: &mut T::Page) -> Result<bool, ReadError> {
         match T::fill(self, Some(base), page)? {
             Filled::Whole => Ok(false),
             Filled::Recycled => T::fill(self, None, page).map(|_| true),
         }
+    }
+
+    #[cold]
+    fn is_newest(&self, base: Head) -> bool {
+        self.look().is_ok_and(|standing| standing.head == base)
     }
 
     #[cold]

@@ -89,8 +89,12 @@ impl<T> Reader<T> {
             self.subscribe_to_wakes()?;
             // ORDERING: SeqCst after the daemon's SeqCst raise of the mark: see `Header::notice`.
             let head = Head::from_raw(header.head.load(Ordering::SeqCst));
-            if head.generation() != since {
-                return Ok(Waited::Changed(head.generation()));
+            let newest = match head.has_intent() {
+                false => head.generation(),
+                true => self.resolved_generation(head),
+            };
+            if newest != since {
+                return Ok(Waited::Changed(newest));
             }
             if header.notice().contains(Notice::DELETED) {
                 return Err(WaitError::Deleted {

@@ -1,7 +1,7 @@
 //! The file system without FUSE: what each call means, testable without a mount.
 //!
-//! Lock order: the table, what the kernel maps (`fuse.rs`), the open files, one open file, its
-//! state, the reaper.
+//! Lock order: the table, what the kernel maps (`fuse.rs`), the open files, one open file, a record,
+//! a state, the reaper, the records.
 
 #[cfg(test)]
 mod tests;
@@ -20,13 +20,14 @@ use crate::attr::{Attr, Kind};
 use crate::backing::{Backing, RegionFile, Space, Transport};
 use crate::errno::Errno;
 use crate::handle::{Handle, OpenMode};
+use crate::intents::{IntentRecord, Intents, Part};
 use crate::linger::Lingering;
 use crate::poll::{Hub, Poller};
 use crate::reaper::{Reaper, process_of};
 use crate::registry::RegistryFile;
 use crate::socket::Desk;
 use crate::state::{Attributes, Cause, PollState, State};
-use crate::table::{CONTROL, FIRST_STATE, REGISTRY, ROOT, Table};
+use crate::table::{CONTROL, FIRST_RECORD_FILE, FIRST_STATE, INTENTS, REGISTRY, ROOT, Table};
 use crate::{ioctl, xattr};
 
 /// Who makes a call.
@@ -53,6 +54,7 @@ pub(crate) struct Settings {
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) reaper: Reaper,
+    pub(crate) intents: Arc<Intents>,
     pub(crate) registry: RegistryFile,
     /// The socket; none where passthrough makes it needless.
     pub(crate) desk: Option<Desk>,
@@ -81,6 +83,11 @@ impl std::fmt::Debug for Shared {
 enum OpenFile {
     State(Arc<Handle>),
     Registry,
+    Record {
+        record: Arc<IntentRecord>,
+        part: Part,
+        writable: bool,
+    },
     Directory(Arc<Vec<Entry>>),
 }
 
@@ -104,6 +111,7 @@ pub(crate) struct Opened {
 pub(crate) enum Region<'a> {
     State(Arc<State>),
     Registry(&'a RegistryFile),
+    Record(Arc<IntentRecord>, Part),
 }
 
 impl Region<'_> {
@@ -111,6 +119,7 @@ impl Region<'_> {
         match self {
             Self::State(state) => state.region_file(),
             Self::Registry(registry) => registry.region_file(),
+            Self::Record(record, part) => record.file(*part),
         }
     }
 
@@ -145,9 +154,11 @@ impl Shared {
         hub: Hub,
         settings: Settings,
     ) -> io::Result<Self> {
+        let intents = Arc::new(Intents::default());
         Ok(Self {
             clock: Clock::calibrate(),
-            reaper: Reaper::new()?,
+            reaper: Reaper::new(intents.clone())?,
+            intents,
             registry: RegistryFile::create(&backing, transport)?,
             desk: match transport {
                 Transport::Passthrough => None,
@@ -170,8 +181,9 @@ impl Shared {
         self.transport
     }
 
-    /// Has `tell` called with the inode number of each state that goes.
-    pub(crate) fn on_retired(&self, tell: impl Fn(u64) + Send + Sync + 'static) {
+    /// Has `tell` called with the inode number of each file that goes.
+    pub(crate) fn on_retired(&self, tell: impl Fn(u64) + Clone + Send + Sync + 'static) {
+        self.intents.on_gone(tell.clone());
         // Set once, when the session is made.
         let _ = self.on_retired.set(Box::new(tell));
     }
@@ -191,6 +203,11 @@ impl Shared {
                 Attr::of_state(&state)
             }
             (CONTROL, b"registry") => Ok(self.registry_attr()),
+            (CONTROL, b"intents") => Ok(self.directory(INTENTS)),
+            (INTENTS, _) => {
+                let (record, part) = self.intents.named(name).ok_or(Errno::ENOENT)?;
+                Ok(self.record_attr(&record, part))
+            }
             (CONTROL, _) => Err(Errno::ENOENT),
             _ => Err(Errno::ENOTDIR),
         }
@@ -198,8 +215,12 @@ impl Shared {
 
     pub(crate) fn getattr(&self, ino: u64) -> Result<Attr, Errno> {
         match ino {
-            ROOT | CONTROL => Ok(self.directory(ino)),
+            ROOT | CONTROL | INTENTS => Ok(self.directory(ino)),
             REGISTRY => Ok(self.registry_attr()),
+            FIRST_RECORD_FILE.. => {
+                let (record, part) = self.intents.of_file(ino).ok_or(Errno::ESTALE)?;
+                Ok(self.record_attr(&record, part))
+            }
             _ => Attr::of_state(&*self.state(ino)?),
         }
     }
@@ -218,7 +239,7 @@ impl Shared {
         file: Option<u64>,
         change: Change,
     ) -> Result<Attr, Errno> {
-        if ino < FIRST_STATE {
+        if !is_state(ino) {
             return Err(Errno::EPERM);
         }
         let handle = match file.map(|file| self.file(file)) {
@@ -293,7 +314,18 @@ impl Shared {
                         .map(|s| entry(s.ino(), Kind::File, s.name().as_str())),
                 );
             }
-            CONTROL => entries.push(entry(REGISTRY, Kind::File, "registry")),
+            CONTROL => {
+                entries.push(entry(REGISTRY, Kind::File, "registry"));
+                entries.push(entry(INTENTS, Kind::Directory, "intents"));
+            }
+            INTENTS => {
+                for record in self.intents.all() {
+                    let name = record.number().to_string();
+                    entries.push(entry(record.ino(Part::Status), Kind::File, &name));
+                    let list = format!("{name}.list");
+                    entries.push(entry(record.ino(Part::List), Kind::File, &list));
+                }
+            }
             _ => return Err(Errno::ENOTDIR),
         }
         Ok(entries)
@@ -337,7 +369,14 @@ impl Shared {
             changed: SystemTime::now(),
             linger: self.settings.linger,
         };
-        let state = Arc::new(State::create(ino, name, file, self.clock, attributes)?);
+        let state = Arc::new(State::create(
+            ino,
+            name,
+            file,
+            self.clock,
+            attributes,
+            &self.intents,
+        )?);
         // Opened before anybody can see it, so that it cannot evaporate in between.
         let opened = self.open_state(caller, &state, OpenMode::from_flags(flags))?;
         let attr = Attr::of_state(&state)?;
@@ -350,7 +389,17 @@ impl Shared {
     pub(crate) fn open(&self, caller: Caller, ino: u64, flags: i32) -> Result<Opened, Errno> {
         let mode = OpenMode::from_flags(flags);
         match ino {
-            ROOT | CONTROL => Err(Errno::EISDIR),
+            ROOT | CONTROL | INTENTS => Err(Errno::EISDIR),
+            FIRST_RECORD_FILE.. => {
+                let (record, part) = self.intents.of_file(ino).ok_or(Errno::ESTALE)?;
+                let writable = mode.write;
+                let file = self.keep(OpenFile::Record {
+                    record,
+                    part,
+                    writable,
+                });
+                Ok(Opened { file, ino })
+            }
             REGISTRY if mode.write => Err(Errno::EACCES),
             REGISTRY => Ok(Opened {
                 file: self.keep(OpenFile::Registry),
@@ -417,6 +466,7 @@ impl Shared {
         match self.file(opened.file)? {
             OpenFile::State(handle) => Ok(Region::State(handle.state.clone())),
             OpenFile::Registry => Ok(Region::Registry(&self.registry)),
+            OpenFile::Record { record, part, .. } => Ok(Region::Record(record, part)),
             OpenFile::Directory(_) => Err(Errno::EISDIR),
         }
     }
@@ -427,14 +477,14 @@ impl Shared {
         match self.file(file)? {
             OpenFile::State(handle) if handle.mode.read => handle.read(offset, size),
             OpenFile::State(_) => Err(Errno::EBADF),
-            OpenFile::Registry => Ok(Vec::new()),
+            OpenFile::Registry | OpenFile::Record { .. } => Ok(Vec::new()),
             OpenFile::Directory(_) => Err(Errno::EISDIR),
         }
     }
 
     pub(crate) fn write(&self, file: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
         match self.file(file)? {
-            OpenFile::State(handle) => handle.write(offset, data),
+            OpenFile::State(handle) => handle.write(&self.reaper, offset, data),
             _ => Err(Errno::EBADF),
         }
     }
@@ -449,6 +499,11 @@ impl Shared {
         match self.file(file)? {
             OpenFile::State(handle) => ioctl::on_state(self, &handle, caller, command, argument),
             OpenFile::Registry => ioctl::on_registry(self, caller, file, command),
+            OpenFile::Record {
+                record,
+                part,
+                writable,
+            } => ioctl::on_record(self, &record, part, writable, caller, file, command),
             OpenFile::Directory(_) => Err(Errno::ENOTTY),
         }
     }
@@ -479,14 +534,14 @@ impl Shared {
     // --- attributes -------------------------------------------------------------------------
 
     pub(crate) fn get_xattr(&self, ino: u64, name: &str) -> Result<Vec<u8>, Errno> {
-        if ino < FIRST_STATE {
+        if !is_state(ino) {
             return Err(Errno::ENODATA);
         }
         xattr::get(&*self.state(ino)?, name)
     }
 
     pub(crate) fn list_xattr(&self, ino: u64) -> Result<Vec<u8>, Errno> {
-        if ino < FIRST_STATE {
+        if !is_state(ino) {
             Ok(Vec::new())
         } else {
             Ok(xattr::list(&*self.state(ino)?))
@@ -500,7 +555,7 @@ impl Shared {
         name: &str,
         value: &[u8],
     ) -> Result<(), Errno> {
-        if ino < FIRST_STATE {
+        if !is_state(ino) {
             return Err(Errno::EOPNOTSUPP);
         }
         let state = self.state(ino)?;
@@ -588,6 +643,21 @@ impl Shared {
         }
     }
 
+    fn record_attr(&self, record: &IntentRecord, part: Part) -> Attr {
+        let (uid, gid) = record.user();
+        Attr {
+            ino: record.ino(part),
+            kind: Kind::File,
+            mode: match part {
+                Part::Status => 0o644,
+                Part::List => 0o600,
+            },
+            uid,
+            gid,
+            ..self.directory(CONTROL)
+        }
+    }
+
     fn state(&self, ino: u64) -> Result<Arc<State>, Errno> {
         self.table().numbered(ino).cloned().ok_or(Errno::ESTALE)
     }
@@ -617,4 +687,8 @@ impl Shared {
     fn files_mut(&self) -> RwLockWriteGuard<'_, HashMap<u64, OpenFile>> {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+const fn is_state(ino: u64) -> bool {
+    FIRST_STATE <= ino && ino < FIRST_RECORD_FILE
 }

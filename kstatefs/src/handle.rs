@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kstate_sys::region::{Generation, Head};
 
 use crate::errno::Errno;
+use crate::reaper::Reaper;
 use crate::state::{Expectation, State};
 
 /// How a state file was opened.
@@ -116,7 +117,7 @@ impl Handle {
     ///
     /// `ESTALE` when this file has read and somebody has committed since, `EFBIG` beyond the
     /// capacity; nothing was changed then.
-    pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn write(&self, reaper: &Reaper, offset: u64, data: &[u8]) -> Result<(), Errno> {
         if !self.mode.write {
             return Err(Errno::EBADF);
         }
@@ -134,7 +135,7 @@ impl Handle {
                 !version.bytes.is_empty() && offset == version.bytes.len() as u64
             });
         let replace = io.replace_next || follows;
-        let (head, bytes) = self.state.write(expectation, |base| {
+        let (head, bytes) = self.state.write(reaper, expectation, |base| {
             if replace {
                 return Some(data.to_vec());
             }

@@ -4,14 +4,15 @@ use std::io;
 use std::time::Duration;
 
 use kstate_sys::abi::{ABI_VERSION, page_size};
-use kstate_sys::ioctl::{self, Info, Subscribe, info_flags, outcome, transport};
-use kstate_sys::region::Generation;
+use kstate_sys::ioctl::{self, Info, Settle, Subscribe, info_flags, outcome, transport};
+use kstate_sys::region::{Generation, IntentRef};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::backing::Transport;
 use crate::errno::Errno;
 use crate::fs::{Caller, Shared};
 use crate::handle::Handle;
+use crate::intents::{IntentRecord, Part};
 use crate::state::Layout;
 
 /// Carries out `command` on an open state. The answer is what the caller's argument becomes.
@@ -82,12 +83,13 @@ pub(crate) fn on_state(
             let descriptor = state.region_descriptor(handle.mode.write)?;
             ticket(shared, descriptor, caller, handle.id)
         }
+        ioctl::SETTLE => settle(shared, handle, caller, argument),
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
         _ => Err(Errno::ENOTTY),
     }
 }
 
-/// The two that the registry file knows.
+/// Those that the registry file knows.
 pub(crate) fn on_registry(
     shared: &Shared,
     caller: Caller,
@@ -97,8 +99,63 @@ pub(crate) fn on_registry(
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
         ioctl::TICKET => ticket(shared, shared.registry.descriptor()?, caller, file),
+        ioctl::RECORD => {
+            let number = shared.reaper.hold_record(caller.tid, |process| {
+                let user = (caller.uid, caller.gid);
+                let (backing, transport) = (&shared.backing, shared.transport());
+                shared.intents.create(backing, transport, process, user)
+            })?;
+            Ok(number.as_bytes().to_vec())
+        }
         _ => Err(Errno::ENOTTY),
     }
+}
+
+/// Those that the files of a record know.
+pub(crate) fn on_record(
+    shared: &Shared,
+    record: &IntentRecord,
+    part: Part,
+    writable: bool,
+    caller: Caller,
+    file: u64,
+    command: u32,
+) -> Result<Vec<u8>, Errno> {
+    match command {
+        ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
+        ioctl::TICKET => ticket(shared, record.descriptor(part, writable)?, caller, file),
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+/// Who asks must have it in its way: a commit of nobody's concern is nobody's to give up. A reader
+/// may be concerned too, when it takes a cut.
+fn settle(
+    shared: &Shared,
+    handle: &Handle,
+    caller: Caller,
+    argument: &[u8],
+) -> Result<Vec<u8>, Errno> {
+    let asked = Settle::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+    let commit = IntentRef::from_raw(asked.intent);
+    let record = shared.intents.get(commit.record());
+    let process = shared.reaper.find(caller.tid);
+    let is_own = record.is_some_and(|record| Some(record.owner()) == process);
+    let settled = if is_own || handle.state.has_intent_of(commit) {
+        let find = |process, ino| shared.reaper.held(process, ino);
+        shared.intents.settle(commit, find)
+    } else {
+        true
+    };
+    if settled {
+        // A reader cannot do it, and its own commit may depend on it.
+        handle.state.finish_committed();
+    }
+    let outcome = match settled {
+        true => ioctl::settled::DONE,
+        false => ioctl::settled::NOT_YET,
+    };
+    Ok(Settle::new(asked.intent, outcome).as_bytes().to_vec())
 }
 
 fn subscribe(

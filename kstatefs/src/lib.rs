@@ -22,6 +22,7 @@ mod fs;
 mod fuse;
 mod guard;
 mod handle;
+mod intents;
 mod ioctl;
 mod linger;
 pub mod mountpoint;

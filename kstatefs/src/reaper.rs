@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::intents::{IntentRecord, Intents};
 use crate::state::State;
 
 /// A process that holds something. Never used again, unlike a process id.
@@ -29,6 +30,7 @@ const STOP: u64 = 0;
 pub(crate) struct Reaper {
     epoll: Epoll,
     stop: EventFd,
+    intents: Arc<Intents>,
     watched: Mutex<Watched>,
 }
 
@@ -44,10 +46,20 @@ struct Record {
     pid: i32,
     pidfd: OwnedFd,
     holdings: HashMap<u64, Weak<State>>,
+    records: Vec<Arc<IntentRecord>>,
+}
+
+/// Records that one process can have: one for each of its threads that commits at the same time.
+const MAX_RECORDS: usize = 64;
+
+impl Record {
+    fn is_empty(&self) -> bool {
+        self.holdings.is_empty() && self.records.is_empty()
+    }
 }
 
 impl Reaper {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(intents: Arc<Intents>) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         epoll.add(&stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
@@ -58,6 +70,7 @@ impl Reaper {
         Ok(Self {
             epoll,
             stop,
+            intents,
             watched,
         })
     }
@@ -69,13 +82,61 @@ impl Reaper {
     /// `ESRCH` when the daemon cannot see the process, being in another pid namespace, or it has
     /// ended; what the kernel says when descriptors run out.
     pub(crate) fn hold(&self, tid: u32, state: &Arc<State>) -> io::Result<Process> {
+        let mut watched = self.lock();
+        let process = self.watch(&mut watched, tid)?;
+        if let Some(record) = watched.processes.get_mut(&process) {
+            record.holdings.insert(state.ino(), Arc::downgrade(state));
+        }
+        Ok(process)
+    }
+
+    /// Makes the process of thread `tid` the owner of a record that `make` makes, and watches it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Reaper::hold`]; `EUSERS` when it has too many; and those of `make`.
+    pub(crate) fn hold_record(
+        &self,
+        tid: u32,
+        make: impl FnOnce(Process) -> io::Result<Arc<IntentRecord>>,
+    ) -> io::Result<u32> {
+        let mut watched = self.lock();
+        let process = self.watch(&mut watched, tid)?;
+        let made = match watched.processes.get_mut(&process) {
+            Some(record) if record.records.len() < MAX_RECORDS => {
+                make(process).inspect(|made| record.records.push(made.clone()))
+            }
+            _ => Err(io::Error::from_raw_os_error(libc::EUSERS)),
+        };
+        if watched
+            .processes
+            .get(&process)
+            .is_some_and(Record::is_empty)
+        {
+            self.forget(&mut watched, process);
+        }
+        made.map(|made| made.number())
+    }
+
+    /// The state `ino`, if `process` holds something of it.
+    pub(crate) fn held(&self, process: Process, ino: u64) -> Option<Arc<State>> {
+        let watched = self.lock();
+        watched
+            .processes
+            .get(&process)?
+            .holdings
+            .get(&ino)?
+            .upgrade()
+    }
+
+    /// The process of thread `tid`, watched from now on.
+    fn watch(&self, watched: &mut Watched, tid: u32) -> io::Result<Process> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
         let tid = i32::try_from(tid)
             .ok()
             .filter(|tid| *tid > 0)
             .ok_or_else(gone)?;
         let pid = process_of(tid).ok_or_else(gone)?;
-        let mut watched = self.lock();
         let known = watched.by_pid.get(&pid).copied().filter(|process| {
             // A process that has just died may still be listed; its id may be a new one's.
             watched
@@ -83,30 +144,25 @@ impl Reaper {
                 .get(process)
                 .is_some_and(|record| is_alive(&record.pidfd))
         });
-        let process = match known {
-            Some(process) => process,
-            None => {
-                let pidfd = pidfd_open(pid)?;
-                if process_of(tid) != Some(pid) {
-                    return Err(gone());
-                }
-                let process = Process(watched.next);
-                watched.next += 1;
-                self.epoll
-                    .add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, process.0))?;
-                watched.by_pid.insert(pid, process);
-                let record = Record {
-                    pid,
-                    pidfd,
-                    holdings: HashMap::new(),
-                };
-                watched.processes.insert(process, record);
-                process
-            }
-        };
-        if let Some(record) = watched.processes.get_mut(&process) {
-            record.holdings.insert(state.ino(), Arc::downgrade(state));
+        if let Some(process) = known {
+            return Ok(process);
         }
+        let pidfd = pidfd_open(pid)?;
+        if process_of(tid) != Some(pid) {
+            return Err(gone());
+        }
+        let process = Process(watched.next);
+        watched.next += 1;
+        self.epoll
+            .add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, process.0))?;
+        watched.by_pid.insert(pid, process);
+        let record = Record {
+            pid,
+            pidfd,
+            holdings: HashMap::new(),
+            records: Vec::new(),
+        };
+        watched.processes.insert(process, record);
         Ok(process)
     }
 
@@ -123,7 +179,7 @@ impl Reaper {
             return;
         };
         record.holdings.remove(&ino);
-        if record.holdings.is_empty() {
+        if record.is_empty() {
             self.forget(&mut watched, process);
         }
     }
@@ -136,7 +192,7 @@ impl Reaper {
             .iter_mut()
             .filter_map(|(process, record)| {
                 record.holdings.remove(&ino)?;
-                record.holdings.is_empty().then_some(*process)
+                record.is_empty().then_some(*process)
             })
             .collect();
         for process in idle {
@@ -194,6 +250,11 @@ impl Reaper {
             states = record.holdings.len(),
             "process ended"
         );
+        // Before the groups are given out again: a list is settled only where they are held.
+        for intents in &record.records {
+            intents.bury(|ino| record.holdings.get(&ino)?.upgrade());
+            self.intents.remove(intents);
+        }
         for state in record.holdings.values().filter_map(Weak::upgrade) {
             state.bury(process);
         }

@@ -4,13 +4,18 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use kstate_sys::abi::{Class, Geometry};
-use kstate_sys::region::Mapped;
+use kstate_sys::region::{Mapped, WithRecords};
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::backing::RegionFile;
 use crate::guard::Guard;
+use crate::intents::Intents;
+
+/// A mapped region as the daemon sees it: with all records.
+pub(crate) type Region<'a> = WithRecords<'a, Intents>;
 
 /// A guarded mapping of a region up to the end of one class's area.
 ///
@@ -25,10 +30,16 @@ pub(crate) struct RegionMapping {
     mapping: MmapRaw,
     geometry: Geometry,
     class: Class,
+    intents: Arc<Intents>,
 }
 
 impl RegionMapping {
-    pub(crate) fn new(file: &RegionFile, geometry: Geometry, class: Class) -> io::Result<Self> {
+    pub(crate) fn new(
+        file: &RegionFile,
+        geometry: Geometry,
+        class: Class,
+        intents: Arc<Intents>,
+    ) -> io::Result<Self> {
         let len = geometry.mapped_len(class);
         let mapping = file.with(|fd| MmapOptions::new().len(len).map_raw(fd.as_raw_fd()));
         // ENOMEM is the number of mappings a process may have (vm.max_map_count), not memory.
@@ -44,16 +55,17 @@ impl RegionMapping {
             mapping,
             geometry,
             class,
+            intents,
         })
     }
 
     /// The words of the protocol.
-    pub(crate) fn mapped(&self) -> Mapped<'_> {
+    pub(crate) fn mapped(&self) -> Region<'_> {
         let base = NonNull::new(self.mapping.as_mut_ptr()).unwrap_or(NonNull::dangling());
         // SAFETY: invariants 1 and 2 are those of `Mapped`; mmap returns page-aligned addresses
         // that are not null.
         match unsafe { Mapped::new(base, self.mapping.len(), self.geometry) } {
-            Ok(mapped) => mapped,
+            Ok(mapped) => Region::new(mapped, &self.intents),
             Err(error) => unreachable!("every class's area is behind the metadata: {error}"),
         }
     }

@@ -1,9 +1,10 @@
 //! One state, as the daemon knows it: attributes, capacity, claims, waiters, its region.
 //!
-//! Lock order: an open file's lock, then the state's, then the reaper's.
+//! Lock order: an open file's lock, then a record's, then the state's, then the reaper's.
 
 mod capacity;
 mod claims;
+mod intents;
 mod live;
 mod pollers;
 mod value;
@@ -28,6 +29,7 @@ pub(crate) use value::Expectation;
 use crate::backing::RegionFile;
 use crate::errno::Errno;
 use crate::handle::OpenMode;
+use crate::intents::Intents;
 use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
 
@@ -94,6 +96,7 @@ pub(crate) struct State {
     geometry: Geometry,
     clock: Clock,
     created: SystemTime,
+    intents: Arc<Intents>,
     mapping: RwLock<Arc<RegionMapping>>,
     inner: Mutex<Inner>,
 }
@@ -135,13 +138,19 @@ impl State {
         file: RegionFile,
         clock: Clock,
         attributes: Attributes,
+        intents: &Arc<Intents>,
     ) -> io::Result<Self> {
         let geometry = Geometry::of_this_machine();
         let page = geometry.page();
         file.allocate(geometry.header(), page as usize)?;
         // Reaches everything until the capacity is chosen to be more.
-        let mapping = Arc::new(RegionMapping::new(&file, geometry, Class::B64)?);
-        region::initialise(&mapping.mapped(), ino, page, &clock);
+        let mapping = Arc::new(RegionMapping::new(
+            &file,
+            geometry,
+            Class::B64,
+            intents.clone(),
+        )?);
+        region::initialise(mapping.mapped().mapped(), ino, page, &clock);
         let inner = Inner {
             attributes,
             capacity: page,
@@ -164,6 +173,7 @@ impl State {
             geometry,
             clock,
             created: SystemTime::now(),
+            intents: intents.clone(),
             mapping: RwLock::new(mapping),
             inner: Mutex::new(inner),
         })
@@ -325,7 +335,9 @@ impl State {
         if self.mapping().class() >= class {
             return Ok(());
         }
-        let bigger = Arc::new(RegionMapping::new(&self.file, self.geometry, class)?);
+        let intents = self.intents.clone();
+        let bigger = RegionMapping::new(&self.file, self.geometry, class, intents)?;
+        let bigger = Arc::new(bigger);
         *self.mapping.write().unwrap_or_else(PoisonError::into_inner) = bigger;
         Ok(())
     }

@@ -13,6 +13,10 @@ pub(crate) const ROOT: u64 = 1;
 pub(crate) const CONTROL: u64 = 2;
 /// Inode number of `.kstate/registry`.
 pub(crate) const REGISTRY: u64 = 3;
+/// Inode number of `.kstate/intents`.
+pub(crate) const INTENTS: u64 = 4;
+/// From here on, two a record: the files in `.kstate/intents`. No state's number comes so far.
+pub(crate) const FIRST_RECORD_FILE: u64 = 1 << 48;
 /// The first state's; numbers are never used again.
 pub(crate) const FIRST_STATE: u64 = 16;
 

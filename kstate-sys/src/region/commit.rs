@@ -2,7 +2,7 @@
 
 use core::num::NonZeroU32;
 
-use super::{BUSY, Generation, Head, MAX_GENERATION, Memory, Slot, SlotSize};
+use super::{BUSY, Generation, Head, MAX_GENERATION, Memory, Slot, SlotSize, intent};
 use crate::abi::{Class, SLOTS_PER_GROUP};
 use crate::clock::Ticks;
 use crate::sync::{Ordering, fence};
@@ -23,7 +23,8 @@ impl Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// Another commit came between; `found` is what stands now.
+    /// Another commit came between, or one of several states is under way; `found` is what stands
+    /// now.
     #[error("another commit came first: head is {found:?}")]
     Conflict {
         /// The head found instead of the base.
@@ -75,12 +76,28 @@ impl Writer {
     pub fn claimed<M: Memory>(memory: &M, group: Group, class: Class) -> Self {
         // ORDERING: Acquire: the earlier owner's last commit is visible.
         let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
-        let last = if head.slot().group() == group.0 {
-            head.slot()
-        } else {
-            Slot::of_group(group.0, SLOTS_PER_GROUP - 1)
-        };
+        let spared = Self::spared(memory, head, group);
+        let last = spared.unwrap_or(Slot::of_group(group.0, SLOTS_PER_GROUP - 1));
         Self::new(last, class)
+    }
+
+    /// The slot of `group` that holds what readers may take for the newest version.
+    fn spared<M: Memory>(memory: &M, mut head: Head, group: Group) -> Option<Slot> {
+        let mine = |slot: &Slot| slot.group() == group.0;
+        for _ in 0..super::MAX_READ_ATTEMPTS {
+            if !head.has_intent() {
+                return Some(head.slot()).filter(mine);
+            }
+            // An earlier owner's commits are settled, so that an intent is of another group; what
+            // counts until it is decided can be of this one.
+            if let Some((_, prev)) = intent::intent_at(memory, head) {
+                return Some(prev).filter(mine);
+            }
+            // ORDERING: Acquire, as in `look_closer`.
+            fence(Ordering::Acquire);
+            head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
+        }
+        None
     }
 
     #[inline]
@@ -91,7 +108,7 @@ impl Writer {
     }
 
     #[inline]
-    const fn last(&self) -> Slot {
+    pub(super) const fn last(&self) -> Slot {
         Slot::from_low_bits(self.0.get())
     }
 
@@ -186,15 +203,21 @@ impl Writer {
         Err(CommitError::Contended)
     }
 
+    /// Notes that `slot` became the newest version by a commit of several states.
+    pub(super) fn took(&mut self, slot: Slot) {
+        // INVARIANT: 2.
+        *self = Self::new(slot, self.class());
+    }
+
     /// The slot to fill next: never the one of the last success, which may be live.
     #[inline]
-    fn spare(&self) -> Slot {
+    pub(super) fn spare(&self) -> Slot {
         let last = self.last();
         Slot::of_group(last.group(), last.index() + 1)
     }
 
     #[inline]
-    fn fill<M: Memory>(
+    pub(super) fn fill<M: Memory>(
         &self,
         memory: &M,
         slot: Slot,

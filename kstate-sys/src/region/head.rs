@@ -98,7 +98,14 @@ impl Head {
         Self((generation.0 & MAX_GENERATION.0) | (slot.0 as u64) << 53)
     }
 
-    /// The newest generation.
+    /// A head whose next version, in `slot`, depends on a commit of several states; `generation`
+    /// is the one before it.
+    #[inline]
+    pub(super) const fn with_intent(generation: Generation, slot: Slot) -> Self {
+        Self(Self::new(generation, slot).0 | 1 << 63)
+    }
+
+    /// The newest generation; with an intent, the one before the version in question.
     #[inline]
     pub const fn generation(self) -> Generation {
         Generation(self.0 & MAX_GENERATION.0)
@@ -111,7 +118,7 @@ impl Head {
         self.0 & (MAX_GENERATION.0 | 1 << 63)
     }
 
-    /// The slot that holds it.
+    /// The slot that holds it; with an intent, the version in question.
     #[inline]
     pub const fn slot(self) -> Slot {
         // INVARIANT: ten bits are below 1024.

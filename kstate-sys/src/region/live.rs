@@ -5,7 +5,7 @@
 //! refresh the page only while it is *armed*.
 
 use super::read::{Attempt, ReadError, visit_version};
-use super::{Generation, Head, Memory};
+use super::{Generation, Head, Memory, intent};
 use crate::sync::{Ordering, fence, fence_for_loom};
 
 /// Rounds a refresher goes. It leaves the page free for a moment after every few, for a committer
@@ -59,7 +59,7 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         // ORDERING: Acquire as in `read`; SeqCst behind the daemon's `raise`: pairs with a
         // committer's swap of `head` before its load of `notice`. Either it finds the mark, or
         // we find its head.
-        let head = Head::from_raw(header.head.load(Ordering::SeqCst));
+        let head = resolved(memory, Head::from_raw(header.head.load(Ordering::SeqCst)))?;
         if seen == head.generation().0 {
             return Ok(());
         }
@@ -69,6 +69,7 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         let copied = copy_newest(memory, head, seen == LIVE_UNFINISHED);
         let tag = copied.as_ref().map(|head| head.generation().0);
         let newest = unlock(memory, *tag.as_ref().unwrap_or(&LIVE_UNFINISHED));
+        let newest = resolved(memory, newest)?;
         match copied {
             Ok(copied) if copied == newest => return Ok(()),
             // Of a version that stands.
@@ -103,6 +104,15 @@ pub fn show_live<M: Memory>(memory: &M, owner: LiveOwner, head: Head, bytes: &[u
     memory.live().store(bytes);
     end_at(memory, bytes.len(), false);
     unlock(memory, head.generation().0) == head
+}
+
+/// The head that counts, of one that may have an intent.
+#[inline]
+fn resolved<M: Memory>(memory: &M, head: Head) -> Result<Head, ReadError> {
+    match head.has_intent() {
+        false => Ok(head),
+        true => intent::look_closer(memory, head).map(|standing| standing.head),
+    }
 }
 
 /// Some commits' time.
@@ -209,7 +219,7 @@ fn copy_newest<M: Memory>(memory: &M, mut head: Head, mut mixed: bool) -> Result
         match attempt {
             Attempt::Done(version) => {
                 end_at(memory, version.length as usize, mixed);
-                return Ok(head);
+                return Ok(version.head);
             }
             Attempt::Overtaken(newer) => {
                 head = newer;

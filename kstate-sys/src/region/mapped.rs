@@ -7,7 +7,7 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use super::{Header, Memory, Payload, Slot, SlotMeta};
+use super::{Header, Memory, Payload, Recorded, Slot, SlotMeta};
 use crate::abi::{ABI_VERSION, Class, Geometry, MAGIC, SLOTS};
 use crate::clock::Clock;
 use crate::sync::Ordering;
@@ -180,9 +180,67 @@ impl Memory for Mapped<'_> {
         unsafe { Payload::new(self.base, self.geometry.page() as usize) }
     }
 
+    /// A region alone knows of no record: [`WithRecords`] does.
+    #[inline]
+    fn status(&self, _: u32) -> Recorded {
+        Recorded::Unmapped
+    }
+
     #[inline]
     fn slot_bytes(&self, class: Class) -> usize {
         self.geometry.slot_bytes(class)
+    }
+}
+
+/// The records of a mount, as far as this process knows them.
+pub trait Records {
+    /// What is known of `record`.
+    fn status(&self, record: u32) -> Recorded;
+}
+
+/// A mapped region with the records that decide commits of several states: what is needed where
+/// an intent was met.
+#[derive(Debug)]
+pub struct WithRecords<'a, R> {
+    mapped: Mapped<'a>,
+    records: &'a R,
+}
+
+impl<'a, R: Records> WithRecords<'a, R> {
+    /// The two together.
+    pub const fn new(mapped: Mapped<'a>, records: &'a R) -> Self {
+        Self { mapped, records }
+    }
+
+    /// The region alone.
+    pub const fn mapped(&self) -> &Mapped<'a> {
+        &self.mapped
+    }
+}
+
+impl<R: Records> Memory for WithRecords<'_, R> {
+    fn header(&self) -> &Header {
+        self.mapped.header()
+    }
+
+    fn slot(&self, slot: Slot) -> &SlotMeta {
+        self.mapped.slot(slot)
+    }
+
+    fn payload(&self, slot: Slot, class: Class) -> Option<Payload<'_>> {
+        self.mapped.payload(slot, class)
+    }
+
+    fn live(&self) -> Payload<'_> {
+        self.mapped.live()
+    }
+
+    fn status(&self, record: u32) -> Recorded {
+        self.records.status(record)
+    }
+
+    fn slot_bytes(&self, class: Class) -> usize {
+        self.mapped.slot_bytes(class)
     }
 }
 

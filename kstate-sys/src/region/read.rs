@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use super::{Generation, Head, Memory, Payload, Slot, SlotMeta, SlotSize};
+use super::{Generation, Head, Memory, Payload, Slot, SlotMeta, SlotSize, intent};
 use crate::abi::Class;
 use crate::clock::Ticks;
 use crate::sync::{Ordering, fence};
@@ -50,6 +50,13 @@ pub enum ReadError {
         /// The class to map.
         class: Class,
     },
+    /// A commit of several states is under way, and this process has not mapped the record that
+    /// decides it: map it and try again.
+    #[error("record {record} decides a commit of several states and is not mapped yet")]
+    UnmappedRecord {
+        /// The record to map.
+        record: u32,
+    },
     /// A writer has damaged the region.
     #[error("the region is damaged: {0}; a process that may write it wrote over it")]
     Corrupt(Corruption),
@@ -76,8 +83,8 @@ pub enum Corruption {
     /// A size word with no such class, or longer than its class.
     #[error("a slot's size word is {0:#010x}")]
     Size(u32),
-    /// The intent bit is set with no commit of several states known to this version.
-    #[error("head carries an intent that this version does not know")]
+    /// The intent bit is set, and no record vouches for it.
+    #[error("head carries an intent that no record knows of")]
     Intent,
 }
 
@@ -222,13 +229,13 @@ pub fn describe<M: Memory>(memory: &M) -> Result<Version, ReadError> {
 ///
 /// # Errors
 ///
-/// [`ReadError::Corrupt`].
+/// As [`look`](super::look).
 #[inline]
 pub fn newest<M: Memory>(memory: &M) -> Result<Head, ReadError> {
     // ORDERING: Acquire, as in `read`.
     let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
     if head.has_intent() {
-        return Err(ReadError::Corrupt(Corruption::Intent));
+        return intent::look_closer(memory, head).map(|standing| standing.head);
     }
     Ok(head)
 }
@@ -267,23 +274,27 @@ fn size_of_version(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// Hands the payload of the version that `head` names to `copy`, and says whether what `copy`
-/// saw was that version. `copy` is not called for a version without bytes.
+/// Hands the payload of the version that `found` names to `copy`, and says whether what `copy`
+/// saw was that version; if `found` has an intent, of the version that counts. `copy` is not called for a version without bytes.
 #[inline]
 pub(super) fn visit_version<M: Memory>(
     memory: &M,
-    head: Head,
+    found: Head,
     copy: impl FnOnce(Payload<'_>, usize) -> Result<(), ReadError>,
 ) -> Result<Attempt, ReadError> {
-    if head.has_intent() {
-        return Err(ReadError::Corrupt(Corruption::Intent));
-    }
+    let (found, head) = match found.has_intent() {
+        false => (found, found),
+        true => {
+            let standing = intent::look_closer(memory, found)?;
+            (standing.found, standing.head)
+        }
+    };
     let slot = memory.slot(head.slot());
     // ORDERING: Acquire with the filler's Release of this tag: size, time and payload are those
     // of this generation or later ones.
     let tag = slot.tag.load(Ordering::Acquire);
     if tag != head.generation().0 {
-        return overtaken(memory, head, tag);
+        return overtaken(memory, found, head, tag);
     }
     // Fetched once: checked below, used for the copy.
     let size = SlotSize::from_raw(slot.size.load(Ordering::Relaxed));
@@ -299,7 +310,7 @@ pub(super) fn visit_version<M: Memory>(
     fence(Ordering::Acquire);
     let again = slot.tag.load(Ordering::Relaxed);
     if again != tag {
-        return overtaken(memory, head, again);
+        return overtaken(memory, found, head, again);
     }
     // Only now is an error one of this version and not of a mixture.
     copied?;
@@ -328,13 +339,19 @@ fn checked_payload<M: Memory>(
 
 /// The slot has another tag: `head` has moved on, or the region is damaged.
 #[cold]
-fn overtaken<M: Memory>(memory: &M, was: Head, tag: u64) -> Result<Attempt, ReadError> {
+fn overtaken<M: Memory>(
+    memory: &M,
+    found: Head,
+    was: Head,
+    tag: u64,
+) -> Result<Attempt, ReadError> {
     // ORDERING: Acquire before the load of `head`. The filler stores BUSY and later tags with
     // Release after it has seen `head` beyond `was`; having seen its tag, this thread sees that
-    // head. A head that still stands therefore means that nobody followed the protocol.
+    // head. A head that still stands as it was found therefore means that nobody followed the
+    // protocol. One with an intent comes back, but not beyond `was`, which it is resolved to.
     fence(Ordering::Acquire);
     let head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
-    if head == was {
+    if head == found {
         let expected = was.generation().0;
         return Err(ReadError::Corrupt(Corruption::Tag {
             expected,

@@ -25,7 +25,7 @@ pub struct SlotMeta {
     pub prev: AtomicU32,
     /// Commit time in ticks, 0 for none.
     pub time: AtomicU64,
-    /// Which record decides a commit of several states; 0 for none.
+    /// [`IntentRef`](super::IntentRef): which commit of several states it belongs to; 0 for none.
     pub intent_ref: AtomicU64,
     reserved: [AtomicU64; 4],
 }

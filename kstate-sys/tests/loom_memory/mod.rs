@@ -10,14 +10,16 @@
 use core::cell::Cell;
 use core::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kstate_sys::abi::{Class, SLOTS_PER_GROUP};
 use kstate_sys::clock::Ticks;
 use kstate_sys::region::{
-    self, Candidate, CommitError, Generation, Group, Head, Header, LiveOwner, Memory, Payload,
-    Slot, SlotMeta, Version, Writer,
+    self, Candidate, Check, CommitError, Decision, Generation, Group, Head, Header, IntentList,
+    IntentRef, LiveOwner, Memory, Payload, Record, Recorded, Round, SeveralError, Slot, SlotMeta,
+    StatusWord, Version, Write, Writer,
 };
 use kstate_sys::sync::{AtomicU64, Ordering, fence};
 
@@ -43,11 +45,17 @@ pub(crate) struct Words {
     slots: Vec<SlotMeta>,
     payloads: Vec<[AtomicU64; WORDS]>,
     live: [AtomicU64; WORDS],
+    ledger: Arc<Ledger>,
 }
 
 impl Words {
     /// A fresh region whose slots are those of groups 0 to `groups - 1`.
     pub(crate) fn with_groups(groups: u16) -> Arc<Self> {
+        Self::beside(groups, &Ledger::of(0))
+    }
+
+    /// The same, of a mount with the records of `ledger`.
+    pub(crate) fn beside(groups: u16, ledger: &Arc<Ledger>) -> Arc<Self> {
         let slots = groups * SLOTS_PER_GROUP;
         // A std `Arc`: loom would explore the order of its reference counts.
         Arc::new(Self {
@@ -55,6 +63,7 @@ impl Words {
             slots: (0..slots).map(|_| SlotMeta::for_loom()).collect(),
             payloads: (0..slots).map(|_| words()).collect(),
             live: words(),
+            ledger: ledger.clone(),
         })
     }
 
@@ -134,6 +143,13 @@ impl Memory for Words {
 
     fn live(&self) -> Payload<'_> {
         Payload(&self.live)
+    }
+
+    fn status(&self, record: u32) -> Recorded {
+        match self.ledger.record(record) {
+            Some((status, _)) => Recorded::Known(status.load()),
+            None => Recorded::Gone,
+        }
     }
 
     fn slot_bytes(&self, _: Class) -> usize {
@@ -294,11 +310,13 @@ impl Death {
 
     /// What `life` comes to; `None` when the death came first.
     pub(crate) fn of<T>(&self, memory: &Words, life: impl FnOnce(&Mortal<'_>) -> T) -> Option<T> {
-        let mortal = Mortal {
-            memory,
-            steps_left: Cell::new(self.after_steps),
-        };
-        match catch_unwind(AssertUnwindSafe(|| life(&mortal))) {
+        self.of_several(|steps| life(&steps.see(memory)))
+    }
+
+    /// As [`Death::of`] of a process that sees several things.
+    pub(crate) fn of_several<T>(&self, life: impl FnOnce(&Steps) -> T) -> Option<T> {
+        let steps = Steps(Rc::new(Cell::new(self.after_steps)));
+        match catch_unwind(AssertUnwindSafe(|| life(&steps))) {
             Ok(end) => Some(end),
             Err(payload) if payload.is::<Killed>() => {
                 self.came.store(true, Ordering::Relaxed);
@@ -309,21 +327,47 @@ impl Death {
     }
 }
 
+/// What is left of a life.
+#[derive(Clone, Debug)]
+pub(crate) struct Steps(Rc<Cell<u32>>);
+
+struct Killed;
+
+impl Steps {
+    fn step(&self) {
+        match self.0.get().checked_sub(1) {
+            Some(left) => self.0.set(left),
+            None => resume_unwind(Box::new(Killed)),
+        }
+    }
+
+    /// The region as the process sees it that is going to die.
+    pub(crate) fn see<'a>(&self, memory: &'a Words) -> Mortal<'a> {
+        Mortal {
+            memory,
+            steps: self.clone(),
+        }
+    }
+
+    /// And its record.
+    pub(crate) fn own(&self, owner: &Owner) -> MortalOwner {
+        MortalOwner {
+            owner: owner.clone(),
+            steps: self.clone(),
+        }
+    }
+}
+
 /// A region as the process sees it that is going to die.
 #[derive(Debug)]
 pub(crate) struct Mortal<'a> {
     memory: &'a Words,
-    steps_left: Cell<u32>,
+    steps: Steps,
 }
-
-struct Killed;
 
 impl Mortal<'_> {
     fn step(&self) {
-        match self.steps_left.get().checked_sub(1) {
-            Some(left) => self.steps_left.set(left),
-            None => resume_unwind(Box::new(Killed)),
-        }
+        self.steps.step();
     }
 }
 
@@ -348,7 +392,131 @@ impl Memory for Mortal<'_> {
         self.memory.live()
     }
 
+    fn status(&self, record: u32) -> Recorded {
+        self.step();
+        self.memory.status(record)
+    }
+
     fn slot_bytes(&self, class: Class) -> usize {
         self.memory.slot_bytes(class)
+    }
+}
+
+/// The records of a mount.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    records: Vec<(StatusWord, IntentList)>,
+    /// The daemon settles one at a time.
+    settling: loom::sync::Mutex<()>,
+}
+
+impl Ledger {
+    /// With records 1 to `records`.
+    pub(crate) fn of(records: u32) -> Arc<Self> {
+        let fresh = |_| (StatusWord::for_loom(), IntentList::for_loom());
+        Arc::new(Self {
+            records: (0..records).map(fresh).collect(),
+            settling: loom::sync::Mutex::new(()),
+        })
+    }
+
+    fn record(&self, number: u32) -> Option<&(StatusWord, IntentList)> {
+        self.records
+            .get(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+
+    /// The last round of record `number`, and what it came to.
+    pub(crate) fn last_round(&self, number: u32) -> (u64, Decision) {
+        let status = self.record(number).expect("a record there is").0.load();
+        (status.round().0, status.decision())
+    }
+
+    /// What the daemon does for the owner of record `number`, who is dead or waits, in the states
+    /// that it finds by their numbers.
+    pub(crate) fn settle(&self, number: u32, states: &[&Arc<Words>]) {
+        let (status, list) = self.record(number).expect("a record there is");
+        let _settling = self.settling.lock().unwrap();
+        let round = status.load().round();
+        let Some(decision) = status.kill(round) else {
+            return;
+        };
+        for listed in list.entries() {
+            let memory = states[usize::try_from(listed.state).expect("a small number")];
+            listed.settle(&**memory, IntentRef::new(number, round), decision);
+        }
+    }
+}
+
+/// A process that has a record.
+#[derive(Clone, Debug)]
+pub(crate) struct Owner {
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) number: u32,
+}
+
+impl Record for Owner {
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    fn status(&self) -> &StatusWord {
+        &self.ledger.record(self.number).expect("its own").0
+    }
+
+    fn list(&self) -> &IntentList {
+        &self.ledger.record(self.number).expect("its own").1
+    }
+}
+
+/// One that is going to die.
+#[derive(Debug)]
+pub(crate) struct MortalOwner {
+    owner: Owner,
+    steps: Steps,
+}
+
+impl Record for MortalOwner {
+    fn number(&self) -> u32 {
+        self.owner.number()
+    }
+
+    fn status(&self) -> &StatusWord {
+        self.steps.step();
+        self.owner.status()
+    }
+
+    fn list(&self) -> &IntentList {
+        self.steps.step();
+        self.owner.list()
+    }
+}
+
+/// A state to be written by a commit of several: its number, region, writer, base.
+pub(crate) type Target<'a, M> = (u64, &'a M, &'a mut Writer, Head);
+
+impl Value {
+    /// Commits it to each of `targets`, if the regions of `checks` are at their heads.
+    pub(crate) fn commit_several<M: Memory, R: Record>(
+        self,
+        record: &R,
+        last: (u64, Decision),
+        targets: Vec<Target<'_, M>>,
+        checks: &[(&M, Head)],
+    ) -> Result<Vec<Head>, SeveralError> {
+        let bytes = self.bytes();
+        let write = |(state, memory, writer, base)| Write {
+            memory,
+            state,
+            writer,
+            base,
+            bytes: &bytes[..self.length.into()],
+            time: self.time(),
+        };
+        let mut writes: Vec<_> = targets.into_iter().map(write).collect();
+        let check = |&(memory, base)| Check { memory, base };
+        let checks: Vec<_> = checks.iter().map(check).collect();
+        let last = (Round(last.0), last.1);
+        region::commit_several(record, last, &mut writes, &checks)?;
+        Ok(writes.iter().map(Write::committed).collect())
     }
 }

@@ -6,6 +6,7 @@ use core::mem::MaybeUninit;
 use kstate_sys::region::{self, Head, Version};
 
 use super::{Bytes, Content, Filled, maybe_uninit};
+use crate::intent::Region;
 use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
 
@@ -23,6 +24,21 @@ impl Content for Bytes {
         let mut bytes = Vec::new();
         let version = append_newest(reader, &mut bytes)?;
         Ok(Snapshot::new(bytes, &version, reader.clock()))
+    }
+
+    fn snapshot_at(
+        reader: &Reader<Self>,
+        head: Head,
+    ) -> Result<Option<Snapshot<Vec<u8>>>, ReadError> {
+        let mut bytes = Vec::new();
+        let version = with_room(reader, &mut bytes, |memory, into| {
+            region::read_at(memory, head, into)
+        })?;
+        Ok(version.map(|version| {
+            // SAFETY: reading has filled that many bytes of the room given.
+            unsafe { bytes.set_len(version.length as usize) };
+            Snapshot::new(bytes, &version, reader.clock())
+        }))
     }
 
     fn page(capacity: u32) -> Vec<u8> {
@@ -88,10 +104,10 @@ fn append_newest(reader: &Reader<Bytes>, bytes: &mut Vec<u8>) -> Result<Version,
 fn with_room<R>(
     reader: &Reader<Bytes>,
     bytes: &mut Vec<u8>,
-    mut read: impl FnMut(&region::Mapped<'_>, &mut [MaybeUninit<u8>]) -> Result<R, region::ReadError>,
+    mut read: impl FnMut(&Region<'_>, &mut [MaybeUninit<u8>]) -> Result<R, region::ReadError>,
 ) -> Result<R, ReadError> {
     bytes.reserve(reader.capacity() as usize);
-    if let Ok(done) = read(reader.memory(), bytes.spare_capacity_mut()) {
+    if let Ok(done) = read(&reader.region(), bytes.spare_capacity_mut()) {
         return Ok(done);
     }
     loop {

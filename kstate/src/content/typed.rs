@@ -45,6 +45,23 @@ impl<T: Layout> Content for T {
         }
     }
 
+    fn snapshot_at(reader: &Reader<Self>, head: Head) -> Result<Option<Snapshot<T>>, ReadError> {
+        let mut value = T::new_zeroed();
+        let version = reader.retry_grown(|memory| {
+            region::read_at(memory, head, maybe_uninit(value.as_mut_bytes()))
+        });
+        let version = match version {
+            Ok(None) => return Ok(None),
+            Ok(Some(version)) => Ok(version),
+            Err(error) => Err(error),
+        };
+        let version = check_length::<T>(reader, version)?;
+        if version.length == 0 {
+            value = T::new_zeroed();
+        }
+        Ok(Some(Snapshot::new(value, &version, reader.clock())))
+    }
+
     #[inline]
     fn page(_capacity: u32) -> Box<T> {
         Box::new(T::new_zeroed())

@@ -26,7 +26,7 @@ pub enum BeginError {
         /// Its name.
         name: StateName,
     },
-    /// A commit of several states is under way.
+    /// A commit of several states is under way, and what decides it cannot be looked at.
     #[error("a commit of several states holds state `{name}` undecided; try again")]
     Undecided {
         /// The state's name.
@@ -95,7 +95,7 @@ impl<T: Content> State<T> {
 
     #[cold]
     #[inline(never)]
-    fn base_slowly(&self) -> Result<Head, BeginError> {
+    pub(crate) fn base_slowly(&self) -> Result<Head, BeginError> {
         let name = || self.name().clone();
         if !self.is_writable() {
             return Err(BeginError::ReadOnly { name: name() });
@@ -109,6 +109,9 @@ impl<T: Content> State<T> {
                 source,
             })?;
         }
-        region::newest(self.memory()).map_err(|_| BeginError::Undecided { name: name() })
+        match self.look() {
+            Ok(standing) => Ok(standing.head),
+            Err(_) => Err(BeginError::Undecided { name: name() }),
+        }
     }
 }

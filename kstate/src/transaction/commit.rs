@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::io;
 
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Head, Memory};
+use kstate_sys::region::{self, Generation, Head, Memory};
 
 use super::Outcome;
 use crate::claim::ClaimError;
@@ -74,7 +74,7 @@ pub enum CommitError {
 impl<T: Content> State<T> {
     /// Makes `page` the version after `base`. The caller's process is the one of `self.process`.
     #[inline]
-    pub(super) fn commit_page(&self, base: Head, page: &T::Page) -> Result<Outcome, CommitError> {
+    pub(crate) fn commit_page(&self, base: Head, page: &T::Page) -> Result<Outcome, CommitError> {
         let value = T::owned(page).borrow();
         let bytes = T::bytes(value);
         if let Some(mut writer) = self.writer.take() {
@@ -98,7 +98,7 @@ impl<T: Content> State<T> {
                     });
                 }
                 Err(region::CommitError::Conflict { found }) => {
-                    return Ok(conflict(base, found));
+                    return Ok(self.conflict(base, found));
                 }
                 Err(_) => {}
             }
@@ -129,7 +129,7 @@ impl<T: Content> State<T> {
                     }),
                     false => Err(CommitError::Deleted { name: name() }),
                 },
-                Err(region::CommitError::Conflict { found }) => Ok(conflict(base, found)),
+                Err(region::CommitError::Conflict { found }) => Ok(self.conflict(base, found)),
                 Err(region::CommitError::Exhausted) => Err(CommitError::Exhausted { name: name() }),
                 Err(_) => match self.make_room(bytes.len(), asked) {
                     Ok(Room::Made { capacity }) => {
@@ -150,17 +150,30 @@ impl<T: Content> State<T> {
         }
     }
 
+    #[inline]
+    fn conflict(&self, base: Head, found: Head) -> Outcome {
+        let found = match found.has_intent() {
+            false => found.generation(),
+            true => self.met_generation(found),
+        };
+        Outcome::Conflict {
+            base: base.generation(),
+            found,
+        }
+    }
+
+    /// The generation found by who has met an intent, and done about it what can be done.
     #[cold]
-    pub(super) fn forked(&self) -> CommitError {
+    fn met_generation(&self, found: Head) -> Generation {
+        let generation = self.resolved_generation(found);
+        self.meet();
+        generation
+    }
+
+    #[cold]
+    pub(crate) fn forked(&self) -> CommitError {
         CommitError::Forked {
             name: self.name().clone(),
         }
-    }
-}
-
-fn conflict(base: Head, found: Head) -> Outcome {
-    Outcome::Conflict {
-        base: base.generation(),
-        found: found.generation(),
     }
 }

@@ -26,6 +26,11 @@ impl Owner {
     pub(super) const fn is_writer(self) -> bool {
         self.file.is_some()
     }
+
+    /// Whether it is `process`.
+    pub(super) fn is_process(self, process: Process) -> bool {
+        self.process == process
+    }
 }
 
 impl State {

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use kstate_sys::abi::Class;
 use kstate_sys::clock::Ticks;
 use kstate_sys::futex;
-use kstate_sys::region::{
-    self, CommitError, Group, Head, LiveOwner, Mapped, Memory, Notice, Version,
-};
+use kstate_sys::region::{self, CommitError, Group, Head, LiveOwner, Memory, Notice, Version};
 
 use super::{Inner, State};
 use crate::errno::Errno;
+use crate::reaper::Reaper;
+use crate::region::Region;
 
 /// Attempts of a write that splices into whatever is newest, before it gives up.
 const MAX_SPLICE_ATTEMPTS: u32 = 10_000;
@@ -80,6 +80,7 @@ impl State {
     /// and the base is whatever is newest. `None` from it means beyond the bound: `EFBIG`.
     pub(crate) fn write(
         &self,
+        reaper: &Reaper,
         expectation: Expectation,
         mut value: impl FnMut(&[u8]) -> Option<Vec<u8>>,
     ) -> Result<(Head, Vec<u8>), Errno> {
@@ -109,6 +110,15 @@ impl State {
                     self.after_commit(&mapped);
                     return Ok((head, bytes));
                 }
+                // The base may come to count again.
+                Err(CommitError::Conflict { found }) if found.has_intent() => {
+                    drop(inner);
+                    self.stand_back(reaper)?;
+                    inner = self.lock();
+                    if inner.gone {
+                        return Err(Errno::ENOENT);
+                    }
+                }
                 Err(CommitError::Conflict { .. }) => match expectation {
                     Expectation::Base(_) => return Err(Errno::ESTALE),
                     Expectation::Newest => {}
@@ -120,7 +130,7 @@ impl State {
     }
 
     /// What every committer owes: the live page and a wake, where somebody wants them.
-    fn after_commit(&self, mapped: &Mapped<'_>) {
+    pub(super) fn after_commit(&self, mapped: &Region<'_>) {
         let notice = mapped.header().notice();
         if notice.contains(Notice::ARMED)
             && let Err(error) = region::refresh_live(mapped, LiveOwner::of(Group::DAEMON))

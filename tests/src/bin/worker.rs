@@ -41,6 +41,20 @@ enum Role {
     /// Publishes once, then replaces itself by this program so many times, which do the same, and
     /// stays until its input ends
     Exec { times: u64 },
+    /// Moves amounts between so many accounts, named after the state, until its input ends; prints
+    /// how often
+    Transfer {
+        accounts: u32,
+        /// Adds the accounts to each transaction in the other order
+        #[arg(long)]
+        reverse: bool,
+    },
+    /// Takes cuts of so many accounts until its input ends; prints how many there were and how many
+    /// did not sum up to the amount there is
+    Audit { accounts: u32, amount: i64 },
+    /// Begins a transaction over both of two accounts, forks, and has the child try to commit it and
+    /// then one of its own
+    ForkAndTransfer,
     /// Forks while it holds a claim; the child publishes too and stays when the parent is killed
     ForkAndHold,
 }
@@ -58,6 +72,18 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result {
     let mount = Mount::at(&cli.mount)?;
+    match cli.role {
+        Role::Transfer { accounts, reverse } => {
+            return bank::transfer(&bank::open(&mount, &cli.name, accounts, true)?, reverse);
+        }
+        Role::Audit { accounts, amount } => {
+            return bank::audit(&bank::open(&mount, &cli.name, accounts, false)?, amount);
+        }
+        Role::ForkAndTransfer => {
+            return bank::fork_and_transfer(&bank::open(&mount, &cli.name, 2, true)?);
+        }
+        _ => {}
+    }
     let subscribe = mount.subscribe(&cli.name);
     match cli.role {
         Role::Increment { times } => increment(&subscribe.write().typed()?, times),
@@ -79,6 +105,7 @@ fn run(cli: &Cli) -> Result {
         }
         Role::Exec { times } => publish_and_exec(cli, &subscribe.write().typed()?, times),
         Role::ForkAndHold => fork_and_hold(&subscribe.write().typed()?),
+        Role::Transfer { .. } | Role::Audit { .. } | Role::ForkAndTransfer => Ok(()),
     }
 }
 
@@ -239,6 +266,120 @@ fn page_faults() -> Result<i64> {
     use nix::sys::resource::{UsageWho, getrusage};
     let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
     Ok(usage.minor_page_faults() + usage.major_page_faults())
+}
+
+/// Accounts whose sum stays.
+mod bank {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use kstate::{Mount, Reader, State, TransactManyError};
+
+    use super::{Result, say, until_input_ends};
+
+    pub(super) fn open(
+        mount: &Mount,
+        prefix: &str,
+        accounts: u32,
+        write: bool,
+    ) -> Result<Vec<State<i64>>> {
+        let account = |number| {
+            let subscribe = mount.subscribe(format!("{prefix}.{number}")).existing();
+            match write {
+                true => subscribe.write().typed(),
+                false => subscribe.typed(),
+            }
+        };
+        Ok((0..accounts)
+            .map(account)
+            .collect::<std::result::Result<_, _>>()?)
+    }
+
+    /// A thread that ends with the input.
+    fn stop_with_input() -> &'static AtomicBool {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        std::thread::spawn(|| {
+            let _ = until_input_ends();
+            STOP.store(true, Ordering::Relaxed);
+        });
+        &STOP
+    }
+
+    pub(super) fn transfer(accounts: &[State<i64>], reverse: bool) -> Result {
+        let stop = stop_with_input();
+        let mut random = u64::from(std::process::id()) << 32 | 1;
+        let mut done = 0_u64;
+        say("ready")?;
+        while !stop.load(Ordering::Relaxed) {
+            let mut next = |bound: usize| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                usize::try_from(random >> 33).unwrap_or(0) % bound
+            };
+            let from = next(accounts.len());
+            let to = (from + 1 + next(accounts.len() - 1)) % accounts.len();
+            let amount = i64::try_from(next(100))?;
+            let (mut first, mut second) = (from.min(to), from.max(to));
+            if reverse {
+                (first, second) = (second, first);
+            }
+            kstate::transact_many(|tx| {
+                tx.add(&accounts[first])?;
+                tx.add(&accounts[second])?;
+                *tx.get_mut(&accounts[from])? -= amount;
+                *tx.get_mut(&accounts[to])? += amount;
+                Ok::<_, TransactManyError>(())
+            })?;
+            done += 1;
+        }
+        say(&done.to_string())
+    }
+
+    pub(super) fn audit(accounts: &[State<i64>], amount: i64) -> Result {
+        let stop = stop_with_input();
+        let readers: Vec<Reader<i64>> = accounts.iter().map(State::reader).collect();
+        let (mut cuts, mut wrong) = (0_u64, 0_u64);
+        say("ready")?;
+        while !stop.load(Ordering::Relaxed) {
+            let cut = kstate::cut(&readers[..])?;
+            cuts += 1;
+            wrong += u64::from(cut.iter().map(|account| account.value).sum::<i64>() != amount);
+        }
+        say(&format!("{cuts} {wrong}"))
+    }
+
+    pub(super) fn fork_and_transfer(accounts: &[State<i64>]) -> Result {
+        let [from, to] = accounts else {
+            return Err("two accounts".into());
+        };
+        let begin = || -> Result<kstate::Many<'_>> {
+            let mut tx = kstate::begin_many();
+            tx.add(from)?;
+            tx.add(to)?;
+            *tx.get_mut(from)? -= 1;
+            *tx.get_mut(to)? += 1;
+            Ok(tx)
+        };
+        // So that the parent has a record.
+        let committed = begin()?.commit()?.is_committed();
+        let parents = begin()?;
+        #[expect(unsafe_code, reason = "fork(2)")]
+        // SAFETY: this process has a single thread.
+        let forked = unsafe { nix::unistd::fork() }?;
+        match forked {
+            nix::unistd::ForkResult::Parent { child } => {
+                nix::sys::wait::waitpid(child, None)?;
+                let lost = parents.commit()?.is_conflict();
+                say(&format!("parent {committed} {lost}"))?;
+                until_input_ends()
+            }
+            nix::unistd::ForkResult::Child => {
+                let refused = parents.commit().is_err();
+                let own = begin()?.commit()?.is_committed();
+                say(&format!("child {refused} {own}"))
+            }
+        }
+    }
 }
 
 /// A seccomp filter that ends the process at any system call but two.

@@ -1,0 +1,126 @@
+//! Running a transaction over several states again until it commits.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use kstate_sys::name::StateName;
+
+use super::{AddError, CommitManyError, Many, ManyOutcome, TouchError};
+use crate::retry::{Backoff, Retry};
+use crate::transaction::BeginError;
+
+/// What a closure returned, and what it took to commit what it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetriedMany<R> {
+    /// What the closure returned at the attempt that counted.
+    pub value: R,
+    /// Committed, or unchanged if the closure wrote nothing; never a conflict.
+    pub outcome: ManyOutcome,
+    /// How often the closure ran.
+    pub attempts: u32,
+    /// Time spent in pauses.
+    pub delay: Duration,
+}
+
+/// Why a transaction over several states was not committed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransactManyError<E = Infallible> {
+    /// A state could not be added.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// A state's value could not be had.
+    #[error(transparent)]
+    Touch(#[from] TouchError),
+    /// It could not be committed, apart from conflicts.
+    #[error(transparent)]
+    Commit(#[from] CommitManyError),
+    /// Others committed first at each attempt.
+    #[error(
+        "others changed a state first at each of {attempts} attempts, `{name}` at the last, \
+         {delay:?} of pauses included; try later, allow more attempts, or do less within the \
+         transaction"
+    )]
+    Exhausted {
+        /// The state that was changed at the last attempt.
+        name: StateName,
+        /// How often the closure ran.
+        attempts: u32,
+        /// Time spent in pauses.
+        delay: Duration,
+    },
+    /// The closure gave up.
+    #[error("the transaction was aborted: {0}")]
+    Aborted(E),
+}
+
+/// Runs `work` on a transaction over several states and commits it; again, on the newest values,
+/// for as long as others commit first, with the pauses of [`Retry::new`]. `work` adds its states
+/// each time.
+///
+/// ```no_run
+/// let alice = kstate::subscribe("bank.alice").write().typed::<i64>()?;
+/// let bob = kstate::subscribe("bank.bob").write().typed::<i64>()?;
+/// kstate::transact_many(|tx| {
+///     tx.add(&alice)?;
+///     tx.add(&bob)?;
+///     *tx.get_mut(&alice)? -= 10;
+///     *tx.get_mut(&bob)? += 10;
+///     Ok::<_, kstate::TransactManyError>(())
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`TransactManyError`], and whatever the closure returns; nothing was changed then.
+///
+/// # Panics
+///
+/// When `work` does; the transaction is aborted.
+pub fn transact_many<'s, R, E>(
+    work: impl FnMut(&mut Many<'s>) -> Result<R, TransactManyError<E>>,
+) -> Result<RetriedMany<R>, TransactManyError<E>> {
+    transact_many_with(&Retry::new(), work)
+}
+
+/// As [`transact_many`], with a policy.
+///
+/// # Errors
+///
+/// As [`transact_many`].
+pub fn transact_many_with<'s, R, E>(
+    retry: &Retry,
+    mut work: impl FnMut(&mut Many<'s>) -> Result<R, TransactManyError<E>>,
+) -> Result<RetriedMany<R>, TransactManyError<E>> {
+    let mut backoff = Backoff::new(retry.longest());
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let mut tx = Many::new();
+        let name = match work(&mut tx) {
+            Ok(value) => match tx.commit()? {
+                ManyOutcome::Conflict { name, .. } => name,
+                outcome => {
+                    return Ok(RetriedMany {
+                        value,
+                        outcome,
+                        attempts,
+                        delay: backoff.delay(),
+                    });
+                }
+            },
+            // As for a single state: contention is no reason to give up.
+            Err(TransactManyError::Add(AddError::Begin(BeginError::Undecided { name }))) => name,
+            Err(error) => return Err(error),
+        };
+        if attempts >= retry.most_attempts() {
+            return Err(TransactManyError::Exhausted {
+                name,
+                attempts,
+                delay: backoff.delay(),
+            });
+        }
+        backoff.pause();
+    }
+}

@@ -1,0 +1,305 @@
+#![expect(unsafe_code, reason = "gives mappings their lifetime")]
+//! The records through which processes commit several states, and settling for those that cannot.
+//!
+//! Lock order: a record's lock, then a state's, then the reaper's, then the table of records.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use kstate_sys::abi::page_size;
+use kstate_sys::region::{
+    Decision, IntentList, IntentRef, MAX_RECORD, Recorded, Records, Round, StatusWord,
+};
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::backing::{Backing, RegionFile, Transport};
+use crate::guard::Guard;
+use crate::reaper::Process;
+use crate::state::State;
+use crate::table::FIRST_RECORD_FILE;
+
+/// How long a commit may be undecided before it is given up for somebody who asks.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Which of the two pages of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The status, which everybody may read.
+    Status,
+    /// The list, the owner's and the daemon's.
+    List,
+}
+
+/// All records that are in use.
+#[derive(Default)]
+pub(crate) struct Intents {
+    records: RwLock<Numbered>,
+    /// Told the inode numbers of files that go.
+    on_gone: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
+}
+
+#[derive(Debug, Default)]
+struct Numbered {
+    by_number: BTreeMap<u32, Arc<IntentRecord>>,
+    last: u32,
+}
+
+/// A record of one process.
+#[derive(Debug)]
+pub(crate) struct IntentRecord {
+    number: u32,
+    owner: Process,
+    uid: u32,
+    gid: u32,
+    status: Page,
+    list: Page,
+    /// One settles at a time. In it: the round that somebody has asked to have settled, and since
+    /// when.
+    asked: Mutex<Option<(Round, Instant)>>,
+}
+
+/// A page shared with a client, which may do anything to it.
+///
+/// # Invariants
+///
+/// 1. `mapping` is one shared, writable page that lives as long as the value, guarded, and only
+///    reached as the atomics it begins with.
+#[derive(Debug)]
+struct Page {
+    // Dropped before the mapping, as in `RegionMapping`.
+    _guard: Guard,
+    mapping: MmapRaw,
+    file: RegionFile,
+}
+
+impl Page {
+    fn new(backing: &Backing, ino: u64, transport: Transport) -> io::Result<Self> {
+        let length = page_size() as usize;
+        let file = backing.region(ino, length, transport)?;
+        file.allocate(0, length)?;
+        let mapping = file.with(|fd| MmapOptions::new().len(length).map_raw(fd.as_raw_fd()))?;
+        let guard = Guard::new(mapping.as_ptr(), length)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))?;
+        // INVARIANT: 1.
+        Ok(Self {
+            _guard: guard,
+            mapping,
+            file,
+        })
+    }
+
+    fn start<T>(&self) -> NonNull<T> {
+        const { assert!(size_of::<T>() <= 4096 && align_of::<T>() <= 4096) };
+        NonNull::new(self.mapping.as_mut_ptr().cast()).unwrap_or(NonNull::dangling())
+    }
+}
+
+impl IntentRecord {
+    fn status(&self) -> &StatusWord {
+        // SAFETY: invariant 1 of `Page`; it fits a page, and any bytes are a value of an atomic.
+        unsafe { self.status.start().as_ref() }
+    }
+
+    fn list(&self) -> &IntentList {
+        // SAFETY: as for the status.
+        unsafe { self.list.start().as_ref() }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The process whose it is.
+    pub(crate) fn owner(&self) -> Process {
+        self.owner
+    }
+
+    /// Who may open its files for writing.
+    pub(crate) fn user(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
+    pub(crate) fn file(&self, part: Part) -> &RegionFile {
+        match part {
+            Part::Status => &self.status.file,
+            Part::List => &self.list.file,
+        }
+    }
+
+    /// A descriptor for a program.
+    pub(crate) fn descriptor(&self, part: Part, writable: bool) -> io::Result<OwnedFd> {
+        self.file(part).for_program(writable)
+    }
+
+    /// Inode number of one of its files.
+    pub(crate) fn ino(&self, part: Part) -> u64 {
+        FIRST_RECORD_FILE + 2 * u64::from(self.number) + u64::from(part == Part::List)
+    }
+
+    /// Settles what the dead owner left. `find` knows the states it held groups of.
+    pub(crate) fn bury(&self, find: impl Fn(u64) -> Option<Arc<State>>) {
+        let _settling = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let round = self.status().load().round();
+        if let Some(decision) = self.status().kill(round) {
+            self.settle_listed(round, decision, find);
+        }
+    }
+
+    /// Settles `round` for somebody whom it is in the way of, unless it is young; `false` then.
+    ///
+    /// How long it has been undecided nobody can say but who asks, and who asks may lie: it is
+    /// given up a while after it was first asked about.
+    fn settle(&self, round: Round, find: impl Fn(u64) -> Option<Arc<State>>) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = self.status().load();
+        if status.round() != round {
+            return true;
+        }
+        let is_over = matches!(status.decision(), Decision::Committed | Decision::Killed);
+        let since = asked.filter(|(known, _)| *known == round);
+        let is_old = since.is_some_and(|(_, since)| since.elapsed() >= PATIENCE);
+        if !is_over && !is_old {
+            *asked = Some(since.unwrap_or((round, Instant::now())));
+            return false;
+        }
+        // A committed one is finished by whoever wants to write. Its owner lives and may be
+        // writing its next list.
+        if self.status().kill(round) == Some(Decision::Killed) {
+            self.settle_listed(round, Decision::Killed, find);
+        }
+        true
+    }
+
+    fn settle_listed(
+        &self,
+        round: Round,
+        decision: Decision,
+        find: impl Fn(u64) -> Option<Arc<State>>,
+    ) {
+        let commit = IntentRef::new(self.number, round);
+        for listed in self.list().entries() {
+            if let Some(state) = find(listed.state) {
+                state.settle_listed(self.owner, listed, commit, decision);
+            }
+        }
+    }
+}
+
+impl Intents {
+    /// A fresh record for the process `owner` of that user.
+    ///
+    /// # Errors
+    ///
+    /// `EUSERS` when all numbers are used up, `ENOSPC`.
+    pub(crate) fn create(
+        &self,
+        backing: &Backing,
+        transport: Transport,
+        owner: Process,
+        (uid, gid): (u32, u32),
+    ) -> io::Result<Arc<IntentRecord>> {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        if records.last >= MAX_RECORD {
+            return Err(io::Error::from_raw_os_error(libc::EUSERS));
+        }
+        // Never used again, whatever comes of it: a reader may know it.
+        records.last += 1;
+        let number = records.last;
+        let ino = FIRST_RECORD_FILE + 2 * u64::from(number);
+        let record = Arc::new(IntentRecord {
+            number,
+            owner,
+            uid,
+            gid,
+            status: Page::new(backing, ino, transport)?,
+            list: Page::new(backing, ino + 1, transport)?,
+            asked: Mutex::default(),
+        });
+        record.status().initialise();
+        records.by_number.insert(number, record.clone());
+        Ok(record)
+    }
+
+    /// Forgets a record all of whose commits are settled.
+    pub(crate) fn remove(&self, record: &IntentRecord) {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        records.by_number.remove(&record.number);
+        drop(records);
+        if let Some(tell) = self.on_gone.get() {
+            tell(record.ino(Part::Status));
+            tell(record.ino(Part::List));
+        }
+    }
+
+    /// Has `tell` called with the inode numbers of files that go.
+    pub(crate) fn on_gone(&self, tell: impl Fn(u64) + Send + Sync + 'static) {
+        // Set once, when the session is made.
+        let _ = self.on_gone.set(Box::new(tell));
+    }
+
+    /// Settles `commit`, unless it is young: `false` then. `find` knows the states that a process
+    /// holds groups of.
+    pub(crate) fn settle(
+        &self,
+        commit: IntentRef,
+        find: impl Fn(Process, u64) -> Option<Arc<State>>,
+    ) -> bool {
+        match self.get(commit.record()) {
+            Some(record) => record.settle(commit.round(), |ino| find(record.owner, ino)),
+            None => true,
+        }
+    }
+
+    pub(crate) fn get(&self, number: u32) -> Option<Arc<IntentRecord>> {
+        self.read().by_number.get(&number).cloned()
+    }
+
+    /// The record that one of whose files has the inode number `ino`.
+    pub(crate) fn of_file(&self, ino: u64) -> Option<(Arc<IntentRecord>, Part)> {
+        let index = ino.checked_sub(FIRST_RECORD_FILE)?;
+        let part = match index % 2 {
+            0 => Part::Status,
+            _ => Part::List,
+        };
+        let record = self.get(u32::try_from(index / 2).ok()?)?;
+        Some((record, part))
+    }
+
+    /// The record and page that a file name in `.kstate/intents` stands for.
+    pub(crate) fn named(&self, name: &[u8]) -> Option<(Arc<IntentRecord>, Part)> {
+        let name = std::str::from_utf8(name).ok()?;
+        let (number, part) = match name.strip_suffix(".list") {
+            Some(number) => (number, Part::List),
+            None => (name, Part::Status),
+        };
+        let record = self.get(number.parse().ok()?)?;
+        (record.number.to_string() == number).then_some((record, part))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<IntentRecord>> {
+        self.read().by_number.values().cloned().collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Numbered> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Records for Intents {
+    fn status(&self, record: u32) -> Recorded {
+        match self.read().by_number.get(&record) {
+            Some(record) => Recorded::Known(record.status().load()),
+            None => Recorded::Gone,
+        }
+    }
+}
+
+impl std::fmt::Debug for Intents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Intents").field(&*self.read()).finish()
+    }
+}
