@@ -47,19 +47,25 @@ fn a_program_that_replaces_itself_again_and_again_keeps_one_claim() {
             .subscribe("x")
             .typed::<kstate_tests::Checked>()
             .unwrap();
-        // More often than there are slot groups.
-        let mut program = daemon.worker("x", &["exec", "300"]);
+        // More often than there are groups left.
+        let writer = mount
+            .subscribe("x")
+            .write()
+            .typed::<kstate_tests::Checked>()
+            .unwrap();
+        let others: Vec<_> = (0..249).map(|_| writer.try_clone().unwrap()).collect();
+        let mut program = daemon.worker("x", &["exec", "20"]);
         assert_eq!(program.line(), "ready");
         let now = reader.snapshot().unwrap();
         assert_eq!(
             (now.generation(), number_of(&now.value)),
-            (Generation(301), Some(0))
+            (Generation(21), Some(0))
         );
         eventually("only the last one counts", || {
             let info = mount.info("x").unwrap();
-            ((info.writers, info.waiters) == (1, 1)).then_some(())
+            ((info.writers, info.waiters) == (251, 1)).then_some(())
         });
-        drop(program);
+        drop((program, writer, others));
         eventually("nobody counts", || {
             let info = mount.info("x").unwrap();
             ((info.writers, info.waiters) == (0, 0)).then_some(())
