@@ -15,5 +15,5 @@ pub use binary::{kstate, kstatefs};
 pub use checked::{Checked, WORDS, checked, number_of};
 pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
-pub use process::Running;
+pub use process::{Running, output_of};
 pub use root::{as_user, is_real_root};

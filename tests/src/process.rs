@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsFd;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -130,6 +131,26 @@ impl Running {
     pub fn finish(&mut self) -> ExitStatus {
         eventually("the process ends", || self.ended())
     }
+}
+
+/// What `child` printed, once it has ended.
+///
+/// # Panics
+///
+/// When it does not end, after killing it.
+#[track_caller]
+pub fn output_of(mut child: Child) -> Output {
+    let start = Instant::now();
+    while child.try_wait().expect("our own child").is_none() {
+        if start.elapsed() > PATIENCE {
+            // It may have ended in between: then there is nothing to do.
+            let _ = child.kill();
+            let output = child.wait_with_output();
+            panic!("after {PATIENCE:?} it has not ended: {output:?}");
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    child.wait_with_output().expect("its output")
 }
 
 impl Drop for Running {

@@ -5,9 +5,8 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use kstate_tests::{Daemon, PATIENCE, Running, Setup, eventually, kstate, kstatefs};
+use kstate_tests::{Daemon, Running, Setup, eventually, kstate, kstatefs, output_of};
 use nix::sys::signal::Signal;
 
 fn run(directory: &Path) -> Output {
@@ -30,16 +29,7 @@ fn says(output: &Output, words: &[&str]) {
 /// Runs a command to its end, which has to come.
 fn finish(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if start.elapsed() > PATIENCE {
-            child.kill().unwrap();
-            panic!("{command:?} hangs");
-        }
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-    child.wait_with_output().unwrap()
+    output_of(command.stderr(Stdio::piped()).spawn().unwrap())
 }
 
 fn is_mounted(path: &Path) -> bool {
