@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::io;
 
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Head, Memory};
+use kstate_sys::region::{self, Head, Memory};
 
 use super::Outcome;
 use crate::claim::ClaimError;
@@ -150,24 +150,19 @@ impl<T: Content> State<T> {
         }
     }
 
-    #[inline]
+    #[cold]
+    #[inline(never)]
     fn conflict(&self, base: Head, found: Head) -> Outcome {
-        let found = match found.has_intent() {
-            false => found.generation(),
-            true => self.met_generation(found),
-        };
+        let mut generation = found.generation();
+        if found.has_intent() {
+            generation = self.resolved_generation(found);
+            // Done about it what can be done, for the next attempt.
+            self.meet();
+        }
         Outcome::Conflict {
             base: base.generation(),
-            found,
+            found: generation,
         }
-    }
-
-    /// The generation found by who has met an intent, and done about it what can be done.
-    #[cold]
-    fn met_generation(&self, found: Head) -> Generation {
-        let generation = self.resolved_generation(found);
-        self.meet();
-        generation
     }
 
     #[cold]

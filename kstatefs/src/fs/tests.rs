@@ -171,7 +171,8 @@ fn the_directories_hold_what_there_is() {
             .collect()
     };
     assert_eq!(names(ROOT), [".", "..", ".kstate", "a.x", "b"]);
-    assert_eq!(names(CONTROL), [".", "..", "registry"]);
+    assert_eq!(names(CONTROL), [".", "..", "registry", "intents"]);
+    assert_eq!(names(INTENTS), [".", ".."]);
     assert_eq!(fs.lookup(CONTROL, b"absent").unwrap_err(), Errno::ENOENT);
     assert_eq!(fs.unlink(OWNER, ROOT, b".kstate"), Err(Errno::EPERM));
     assert_eq!(
@@ -194,4 +195,98 @@ fn the_first_subscriber_chooses_the_capacity_and_later_ones_only_ask_for_more() 
     assert_eq!(state.want_capacity(state.page() + 1), Err(Errno::EFBIG));
     assert_eq!(fs.write(file, 0, &[1; 301]), Err(Errno::EFBIG));
     assert_eq!(fs.read(file, 0, 999).unwrap(), [1; 300]);
+}
+
+/// What a client can do to the pages it has mapped.
+fn scribble(file: &RegionFile, offset: usize, words: &[u64]) {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let offset = i64::try_from(offset).unwrap();
+    file.with(|fd| Ok(nix::sys::uio::pwrite(fd, &bytes, offset)?))
+        .unwrap();
+}
+
+#[test]
+fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
+    use kstate_sys::region::{IntentRef, Round};
+    for transport in [Transport::Passthrough, Transport::Socket] {
+        let fs = shared(transport);
+        let (ino, file) = create(&fs, "x");
+        fs.write(file, 0, b"value").unwrap();
+        let state = fs.state(ino).unwrap();
+        let tid = std::process::id();
+        let make = |process| fs.intents.create(&fs.backing, transport, process, (0, 0));
+        let number = fs.reaper.hold_record(tid, make).unwrap();
+        let record = fs.intents.get(number).unwrap();
+        let group = state.claim(&fs.reaper, tid, file).unwrap().group;
+        let commit = IntentRef::new(number, Round(1));
+        // A commit that is undecided: the slot of the client's group, the head, list and status.
+        let geometry = Geometry::of_this_machine();
+        let slot = u16::try_from(4 * group).unwrap();
+        let base = state.describe().unwrap().head;
+        let meta = [2, u64::from(base.slot().index()) << 32, 0, commit.raw()];
+        scribble(state.region_file(), geometry.slot_meta(slot), &meta);
+        let intent = 1 << 63 | u64::from(slot) << 53 | 1;
+        let place = || scribble(state.region_file(), geometry.header() + 64, &[intent]);
+        place();
+        scribble(record.file(Part::Status), 0, &[1 << 3]);
+        let list = |words: &[u64]| scribble(record.file(Part::List), 0, words);
+        let settle = || {
+            let find = |process, ino| fs.reaper.held(process, ino);
+            while !fs.intents.settle(commit, find) {
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            !state.has_intent_of(commit)
+        };
+        assert_eq!(fs.read(file, 0, 99).unwrap(), b"value");
+        assert!(state.has_intent_of(commit));
+        // What is not of one commit, what is of no state, what is too much.
+        list(&[1, ino, base.raw() + 1, intent]);
+        assert!(!settle());
+        list(&[1, ino + 1, base.raw(), intent]);
+        assert!(!settle());
+        list(&[u64::MAX, ino, base.raw(), intent ^ 1 << 53]);
+        assert!(!settle());
+        // And what is right.
+        list(&[1, ino, base.raw(), intent]);
+        assert!(settle());
+        assert_eq!(state.describe().unwrap().head, base);
+        // A group that is not the owner's any more.
+        place();
+        state.release(&fs.reaper, tid, group).unwrap();
+        assert!(!settle());
+        state.claim(&fs.reaper, tid, file).unwrap();
+        assert!(settle());
+        // A write meets one and waits for nobody.
+        place();
+        fs.write(file, 0, b"other").unwrap();
+        assert_eq!(state.read().unwrap().1, b"other");
+    }
+}
+
+#[test]
+fn a_records_files_are_its_users_and_last_as_long_as_it() {
+    let fs = shared(Transport::Passthrough);
+    let make = |process| {
+        let user = (STRANGER.uid, STRANGER.gid);
+        fs.intents.create(&fs.backing, fs.transport, process, user)
+    };
+    let number = fs.reaper.hold_record(std::process::id(), make).unwrap();
+    let mode = |name: &str| {
+        let attr = fs.lookup(INTENTS, name.as_bytes()).unwrap();
+        assert_eq!(fs.getattr(attr.ino).unwrap().ino, attr.ino);
+        assert_eq!(
+            fs.setattr(attr.ino, None, Change::default()).unwrap_err(),
+            Errno::EPERM
+        );
+        (attr.uid, attr.mode)
+    };
+    assert_eq!(mode(&number.to_string()), (STRANGER.uid, 0o644));
+    assert_eq!(mode(&format!("{number}.list")), (STRANGER.uid, 0o600));
+    for absent in ["0", "01", "2", "1.lists", ".list", "x"] {
+        let found = fs.lookup(INTENTS, absent.as_bytes());
+        assert_eq!(found.unwrap_err(), Errno::ENOENT, "{absent}");
+    }
+    let record = fs.intents.get(number).unwrap();
+    fs.intents.remove(&record);
+    assert!(fs.lookup(INTENTS, b"1").is_err());
 }
