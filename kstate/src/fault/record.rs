@@ -11,8 +11,8 @@ use kstate_sys::region::{Head, ReadError};
 /// Where a page's bytes come from.
 pub(crate) trait Source: Send + Sync {
     /// Copies the version that `head` names to the start of `into`, or the newest one if that is
-    /// there no more. Allocates nothing, takes no lock and maps nothing: a signal handler calls
-    /// it.
+    /// there no more. Allocates nothing, maps nothing, and takes no lock whose holder touches
+    /// raw pages: a signal handler calls it.
     fn fill(&self, head: Head, into: &mut [u8]) -> Result<Contents, ReadError>;
 }
 

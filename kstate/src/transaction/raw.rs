@@ -57,10 +57,10 @@ fn give_back(page: Page) {
 
 impl<T: Content> Source for Reader<T> {
     fn fill(&self, head: Head, into: &mut [u8]) -> Result<Contents, region::ReadError> {
-        let memory = self.memory();
-        let version = match region::read_at(memory, head, maybe_uninit(into))? {
+        let memory = self.region();
+        let version = match region::read_at(&memory, head, maybe_uninit(into))? {
             Some(version) => version,
-            None => region::read(memory, maybe_uninit(into))?,
+            None => region::read(&memory, maybe_uninit(into))?,
         };
         Ok(Contents {
             length: version.length,
@@ -312,7 +312,7 @@ impl<T: Content> RawTransaction<'_, T> {
 
     /// Whether it would still commit: nobody has committed since it began.
     pub fn validate(&self) -> bool {
-        region::newest(self.state.memory()) == Ok(self.base)
+        self.state.is_newest(self.base)
     }
 
     /// Whether the page was written to.
@@ -371,7 +371,17 @@ impl<T: Content> RawTransaction<'_, T> {
             self.end(unwritten);
             return Ok(Outcome::Unchanged { base });
         }
-        contents.map_err(|error| self.state.named(error))?;
+        if let Err(error) = contents {
+            // What could not be read may only have been a later version, in the way of which
+            // there was something.
+            return match self.state.look()?.head {
+                head if head != self.base => Ok(Outcome::Conflict {
+                    base,
+                    found: head.generation(),
+                }),
+                _ => Err(self.state.named(error).into()),
+            };
+        }
         let length = self.length();
         // SAFETY: a page of this transaction, filled; nobody writes to it now, which is what this
         // function asks of who has the pointer.
