@@ -11,6 +11,7 @@ mod commit;
 mod place;
 mod read;
 mod setup;
+mod several;
 mod value;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Question {
     Read(Options),
     /// What publishing costs beside a plain copy and compare-and-swap
     Commit(Options),
+    /// What committing and reading several states at once costs beside one by one
+    Several(Options),
     /// A process of a measurement
     #[command(hide = true)]
     Worker(setup::Worker),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
     let (options, cases) = match cli.question {
         Question::Read(options) => (options, read::run(options.blocks)),
         Question::Commit(options) => (options, commit::run(options.blocks)),
+        Question::Several(options) => (options, several::run(options.blocks)),
         Question::Worker(worker) => return setup::work(&worker),
     };
     let cases = match cases {
