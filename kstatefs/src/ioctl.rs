@@ -86,7 +86,12 @@ pub(crate) fn on_state(
 }
 
 /// Those that the registry file knows.
-pub(crate) fn on_registry(shared: &Shared, caller: Caller, command: u32) -> Result<Vec<u8>, Errno> {
+pub(crate) fn on_registry(
+    shared: &Shared,
+    caller: Caller,
+    command: u32,
+    argument: &[u8],
+) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
         ioctl::TICKET => ticket(shared, shared.registry.descriptor()?, caller),
@@ -97,6 +102,13 @@ pub(crate) fn on_registry(shared: &Shared, caller: Caller, command: u32) -> Resu
                 shared.intents.create(backing, transport, process, user)
             })?;
             Ok(number.as_bytes().to_vec())
+        }
+        ioctl::RELEASE_RECORD => {
+            let number = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            match shared.reaper.release_record(caller.tid, number) {
+                true => Ok(Vec::new()),
+                false => Err(Errno::EINVAL),
+            }
         }
         _ => Err(Errno::ENOTTY),
     }

@@ -125,8 +125,8 @@ fn a_stopped_committer_holds_others_up_for_milliseconds_and_readers_not_at_all()
         let readers = readers(&accounts);
         let mut teller = teller(daemon, false);
         let mut longest = Duration::ZERO;
-        for round in 0..60_u64 {
-            std::thread::sleep(Duration::from_micros(500 + 31 * round));
+        for round in 0..300_u64 {
+            std::thread::sleep(Duration::from_micros(150 + 7 * (round % 50)));
             teller.signal(Signal::SIGSTOP);
             for reader in &readers {
                 reader.snapshot().unwrap();
@@ -165,6 +165,21 @@ fn a_forked_child_commits_its_own_and_not_its_parents() {
         parent.close_input();
         assert_eq!(sum(&readers(&accounts)), ALL);
         assert_eq!(accounts[0].snapshot().unwrap().value, EACH - 2);
+    });
+}
+
+#[test]
+fn a_process_that_subscribes_again_and_again_keeps_no_records() {
+    both_transports(|daemon| {
+        // More often than a process can have records.
+        for round in 0..70 {
+            let accounts = bank(daemon);
+            rotate(&accounts);
+            let records = std::fs::read_dir(daemon.file(".kstate/intents")).unwrap();
+            assert_eq!(records.count(), 2, "in round {round}");
+        }
+        let records = std::fs::read_dir(daemon.file(".kstate/intents")).unwrap();
+        assert_eq!(records.count(), 0);
     });
 }
 
