@@ -155,6 +155,64 @@ fn a_stopped_committer_holds_others_up_for_milliseconds_and_readers_not_at_all()
     });
 }
 
+/// Has a committer stop at each step, and hands it over there.
+fn at_each_step(daemon: &Daemon, then: impl Fn(&mut Running)) {
+    let accounts = bank(daemon);
+    let readers = readers(&accounts);
+    rotate(&accounts);
+    for step in 0.. {
+        let mut committer = daemon.worker("bank", &["step", &step.to_string()]);
+        assert_eq!(committer.line(), "ready");
+        let status = format!("/proc/{}/stat", committer.pid());
+        let stopped = eventually("it stops or ends", || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            match status.rsplit_once(") ").unwrap().1.as_bytes()[0] {
+                b'T' => Some(true),
+                b'Z' => Some(false),
+                _ => None,
+            }
+        });
+        if !stopped {
+            assert!(step > 12, "a commit of two has more steps than {step}");
+            return;
+        }
+        for reader in &readers {
+            reader.snapshot().unwrap();
+        }
+        assert_eq!(sum(&readers), ALL, "at step {step}");
+        let took = rotate(&accounts);
+        assert!(took < Duration::from_secs(1), "{took:?} at step {step}");
+        accounts[0].transact(|value| *value += 1).unwrap();
+        accounts[1].transact(|value| *value -= 1).unwrap();
+        assert_eq!(sum(&readers), ALL, "at step {step}");
+        then(&mut committer);
+        rotate(&accounts);
+        assert_eq!(sum(&readers), ALL, "at step {step}");
+    }
+}
+
+#[test]
+fn a_committer_stopped_at_any_step_goes_on_later() {
+    at_each_step(&Daemon::start(), |committer| {
+        committer.signal(Signal::SIGCONT);
+        assert_eq!(committer.line(), "done");
+        assert!(committer.finish().success());
+    });
+}
+
+#[test]
+fn a_committer_killed_at_any_step_is_settled() {
+    let daemon = Daemon::start();
+    at_each_step(&daemon, |committer| {
+        committer.signal(Signal::SIGKILL);
+        committer.finish();
+        eventually("its record is gone", || {
+            let files = std::fs::read_dir(daemon.file(".kstate/intents")).unwrap();
+            (files.count() == 2).then_some(())
+        });
+    });
+}
+
 #[test]
 fn a_forked_child_commits_its_own_and_not_its_parents() {
     both_transports(|daemon| {
