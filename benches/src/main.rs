@@ -12,6 +12,7 @@ mod commit;
 mod place;
 mod read;
 mod setup;
+mod several;
 mod transaction;
 mod value;
 
@@ -44,6 +45,8 @@ enum Question {
     Commit(Options),
     /// What transactions cost: in software, by a trapped page, against each other
     Transaction(Options),
+    /// What committing and reading several states at once costs beside one by one
+    Several(Options),
     /// A process of a measurement
     #[command(hide = true)]
     Worker(setup::Worker),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Question::Read(options) => (options, read::run(options.blocks)),
         Question::Commit(options) => (options, commit::run(options.blocks)),
         Question::Transaction(options) => (options, transaction::run(options.blocks)),
+        Question::Several(options) => (options, several::run(options.blocks)),
         Question::Worker(worker) => return setup::work(&worker),
     };
     let cases = match cases {

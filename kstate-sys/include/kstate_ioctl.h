@@ -108,6 +108,7 @@ struct kstate_settle {
 #define KSTATE_IOC_TICKET _IOR(KSTATE_IOC_TYPE, 11, struct kstate_ticket)
 /* Of .kstate/registry: a record, whose pages are .kstate/intents/N and .kstate/intents/N.list. */
 #define KSTATE_IOC_RECORD _IOR(KSTATE_IOC_TYPE, 12, uint32_t)
+#define KSTATE_IOC_RELEASE_RECORD _IOW(KSTATE_IOC_TYPE, 14, uint32_t)
 #define KSTATE_IOC_SETTLE _IOWR(KSTATE_IOC_TYPE, 13, struct kstate_settle)
 #define KSTATE_IOC_VERSION _IOR(KSTATE_IOC_TYPE, 255, uint32_t)
 

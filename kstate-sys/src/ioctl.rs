@@ -17,6 +17,7 @@
 //! | [`INFO`] | out [`Info`] | `EIO` damaged region |
 //! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EAGAIN` too many outstanding |
 //! | [`RECORD`], of the registry file | out `u32`: a record of the calling process | `ESRCH`, `EUSERS` too many, `ENOSPC` |
+//! | [`RELEASE_RECORD`], of the registry file | in `u32`: a record of the calling process | `EINVAL` not its own |
 //! | [`SETTLE`] | in and out [`Settle`] | none |
 //! | [`VERSION`] | out `u32` | none |
 //!
@@ -72,6 +73,8 @@ pub const RECORD: u32 = ioc(READ, 12, size_of::<u32>());
 /// Has a commit of several states settled that this state's head has an intent of, or that goes
 /// through a record of the calling process: put back if it has been undecided for long.
 pub const SETTLE: u32 = ioc(READ | WRITE, 13, size_of::<Settle>());
+/// Gives a record back that nothing in the process uses any more. Its number is not used again.
+pub const RELEASE_RECORD: u32 = ioc(WRITE, 14, size_of::<u32>());
 /// The daemon's ABI version. This one never changes.
 pub const VERSION: u32 = ioc(READ, 255, size_of::<u32>());
 
@@ -322,6 +325,7 @@ const _: () = {
     assert!(size_of::<Settle>() == 16);
     assert!(RECORD == 0x8004_b50c);
     assert!(SETTLE == 0xc010_b50d);
+    assert!(RELEASE_RECORD == 0x4004_b50e);
     assert!(VERSION == 0x8004_b5ff);
 };
 
@@ -392,6 +396,7 @@ pub mod call {
     ioctl!(/** [`INFO`](super::INFO). */ info, INFO, inout Info);
     ioctl!(/** [`TICKET`](super::TICKET). */ ticket, TICKET, inout Ticket);
     ioctl!(/** [`RECORD`](super::RECORD). */ record, RECORD, inout u32);
+    ioctl!(/** [`RELEASE_RECORD`](super::RELEASE_RECORD). */ release_record, RELEASE_RECORD, in u32);
     ioctl!(/** [`SETTLE`](super::SETTLE). */ settle, SETTLE, inout Settle);
     ioctl!(/** [`VERSION`](super::VERSION). */ version, VERSION, inout u32);
 }

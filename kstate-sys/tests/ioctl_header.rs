@@ -60,6 +60,7 @@ fn constants() -> Values {
         of("KSTATE_IOC_INFO", ioctl::INFO.into()),
         of("KSTATE_IOC_TICKET", ioctl::TICKET.into()),
         of("KSTATE_IOC_RECORD", ioctl::RECORD.into()),
+        of("KSTATE_IOC_RELEASE_RECORD", ioctl::RELEASE_RECORD.into()),
         of("KSTATE_IOC_SETTLE", ioctl::SETTLE.into()),
         of("KSTATE_SETTLED_DONE", ioctl::settled::DONE.into()),
         of("KSTATE_SETTLED_NOT_YET", ioctl::settled::NOT_YET.into()),

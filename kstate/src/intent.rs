@@ -65,8 +65,13 @@ impl<T> Reader<T> {
     }
 
     /// How the newest version stands.
+    #[inline]
     pub(crate) fn look(&self) -> Result<Standing, ReadError> {
-        self.retry_grown(|region| region::look(region))
+        match region::look(self.memory()) {
+            Ok(standing) => Ok(standing),
+            // There is an intent, which takes the record to resolve.
+            Err(_) => self.retry_grown(|region| region::look(region)),
+        }
     }
 
     /// The generation that counts, given that an intent was met. One that cannot be resolved counts

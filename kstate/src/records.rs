@@ -241,6 +241,22 @@ impl Record for OwnRecord {
     }
 }
 
+/// Gives this process's records back: it may come to subscribe again, and has a bounded number.
+impl Drop for Records {
+    fn drop(&mut self) {
+        let own = std::mem::take(self.own.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut own = own.into_iter().filter(|own| own.process.is_current());
+        let Some(first) = own.next() else { return };
+        // An unmounted daemon has forgotten them.
+        let Ok(registry) = self.open(".kstate/registry", false) else {
+            return;
+        };
+        for own in std::iter::once(first).chain(own) {
+            let _ = errno::uninterrupted(|| call::release_record(&registry, own.number));
+        }
+    }
+}
+
 impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Records")

@@ -41,13 +41,15 @@ const MAX_ATTEMPTS: u32 = 10;
 pub(crate) fn redeem(file: impl AsFd) -> io::Result<OwnedFd> {
     // An open file has one ticket at a time: another thread, or a forked child, may have asked
     // for the next one before this was shown.
+    // And a receive with a timeout is interrupted by a mere stop (signal(7)): another ticket.
+    let redeem_once = || errno::uninterrupted(|| redeem_once(file.as_fd()));
     for _ in 0..MAX_ATTEMPTS {
-        match redeem_once(file.as_fd()) {
+        match redeem_once() {
             Err(error) if errno::refusal(&error) == Refusal::Denied => {}
             redeemed => return redeemed,
         }
     }
-    redeem_once(file.as_fd())
+    redeem_once()
 }
 
 fn redeem_once(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {

@@ -498,7 +498,7 @@ impl Shared {
     ) -> Result<Vec<u8>, Errno> {
         match self.file(file)? {
             OpenFile::State(handle) => ioctl::on_state(self, &handle, caller, command, argument),
-            OpenFile::Registry => ioctl::on_registry(self, caller, file, command),
+            OpenFile::Registry => ioctl::on_registry(self, caller, file, command, argument),
             OpenFile::Record {
                 record,
                 part,

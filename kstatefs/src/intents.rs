@@ -140,7 +140,7 @@ impl IntentRecord {
         FIRST_RECORD_FILE + 2 * u64::from(self.number) + u64::from(part == Part::List)
     }
 
-    /// Settles what the dead owner left. `find` knows the states it held groups of.
+    /// Settles what the owner left, which is dead or has given the record back. `find` knows the states it held groups of.
     pub(crate) fn bury(&self, find: impl Fn(u64) -> Option<Arc<State>>) {
         let _settling = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let round = self.status().load().round();

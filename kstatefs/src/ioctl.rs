@@ -95,6 +95,7 @@ pub(crate) fn on_registry(
     caller: Caller,
     file: u64,
     command: u32,
+    argument: &[u8],
 ) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
@@ -106,6 +107,13 @@ pub(crate) fn on_registry(
                 shared.intents.create(backing, transport, process, user)
             })?;
             Ok(number.as_bytes().to_vec())
+        }
+        ioctl::RELEASE_RECORD => {
+            let number = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            match shared.reaper.release_record(caller.tid, number) {
+                true => Ok(Vec::new()),
+                false => Err(Errno::EINVAL),
+            }
         }
         _ => Err(Errno::ENOTTY),
     }

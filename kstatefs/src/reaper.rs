@@ -118,6 +118,34 @@ impl Reaper {
         made.map(|made| made.number())
     }
 
+    /// Takes the record `number` back from the process of thread `tid`; `false` if it is not its.
+    pub(crate) fn release_record(&self, tid: u32, number: u32) -> bool {
+        let Some(process) = self.find(tid) else {
+            return false;
+        };
+        let taken = {
+            let mut watched = self.lock();
+            let records = watched.processes.get_mut(&process).map(|r| &mut r.records);
+            records.and_then(|records| {
+                let index = records.iter().position(|r| r.number() == number)?;
+                Some(records.swap_remove(index))
+            })
+        };
+        // The lock is free here: a record's and a state's come first.
+        let Some(taken) = taken else { return false };
+        taken.bury(|ino| self.held(process, ino));
+        self.intents.remove(&taken);
+        let mut watched = self.lock();
+        if watched
+            .processes
+            .get(&process)
+            .is_some_and(Record::is_empty)
+        {
+            self.forget(&mut watched, process);
+        }
+        true
+    }
+
     /// The state `ino`, if `process` holds something of it.
     pub(crate) fn held(&self, process: Process, ino: u64) -> Option<Arc<State>> {
         let watched = self.lock();

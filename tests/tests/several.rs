@@ -125,8 +125,8 @@ fn a_stopped_committer_holds_others_up_for_milliseconds_and_readers_not_at_all()
         let readers = readers(&accounts);
         let mut teller = teller(daemon, false);
         let mut longest = Duration::ZERO;
-        for round in 0..60_u64 {
-            std::thread::sleep(Duration::from_micros(500 + 31 * round));
+        for round in 0..300_u64 {
+            std::thread::sleep(Duration::from_micros(150 + 7 * (round % 50)));
             teller.signal(Signal::SIGSTOP);
             for reader in &readers {
                 reader.snapshot().unwrap();
@@ -155,6 +155,64 @@ fn a_stopped_committer_holds_others_up_for_milliseconds_and_readers_not_at_all()
     });
 }
 
+/// Has a committer stop at each step, and hands it over there.
+fn at_each_step(daemon: &Daemon, then: impl Fn(&mut Running)) {
+    let accounts = bank(daemon);
+    let readers = readers(&accounts);
+    rotate(&accounts);
+    for step in 0.. {
+        let mut committer = daemon.worker("bank", &["step", &step.to_string()]);
+        assert_eq!(committer.line(), "ready");
+        let status = format!("/proc/{}/stat", committer.pid());
+        let stopped = eventually("it stops or ends", || {
+            let status = std::fs::read_to_string(&status).unwrap();
+            match status.rsplit_once(") ").unwrap().1.as_bytes()[0] {
+                b'T' => Some(true),
+                b'Z' => Some(false),
+                _ => None,
+            }
+        });
+        if !stopped {
+            assert!(step > 12, "a commit of two has more steps than {step}");
+            return;
+        }
+        for reader in &readers {
+            reader.snapshot().unwrap();
+        }
+        assert_eq!(sum(&readers), ALL, "at step {step}");
+        let took = rotate(&accounts);
+        assert!(took < Duration::from_secs(1), "{took:?} at step {step}");
+        accounts[0].transact(|value| *value += 1).unwrap();
+        accounts[1].transact(|value| *value -= 1).unwrap();
+        assert_eq!(sum(&readers), ALL, "at step {step}");
+        then(&mut committer);
+        rotate(&accounts);
+        assert_eq!(sum(&readers), ALL, "at step {step}");
+    }
+}
+
+#[test]
+fn a_committer_stopped_at_any_step_goes_on_later() {
+    at_each_step(&Daemon::start(), |committer| {
+        committer.signal(Signal::SIGCONT);
+        assert_eq!(committer.line(), "done");
+        assert!(committer.finish().success());
+    });
+}
+
+#[test]
+fn a_committer_killed_at_any_step_is_settled() {
+    let daemon = Daemon::start();
+    at_each_step(&daemon, |committer| {
+        committer.signal(Signal::SIGKILL);
+        committer.finish();
+        eventually("its record is gone", || {
+            let files = std::fs::read_dir(daemon.file(".kstate/intents")).unwrap();
+            (files.count() == 2).then_some(())
+        });
+    });
+}
+
 #[test]
 fn a_forked_child_commits_its_own_and_not_its_parents() {
     both_transports(|daemon| {
@@ -165,6 +223,21 @@ fn a_forked_child_commits_its_own_and_not_its_parents() {
         parent.close_input();
         assert_eq!(sum(&readers(&accounts)), ALL);
         assert_eq!(accounts[0].snapshot().unwrap().value, EACH - 2);
+    });
+}
+
+#[test]
+fn a_process_that_subscribes_again_and_again_keeps_no_records() {
+    both_transports(|daemon| {
+        // More often than a process can have records.
+        for round in 0..70 {
+            let accounts = bank(daemon);
+            rotate(&accounts);
+            let records = std::fs::read_dir(daemon.file(".kstate/intents")).unwrap();
+            assert_eq!(records.count(), 2, "in round {round}");
+        }
+        let records = std::fs::read_dir(daemon.file(".kstate/intents")).unwrap();
+        assert_eq!(records.count(), 0);
     });
 }
 

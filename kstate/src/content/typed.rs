@@ -47,6 +47,11 @@ impl<T: Layout> Content for T {
 
     fn snapshot_at(reader: &Reader<Self>, head: Head) -> Result<Option<Snapshot<T>>, ReadError> {
         let mut value = T::new_zeroed();
+        let memory = reader.memory_copied();
+        let candidate = Candidate::at(&memory, head, size_of::<T>());
+        if let Some(version) = copy_if_whole(candidate, maybe_uninit(value.as_mut_bytes())) {
+            return Ok(Some(Snapshot::new(value, &version, reader.clock())));
+        }
         let version = reader.retry_grown(|memory| {
             region::read_at(memory, head, maybe_uninit(value.as_mut_bytes()))
         });

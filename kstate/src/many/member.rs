@@ -22,6 +22,9 @@ use crate::transaction::{CommitError, Outcome};
 /// A state that was added: what was seen of it, and what is to become of it.
 pub(super) struct Member<'s> {
     handle: Handle<'s>,
+    // Asked for again and again, so not through the handle.
+    state_id: u64,
+    records: &'s Records,
     pub(super) base: Head,
     /// A `T::Page`.
     page: Option<Box<dyn Any>>,
@@ -164,9 +167,21 @@ impl<T: Content> Written for State<T> {
     }
 }
 
+impl<'s> Handle<'s> {
+    fn reader(&self) -> &'s dyn Read {
+        match *self {
+            Handle::Writing(state) => state,
+            Handle::Reading(reader) => reader,
+        }
+    }
+}
+
 impl<'s> Member<'s> {
     pub(super) fn new(handle: Handle<'s>, base: Head) -> Self {
+        let subscription = handle.reader().subscription();
         Self {
+            state_id: subscription.state_id(),
+            records: subscription.records(),
             handle,
             base,
             page: None,
@@ -177,10 +192,7 @@ impl<'s> Member<'s> {
     }
 
     pub(super) fn reader(&self) -> &'s dyn Read {
-        match self.handle {
-            Handle::Writing(state) => state,
-            Handle::Reading(reader) => reader,
-        }
+        self.handle.reader()
     }
 
     /// The handle to write through, if it was added so.
@@ -204,11 +216,11 @@ impl<'s> Member<'s> {
     }
 
     pub(super) fn state_id(&self) -> u64 {
-        self.reader().subscription().state_id()
+        self.state_id
     }
 
     pub(super) fn records(&self) -> &'s Records {
-        self.reader().subscription().records()
+        self.records
     }
 
     pub(super) fn is_deleted(&self) -> bool {
