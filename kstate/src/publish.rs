@@ -15,6 +15,9 @@ use crate::retry::Backoff;
 use crate::stamp::Stamp;
 use crate::state::State;
 
+/// How many commits of several states a publish meets before it stands back as from one that stays.
+const MAX_MET: u32 = 1000;
+
 /// How long a publish stands back for a commit of several states before it says so.
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -140,7 +143,7 @@ impl<T: Content> State<T> {
     #[inline(never)]
     fn publish_slowly(&self, bytes: &[u8], time: Ticks) -> Result<Generation, PublishError> {
         let mut backoff = Backoff::new(Duration::from_millis(1));
-        let mut asked = None;
+        let (mut asked, mut met) = (None, 0);
         loop {
             let mut writer = match self.own_writer() {
                 Some(writer) => writer,
@@ -160,7 +163,9 @@ impl<T: Content> State<T> {
                     };
                 }
                 Err(region::CommitError::Conflict { .. }) => {
-                    if self.meet() {
+                    // Out of the way: again at once, but not for ever beside one who scribbles.
+                    met += 1;
+                    if self.meet() && met < MAX_MET {
                         continue;
                     }
                     if backoff.delay() > PATIENCE {
