@@ -5,6 +5,7 @@
 //! The two ways to see a state: as a type, or as bytes.
 
 mod bytes;
+mod page;
 mod place;
 mod typed;
 
@@ -19,6 +20,9 @@ use kstate_sys::region::Head;
 use crate::layout::Layout;
 use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
+
+#[doc(hidden)]
+pub use page::ValuePage;
 
 /// The content of an untyped state: bytes, as many as the newest version has.
 #[derive(Clone, Copy, Debug)]

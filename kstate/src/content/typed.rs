@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use kstate_sys::region::{self, Candidate, Head, Version};
 
-use super::{Content, Filled, maybe_uninit, place};
+use super::{Content, Filled, ValuePage, maybe_uninit, place};
 use crate::layout::Layout;
 use crate::reader::Reader;
 use crate::snapshot::{Label, ReadError, Snapshot};
@@ -16,7 +16,7 @@ const MOVED_GLADLY_BYTES: usize = 128;
 impl<T: Layout> Content for T {
     type Borrowed = T;
     type Owned = T;
-    type Page = Box<T>;
+    type Page = ValuePage<T>;
 
     #[inline]
     fn bytes(value: &T) -> &[u8] {
@@ -68,22 +68,22 @@ impl<T: Layout> Content for T {
     }
 
     #[inline]
-    fn page(_capacity: u32) -> Box<T> {
-        Box::new(T::new_zeroed())
+    fn page(_capacity: u32) -> ValuePage<T> {
+        ValuePage::zeroed()
     }
 
     #[inline]
-    fn owned(page: &Box<T>) -> &T {
+    fn owned(page: &ValuePage<T>) -> &T {
         page
     }
 
     #[inline]
-    fn owned_mut(page: &mut Box<T>) -> &mut T {
+    fn owned_mut(page: &mut ValuePage<T>) -> &mut T {
         page
     }
 
     #[inline]
-    fn replace(page: &mut Box<T>, value: &T) {
+    fn replace(page: &mut ValuePage<T>, value: &T) {
         **page = *value;
     }
 
@@ -92,7 +92,7 @@ impl<T: Layout> Content for T {
     }
 
     #[inline(always)]
-    fn fill_quickly(reader: &Reader<T>, head: Head, page: &mut Box<T>) -> bool {
+    fn fill_quickly(reader: &Reader<T>, head: Head, page: &mut ValuePage<T>) -> bool {
         let memory = reader.memory_copied();
         let into = maybe_uninit(page.as_mut_bytes());
         copy_if_whole(Candidate::at(&memory, head, size_of::<T>()), into).is_some()
@@ -101,7 +101,7 @@ impl<T: Layout> Content for T {
     fn fill(
         reader: &Reader<T>,
         head: Option<Head>,
-        page: &mut Box<T>,
+        page: &mut ValuePage<T>,
     ) -> Result<Filled, ReadError> {
         let version = reader.retry_grown(|memory| {
             let into = maybe_uninit(page.as_mut_bytes());

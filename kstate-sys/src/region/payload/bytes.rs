@@ -340,6 +340,34 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
                 );
             }
         }
+        // A cache line in words: whoever has just written a word of it would have wider loads
+        // wait until that has left the store buffer.
+        64 => {
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    "mov {a}, [{from}]",
+                    "mov {b}, [{from} + 8]",
+                    "mov {c}, [{from} + 16]",
+                    "mov {d}, [{from} + 24]",
+                    "mov [{to}], {a}",
+                    "mov [{to} + 8], {b}",
+                    "mov [{to} + 16], {c}",
+                    "mov [{to} + 24], {d}",
+                    "mov {a}, [{from} + 32]",
+                    "mov {b}, [{from} + 40]",
+                    "mov {c}, [{from} + 48]",
+                    "mov {d}, [{from} + 56]",
+                    "mov [{to} + 32], {a}",
+                    "mov [{to} + 40], {b}",
+                    "mov [{to} + 48], {c}",
+                    "mov [{to} + 56], {d}",
+                    from = in(reg) from, to = in(reg) to,
+                    a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
         33..=64 => {
             // SAFETY: the caller's promise; four blocks of 16 that cover 32 to 64 bytes.
             unsafe {
