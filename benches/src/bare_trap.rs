@@ -95,13 +95,13 @@ impl BareTrap {
         self.read(page.cast())
     }
 
-    /// Protects the page, writes to it, and asks whether it was written to.
-    pub(crate) fn protected_again(&self) -> usize {
+    /// Protects the page, writes `value` to it, and asks whether it was written to.
+    pub(crate) fn protected_again(&self, value: u64) -> usize {
         let (page, length) = (self.parts.page(), self.parts.length);
         if self.parts.uffd.write_protect(page, length).is_err() {
             return 0;
         }
-        self.write(page.cast());
+        self.write(page.cast(), value);
         let mut found = [PageRegion::default(); 1];
         let scan = self
             .pagemap
@@ -114,9 +114,9 @@ impl BareTrap {
         unsafe { page.cast::<u64>().read_volatile() }
     }
 
-    pub(crate) fn write(&self, page: *mut u8) {
+    pub(crate) fn write(&self, page: *mut u8, value: u64) {
         // SAFETY: as in `read`; nobody refers to it.
-        unsafe { page.cast::<u64>().write_volatile(7) }
+        unsafe { page.cast::<u64>().write_volatile(value) }
     }
 }
 

@@ -34,7 +34,8 @@ pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
     ] {
         cases.push(first_touch(&setup, blocks, trapping, answering)?);
     }
-    cases.push(protected_again(&setup, blocks)?);
+    cases.push(protected_again(&setup, blocks, Written::Another)?);
+    cases.push(protected_again(&setup, blocks, Written::Same)?);
     cases.extend(contests(&setup, processors)?);
     Ok(cases)
 }
@@ -123,17 +124,30 @@ fn first_touch(
     Ok(Case::new(title, ours, limit, Bound::Times(1.2)))
 }
 
+/// What is written to a page that holds the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// Another value each time.
+    Another,
+    /// The bytes that are there, which counts as a write all the same.
+    Same,
+}
+
 /// Begin on a page that holds the base, write, commit; beside protecting, writing and asking.
-fn protected_again(setup: &Setup, blocks: usize) -> Result<Case> {
-    let state = raw_state(setup, "protected", Trapping::Thread)?;
+fn protected_again(setup: &Setup, blocks: usize, written: Written) -> Result<Case> {
+    let state = raw_state(setup, &format!("protected.{written:?}"), Trapping::Thread)?;
     let bare = BareTrap::new(Answering::Thread)?;
+    bare.first_touch();
+    let step = u64::from(written == Written::Another);
+    let (mut value, mut bare_value) = (7_u64, 7_u64);
     let (ours, limit) = alternate(
         blocks,
         |count| {
             for _ in 0..count {
+                value = value.wrapping_add(step);
                 match state.begin_raw() {
                     Ok(mut transaction) => {
-                        bare.write(transaction.as_mut_ptr());
+                        bare.write(transaction.as_mut_ptr(), value);
                         match transaction.commit() {
                             Ok(outcome) => assert!(outcome.is_committed(), "{outcome:?}"),
                             Err(error) => panic!("{error}"),
@@ -145,11 +159,15 @@ fn protected_again(setup: &Setup, blocks: usize) -> Result<Case> {
         },
         |count| {
             for _ in 0..count {
-                black_box(bare.protected_again());
+                bare_value = bare_value.wrapping_add(step);
+                black_box(bare.protected_again(bare_value));
             }
         },
     );
-    let title = "a page that holds the base: begin, write, commit";
+    let title = match written {
+        Written::Another => "a page that holds the base: begin, write, commit",
+        Written::Same => "the same, of the bytes that are there",
+    };
     Ok(Case::new(title, ours, limit, Bound::Times(1.2)))
 }
 

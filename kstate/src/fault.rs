@@ -21,8 +21,8 @@ mod trap;
 
 pub(crate) use record::{Contents, Source};
 pub(crate) use slab::Page;
-pub(crate) use trap::Trap;
 pub use trap::TrapError;
+pub(crate) use trap::{Noting, Trap};
 
 /// How the first touch of a raw page is noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

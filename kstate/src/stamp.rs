@@ -82,16 +82,21 @@ impl From<Instant> for Stamp {
 
 #[cfg(test)]
 mod tests {
+    use kstate_sys::clock::monotonic_ns;
+
     use super::*;
 
     #[test]
     fn a_stamp_of_the_past_comes_back_as_its_age() {
         let clock = Clock::MONOTONIC;
-        let hour = Duration::from_secs(3600);
-        for stamp in [Stamp::from(SystemTime::now() - hour), Stamp::ago(hour)] {
+        // A clock that began with the machine knows no time before that.
+        let ago = Duration::from_nanos(monotonic_ns()) / 2;
+        for stamp in [Stamp::from(SystemTime::now() - ago), Stamp::ago(ago)] {
             let age = clock.between(stamp.ticks(&clock), clock.now());
-            assert!(age.abs_diff(hour) < Duration::from_secs(60), "{age:?}");
+            assert!(age.abs_diff(ago) < Duration::from_secs(60), "{age:?}");
         }
+        let born = Stamp::ago(Duration::from_hours(24 * 365 * 100)).ticks(&clock);
+        assert_eq!(born, Ticks(1), "as old as can be said, and still a stamp");
     }
 
     #[test]

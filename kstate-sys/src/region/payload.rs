@@ -56,6 +56,13 @@ mod words {
             }
         }
 
+        /// Whether the first bytes are others than `bytes`.
+        pub fn differs_from(&self, bytes: &[u8]) -> bool {
+            let same =
+                |(word, byte): (&AtomicU64, &u8)| word.load(Ordering::Relaxed) == u64::from(*byte);
+            !self.0.iter().zip(bytes).all(same)
+        }
+
         /// Copies `length` words.
         pub fn copy_to(&self, other: &Payload<'_>, length: usize) {
             for (from, to) in self.0.iter().zip(other.0).take(length) {

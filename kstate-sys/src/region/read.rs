@@ -208,6 +208,21 @@ pub fn read_at<M: Memory>(
     }
 }
 
+/// Whether `bytes` certainly differ from the version that `head` names, in the part they have in
+/// common; `false` also where that cannot be told any more.
+///
+/// # Cost
+///
+/// No system call; reads as far as the first run of bytes that differs.
+pub fn differs<M: Memory>(memory: &M, head: Head, bytes: &[u8]) -> bool {
+    let mut differs = false;
+    let visited = visit_version(memory, head, |payload, length| {
+        differs = payload.differs_from(&bytes[..length.min(bytes.len())]);
+        Ok(())
+    });
+    matches!(visited, Ok(Attempt::Done(_))) && differs
+}
+
 /// What is known of the newest version, without its bytes.
 ///
 /// # Errors

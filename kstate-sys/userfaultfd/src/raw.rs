@@ -47,6 +47,7 @@ pub(crate) const UFFDIO_ZEROPAGE_MODE_DONTWAKE: u64 = 1 << 0;
 pub(crate) const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 pub(crate) const UFFDIO_WRITEPROTECT_MODE_DONTWAKE: u64 = 1 << 1;
 pub(crate) const UFFDIO_CONTINUE_MODE_DONTWAKE: u64 = 1 << 0;
+pub(crate) const UFFDIO_CONTINUE_MODE_WP: u64 = 1 << 1;
 pub(crate) const UFFDIO_POISON_MODE_DONTWAKE: u64 = 1 << 0;
 pub(crate) const UFFDIO_MOVE_MODE_DONTWAKE: u64 = 1 << 0;
 

@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "allocates a value where copies to and from slots are quick")]
+#![expect(
+    unsafe_code,
+    reason = "allocates a value where copies to and from slots are quick"
+)]
 //! Private memory for the value that a transaction works on.
 
 use core::alloc::Layout as Shape;

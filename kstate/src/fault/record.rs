@@ -3,6 +3,7 @@
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -48,9 +49,32 @@ pub(super) struct Known {
     pub(super) filled: Option<Result<Contents, ReadError>>,
     /// Somebody has said, or was seen, to write.
     pub(super) dirty: bool,
-    /// Where a version is put together before it is installed: never straight from a slot, which
+    /// Where a version is put together before it can be seen: never straight from a slot, which
     /// may change meanwhile.
-    pub(super) scratch: Box<[u8]>,
+    pub(super) buffer: Buffer,
+}
+
+/// A page of bytes.
+///
+/// # Invariants
+///
+/// 1. Its bytes are mapped and writable for the rest of the process's life.
+/// 2. Nobody else reaches them while its record is locked and its page is not shown.
+pub(super) struct Buffer(NonNull<[u8]>);
+
+// SAFETY: invariant 2.
+unsafe impl Send for Buffer {}
+
+impl Buffer {
+    pub(super) fn start(&self) -> *const u8 {
+        self.0.as_ptr().cast_const().cast()
+    }
+
+    /// For the time before the page is shown.
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: invariants 1 and 2; the lock of the record is held by whoever has `self`.
+        unsafe { self.0.as_mut() }
+    }
 }
 
 /// The record of a page.
@@ -70,7 +94,12 @@ pub(super) struct Record {
 unsafe impl Sync for Record {}
 
 impl Record {
-    pub(super) fn new(page: usize) -> Self {
+    /// The record of a page that nobody has.
+    ///
+    /// # Safety
+    ///
+    /// The invariants of [`Buffer`] hold for `buffer`.
+    pub(super) unsafe fn new(buffer: NonNull<[u8]>) -> Self {
         Self {
             locked: AtomicBool::new(false),
             known: UnsafeCell::new(Known {
@@ -80,7 +109,7 @@ impl Record {
                 base: None,
                 filled: None,
                 dirty: false,
-                scratch: vec![0; page].into_boxed_slice(),
+                buffer: Buffer(buffer),
             }),
         }
     }
@@ -123,21 +152,23 @@ impl Drop for Held<'_> {
 }
 
 impl Known {
-    /// Puts the version together in `scratch`: zeros if it cannot be read.
+    /// Puts the version together in `buffer`: zeros if it cannot be read. Only while the page is
+    /// not shown.
     pub(super) fn prepare(&mut self) {
         let Self {
             source,
             base,
-            scratch,
+            buffer,
             filled,
             ..
         } = self;
         let (Some(source), Some(base)) = (source, *base) else {
             return;
         };
-        let contents = source.fill(base, scratch);
+        let bytes = buffer.bytes();
+        let contents = source.fill(base, bytes);
         let length = contents.map_or(0, |contents| contents.length as usize);
-        if let Some(rest) = scratch.get_mut(length..) {
+        if let Some(rest) = bytes.get_mut(length..) {
             rest.fill(0);
         }
         *filled = Some(contents);

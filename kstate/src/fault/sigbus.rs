@@ -59,7 +59,7 @@ extern "C" fn on_sigbus(signal: i32, info: *mut libc::siginfo_t, context: *mut l
     // Sent by kill(2), it has no address.
     let by_kernel = info_now.si_code > 0;
     let wrote = was_write(context);
-    let ours = by_kernel && Trap::by_signal().is_some_and(|trap| trap.touched(address, wrote));
+    let ours = by_kernel && Trap::signalled(address, wrote);
     if !ours {
         pass_on(signal, info, context);
     }

@@ -4,9 +4,12 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use kstate_sys::region::{Head, ReadError};
+use nix::fcntl::FallocateFlags;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::record::{Contents, Phase, Record, Source};
 use super::trap::Trap;
@@ -17,16 +20,29 @@ const PAGES: usize = 16;
 const MAX_SLABS: usize = 4096;
 
 /// Pages in a row, an unused one between each two, so that the kernel never merges or splits their
-/// mappings when one's protection changes.
+/// mappings when one's protection changes; and a buffer for each, where a version is put together.
 ///
 /// # Invariants
 ///
-/// 1. `start` is the first of `2 * PAGES` pages, mapped for the rest of the process's life,
-///    private and anonymous, every second one registered with the trap; not in forked children.
+/// 1. `start` is the first of `2 * PAGES` pages, mapped for the rest of the process's life, every
+///    second one registered with the trap; not in forked children.
+/// 2. `buffers` are `PAGES` pages, mapped as long, writable, not in forked children; each is only
+///    reached under the lock of its page's record. With [`Memory::Shared`] the buffer of a page
+///    *is* that page, mapped once more; otherwise it is other memory.
 pub(super) struct Slab {
     start: usize,
     page: usize,
     records: [Record; PAGES],
+}
+
+/// What is behind raw pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// Memory of a nameless file of this process's own. A page is made to appear with what its
+    /// buffer holds, and to go and keep that.
+    Shared,
+    /// Anonymous memory: a page appears as a copy of its buffer, and goes with what it holds.
+    Anonymous,
 }
 
 impl Slab {
@@ -34,34 +50,37 @@ impl Slab {
     fn new(trap: &Trap) -> io::Result<Self> {
         let page = kstate_sys::abi::page_size() as usize;
         let length = 2 * PAGES * page;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let start =
-            unsafe { libc::mmap(core::ptr::null_mut(), length, libc::PROT_NONE, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let prepare = || -> io::Result<()> {
-            // In a child a trapped page would read as zeros: there it shall not be at all.
-            // SAFETY: mapped above; nothing is in it.
-            if unsafe { libc::madvise(start, length, libc::MADV_DONTFORK) } != 0 {
-                return Err(io::Error::last_os_error());
+        let start = Mapping::new(length, libc::PROT_NONE, None)?;
+        let writable = libc::PROT_READ | libc::PROT_WRITE;
+        let buffers = match trap.memory() {
+            Memory::Anonymous => Mapping::new(PAGES * page, writable, None)?,
+            Memory::Shared => {
+                let file = memory_file(PAGES * page)?;
+                for index in 0..PAGES {
+                    start.replace(2 * index * page, &file, index * page, page)?;
+                }
+                Mapping::new(PAGES * page, writable, Some(&file))?
             }
-            for index in 0..PAGES {
-                trap.register(start.wrapping_byte_add(2 * index * page), page)?;
-            }
-            Ok(())
         };
-        if let Err(error) = prepare() {
-            // SAFETY: mapped above, and nobody has an address in it.
-            unsafe { libc::munmap(start, length) };
-            return Err(error);
+        // In a child a trapped page would read as zeros: there it shall not be at all.
+        start.not_in_children()?;
+        buffers.not_in_children()?;
+        for index in 0..PAGES {
+            let raw = start.start.wrapping_byte_add(2 * index * page);
+            trap.register(raw, page)?;
         }
-        // INVARIANT: 1.
+        let (start, buffers) = (start.keep(), buffers.keep());
+        // INVARIANT: 1 and 2.
         Ok(Self {
-            start: start.addr(),
+            start: start.expose_provenance().get(),
             page,
-            records: core::array::from_fn(|_| Record::new(page)),
+            records: core::array::from_fn(|index| {
+                // SAFETY: within the mapping (invariant 2).
+                let buffer = unsafe { buffers.byte_add(index * page) }.cast();
+                let buffer = NonNull::slice_from_raw_parts(buffer, page);
+                // SAFETY: invariant 2, and one record has each buffer.
+                unsafe { Record::new(buffer) }
+            }),
         })
     }
 
@@ -122,6 +141,82 @@ impl Slabs {
     }
 }
 
+/// A mapping that goes unless it is kept.
+struct Mapping {
+    start: *mut libc::c_void,
+    length: usize,
+}
+
+impl Mapping {
+    fn new(length: usize, protection: i32, file: Option<&OwnedFd>) -> io::Result<Self> {
+        let flags = match file {
+            Some(_) => libc::MAP_SHARED,
+            None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+        };
+        let file = file.map_or(-1, AsRawFd::as_raw_fd);
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let start =
+            unsafe { libc::mmap(core::ptr::null_mut(), length, protection, flags, file, 0) };
+        match start == libc::MAP_FAILED {
+            true => Err(io::Error::last_os_error()),
+            false => Ok(Self { start, length }),
+        }
+    }
+
+    /// Puts a page of `file`, inaccessible, in the place of what is mapped `at`.
+    fn replace(&self, at: usize, file: &OwnedFd, offset: usize, page: usize) -> io::Result<()> {
+        debug_assert!(at + page <= self.length);
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        let place = self.start.wrapping_byte_add(at);
+        // SAFETY: within this mapping, into which nobody has an address.
+        let mapped = unsafe {
+            libc::mmap(
+                place,
+                page,
+                libc::PROT_NONE,
+                flags,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        match mapped == libc::MAP_FAILED {
+            true => Err(io::Error::last_os_error()),
+            false => Ok(()),
+        }
+    }
+
+    fn not_in_children(&self) -> io::Result<()> {
+        // SAFETY: mapped, and nothing is in it.
+        match unsafe { libc::madvise(self.start, self.length, libc::MADV_DONTFORK) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// For the rest of the process's life.
+    fn keep(self) -> NonNull<libc::c_void> {
+        let start = NonNull::new(self.start).unwrap_or(NonNull::dangling());
+        core::mem::forget(self);
+        start
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, and nobody has an address in it.
+        unsafe { libc::munmap(self.start, self.length) };
+    }
+}
+
+/// A file of memory that nobody else can open, all of it there.
+fn memory_file(length: usize) -> io::Result<OwnedFd> {
+    let file = memfd_create(c"kstate-pages", MFdFlags::MFD_CLOEXEC)?;
+    let length = libc::off_t::try_from(length).map_err(io::Error::other)?;
+    nix::fcntl::fallocate(&file, FallocateFlags::empty(), 0, length)?;
+    Ok(file)
+}
+
 /// A raw page, owned: nobody else opens or ends it.
 pub(crate) struct Page {
     trap: &'static Trap,
@@ -129,9 +224,9 @@ pub(crate) struct Page {
     address: usize,
     length: usize,
     /// The version that the page holds, unwritten: of the state of its source, which stays the
-    /// same for as long as the page is in a pool.
+    /// same for as long as the page is in a pool. Only with [`Memory::Shared`].
     holds: Option<Contents>,
-    /// Whether there is memory behind it.
+    /// Whether the page may have to be taken away.
     present: bool,
 }
 
@@ -167,19 +262,22 @@ impl Page {
     /// # Errors
     ///
     /// What the kernel says; the page is dead as before then.
-    pub(crate) fn open(&mut self, source: &Arc<dyn Source>, base: Head) -> io::Result<()> {
+    pub(crate) fn open<S: Source + 'static>(
+        &mut self,
+        source: &Arc<S>,
+        base: Head,
+    ) -> io::Result<()> {
         let held = self.holds.take().filter(|contents| contents.head == base);
-        if held.is_none() {
-            self.clear()?;
-        }
+        // Usually done at the end of the last transaction.
+        self.clear()?;
         let mut known = self.record.lock();
         if known.sealed {
             self.protect(libc::PROT_READ | libc::PROT_WRITE)?;
             known.sealed = false;
         }
         if held.is_some() {
-            self.trap
-                .protect(self.start().as_ptr().cast(), self.length)?;
+            self.trap.show(self.address, self.length)?;
+            self.present = true;
         }
         known.phase = match held {
             Some(_) => Phase::Filled,
@@ -189,7 +287,7 @@ impl Page {
         known.base = Some(base);
         known.dirty = false;
         if known.source.is_none() {
-            known.source = Some(source.clone());
+            known.source = Some(Arc::<S>::clone(source));
         }
         Ok(())
     }
@@ -210,6 +308,20 @@ impl Page {
         known.filled.filter(|_| known.phase == Phase::Filled)
     }
 
+    /// Whether what it holds is lost when the kernel takes it away.
+    #[cfg(test)]
+    pub(crate) fn is_discarded_when_gone(&self) -> bool {
+        self.trap.memory() == Memory::Anonymous
+    }
+
+    /// As [`Page::filled`], and whether somebody has said, or was seen, to write to it: if not, the
+    /// kernel may know of a write.
+    pub(crate) fn seen(&self) -> (Option<Result<Contents, ReadError>>, bool) {
+        let known = self.record.lock();
+        let filled = known.filled.filter(|_| known.phase == Phase::Filled);
+        (filled, known.dirty)
+    }
+
     /// Whether somebody has written to it.
     pub(crate) fn is_dirty(&self) -> bool {
         let known = self.record.lock();
@@ -222,17 +334,10 @@ impl Page {
     pub(crate) fn end(&mut self, holds: Option<Contents>) {
         let mut known = self.record.lock();
         let phase = std::mem::replace(&mut known.phase, Phase::Dead);
-        self.present |= phase == Phase::Filled;
-        self.holds = holds.filter(|_| phase == Phase::Filled);
-        if self.holds.is_some() {
-            // What stays must be out of reach. What goes is trapped once more, and dead.
-            known.sealed = self.protect(libc::PROT_NONE).is_ok();
-            if known.sealed {
-                return;
-            }
-            self.holds = None;
-        }
         drop(known);
+        self.present |= phase == Phase::Filled;
+        let keeps = phase == Phase::Filled && self.trap.memory() == Memory::Shared;
+        self.holds = holds.filter(|_| keeps);
         // Tried again at the next beginning, which reports what the kernel says.
         let _ = self.clear();
     }
@@ -244,7 +349,7 @@ impl Page {
         let _ = self.clear();
     }
 
-    /// Takes away what is behind the page.
+    /// Takes the page away: a touch is trapped from here on.
     fn clear(&mut self) -> io::Result<()> {
         if self.present {
             let start = self.start().as_ptr().cast();

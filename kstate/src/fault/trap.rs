@@ -8,14 +8,14 @@ use std::sync::{Mutex, PoisonError};
 
 use kstate_sys::fork::Process;
 use userfaultfd::{
-    Event, FaultKind, FeatureFlags, PageRegion, Pagemap, RegisterMode, ScanRequest, Uffd,
+    Errno, Event, FaultKind, FeatureFlags, PageRegion, Pagemap, RegisterMode, ScanRequest, Uffd,
     UffdBuilder,
 };
 
 use super::Trapping;
 use super::record::{Known, Phase};
 use super::sigbus;
-use super::slab::{Page, Slabs};
+use super::slab::{Memory, Page, Slabs};
 
 /// Why nothing is trapped.
 #[derive(Debug, thiserror::Error)]
@@ -29,13 +29,24 @@ pub enum TrapError {
     Io(#[from] io::Error),
 }
 
-/// How first writes are told from reads.
+/// How pages appear, and how first writes are told from reads.
 #[derive(Debug)]
 enum Writes {
-    /// The kernel notes them, and is asked at commit (Linux 6.7).
+    /// The kernel notes them, and is asked at commit (Linux 6.7). Pages are of [`Memory::Shared`].
     Noted(Pagemap),
-    /// Each is trapped.
+    /// Each is trapped. Pages are of [`Memory::Anonymous`].
     Trapped,
+}
+
+/// Whether the kernel is to note writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Noting {
+    /// If it can.
+    #[default]
+    WherePossible,
+    /// As if it could not: what is done where it cannot is tested where it can.
+    #[cfg(test)]
+    Never,
 }
 
 /// One way of trapping, for the life of a process.
@@ -49,8 +60,10 @@ pub(crate) struct Trap {
     free: Mutex<Vec<Page>>,
 }
 
-/// One a way; of the process that made it, which a forked child is not.
-static TRAPS: [AtomicPtr<Trap>; 3] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 3];
+/// One a way; of the process that made it, which a forked child is not. Tests have more, which do
+/// as an older kernel makes them do.
+static TRAPS: [AtomicPtr<Trap>; if cfg!(test) { 6 } else { 3 }] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; if cfg!(test) { 6 } else { 3 }];
 /// The process that is making a trap, 0 for none.
 static MAKING: AtomicU32 = AtomicU32::new(0);
 
@@ -61,12 +74,20 @@ impl Trap {
     /// # Errors
     ///
     /// [`TrapError`].
-    pub(crate) fn of_this_process(way: Trapping) -> Result<Option<&'static Self>, TrapError> {
+    pub(crate) fn of_this_process(
+        way: Trapping,
+        noting: Noting,
+    ) -> Result<Option<&'static Self>, TrapError> {
         let place = match way {
-            Trapping::Thread => &TRAPS[0],
-            Trapping::Signal => &TRAPS[1],
-            Trapping::Kernel => &TRAPS[2],
+            Trapping::Thread => 0,
+            Trapping::Signal => 1,
+            Trapping::Kernel => 2,
             Trapping::Software => return Ok(None),
+        };
+        let place = match noting {
+            Noting::WherePossible => &TRAPS[place],
+            #[cfg(test)]
+            Noting::Never => &TRAPS[3 + place],
         };
         if let Some(trap) = current(place) {
             return Ok(Some(trap));
@@ -82,27 +103,33 @@ impl Trap {
         }
         let made = match current(place) {
             Some(trap) => Ok(trap),
-            None => Self::make(way, place),
+            None => Self::make(way, noting, place),
         };
         MAKING.store(0, Ordering::Release);
         made.map(Some)
     }
 
-    fn make(way: Trapping, place: &AtomicPtr<Self>) -> Result<&'static Self, TrapError> {
+    fn make(
+        way: Trapping,
+        noting: Noting,
+        place: &AtomicPtr<Self>,
+    ) -> Result<&'static Self, TrapError> {
         let kernel = way == Trapping::Kernel;
         let signal = match way {
             Trapping::Signal => FeatureFlags::SIGBUS,
             _ => FeatureFlags::empty(),
         };
-        let noted = FeatureFlags::WP_ASYNC | FeatureFlags::WP_UNPOPULATED;
+        let noted =
+            FeatureFlags::WP_ASYNC | FeatureFlags::WP_HUGETLBFS_SHMEM | FeatureFlags::MINOR_SHMEM;
         let trapped = FeatureFlags::PAGEFAULT_FLAG_WP;
         let create = |features| {
             let mut builder = UffdBuilder::new();
             builder.user_mode_only(!kernel).require_features(features);
             builder.create()
         };
-        let (uffd, writes) = match (create(noted | signal), Pagemap::open()) {
-            (Ok(uffd), Ok(pagemap)) => (uffd, Writes::Noted(pagemap)),
+        let noting = (noting == Noting::WherePossible).then(|| create(noted | signal));
+        let (uffd, writes) = match (noting, Pagemap::open()) {
+            (Some(Ok(uffd)), Ok(pagemap)) => (uffd, Writes::Noted(pagemap)),
             _ => {
                 let uffd = create(trapped | signal).map_err(TrapError::Refused)?;
                 (uffd, Writes::Trapped)
@@ -127,9 +154,12 @@ impl Trap {
         Ok(trap)
     }
 
-    /// The one that works by signals, if this process has it. For the signal handler.
-    pub(super) fn by_signal() -> Option<&'static Self> {
-        current(&TRAPS[1])
+    /// Answers a touch in the thread that touched; `false` if the address is in no page of a trap
+    /// that works so. Async-signal-safe.
+    pub(super) fn signalled(address: usize, wrote: bool) -> bool {
+        let traps = TRAPS.iter().filter_map(current);
+        let mut by_signal = traps.filter(|trap| trap.way == Trapping::Signal);
+        by_signal.any(|trap| trap.touched(address, wrote))
     }
 
     pub(crate) fn is_ours(&self) -> bool {
@@ -163,19 +193,34 @@ impl Trap {
             .push(page);
     }
 
+    /// What is behind its pages.
+    pub(super) fn memory(&self) -> Memory {
+        match self.writes {
+            Writes::Noted(_) => Memory::Shared,
+            Writes::Trapped => Memory::Anonymous,
+        }
+    }
+
     /// Registers `length` bytes from `start`.
     pub(super) fn register(&self, start: *mut c_void, length: usize) -> io::Result<()> {
-        let mode = RegisterMode::MISSING | RegisterMode::WRITE_PROTECT;
+        let untouched = match self.memory() {
+            Memory::Shared => RegisterMode::MINOR,
+            Memory::Anonymous => RegisterMode::MISSING,
+        };
+        let mode = untouched | RegisterMode::WRITE_PROTECT;
         self.uffd
             .register_with_mode(start, length, mode)
             .map(|_| ())
             .map_err(io::Error::other)
     }
 
-    /// Has the next write to a page that is there noticed.
-    pub(super) fn protect(&self, start: *mut c_void, length: usize) -> io::Result<()> {
+    /// Makes a page of [`Memory::Shared`] appear with what its buffer holds, the next write to be
+    /// noticed.
+    pub(super) fn show(&self, address: usize, length: usize) -> io::Result<()> {
+        let start = core::ptr::with_exposed_provenance_mut(address);
         self.uffd
-            .write_protect(start, length)
+            .continue_write_protected(start, length, false)
+            .map(|_| ())
             .map_err(io::Error::other)
     }
 
@@ -225,16 +270,25 @@ impl Trap {
     /// Fills the page if it is empty, and lets whoever touched it go on: to find it dead, perhaps.
     pub(super) fn resolve(&self, known: &mut Known, address: usize, length: usize) {
         let start = core::ptr::with_exposed_provenance_mut(address);
-        if known.phase == Phase::Empty {
-            known.prepare();
-            let from = known.scratch.as_ptr().cast();
-            // SAFETY: `scratch` has a page of bytes and is not this page. Nobody can have looked
-            // at a page that was not there, so no reference sees it change.
-            let copied = unsafe { self.uffd.copy_write_protected(from, start, length, true) };
-            if copied.is_ok() || is_there(start, length) {
-                known.phase = Phase::Filled;
-                return;
+        match known.phase {
+            Phase::Empty => {
+                known.prepare();
+                if self.appear(known, start, length) {
+                    known.phase = Phase::Filled;
+                    return;
+                }
             }
+            // Two threads touched it at once; or the kernel has put it out of memory meanwhile,
+            // and then remembers of a page that nobody has written to that it was protected.
+            Phase::Filled => {
+                if self.memory() == Memory::Shared {
+                    known.dirty |= self.was_written(address, length);
+                    if self.appear(known, start, length) {
+                        return;
+                    }
+                }
+            }
+            Phase::Dead => {}
         }
         if known.phase != Phase::Filled {
             // No transaction has the page, or no memory is left for it. Whoever touched it would
@@ -244,6 +298,29 @@ impl Trap {
         }
         // Fails only for a range that is not registered.
         let _ = self.uffd.wake(start, length);
+    }
+
+    /// Has the page there, write-protected if it comes now, and lets go on who waits for it;
+    /// `false` if it does not come.
+    fn appear(&self, known: &Known, start: *mut c_void, length: usize) -> bool {
+        let appeared = match self.memory() {
+            Memory::Shared => self.uffd.continue_write_protected(start, length, true),
+            Memory::Anonymous => {
+                let from = known.buffer.start().cast();
+                // SAFETY: the buffer has a page of bytes and is not this page. Nobody can have
+                // looked at a page that was not there, so no reference sees it change.
+                unsafe { self.uffd.copy_write_protected(from, start, length, true) }
+            }
+        };
+        match appeared {
+            Ok(_) => true,
+            // It is there: the kernel's own access was first.
+            Err(error) if error.errno() == Some(Errno::EEXIST) => {
+                let _ = self.uffd.wake(start, length);
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     /// The thread that answers.
@@ -269,14 +346,6 @@ fn current(place: &AtomicPtr<Trap>) -> Option<&'static Trap> {
     let trap = place.load(Ordering::Acquire);
     // SAFETY: null, or leaked by `make`.
     unsafe { trap.as_ref() }.filter(|trap| trap.is_ours())
-}
-
-/// Whether a page is present, however it came to be.
-fn is_there(start: *mut c_void, length: usize) -> bool {
-    let mut present = 0_u8;
-    // SAFETY: one page, one byte of answer.
-    let asked = unsafe { libc::mincore(start, length, &raw mut present) };
-    asked == 0 && present & 1 != 0
 }
 
 /// A program's handlers shall not run in a thread it knows nothing of.

@@ -123,12 +123,15 @@ impl<T: Content> State<T> {
             };
             self.writer.set(Some(writer));
             return match committed {
-                Ok(head) => match self.settle(self.memory().header().notice(), head) {
-                    true => Ok(Outcome::Committed {
-                        generation: head.generation(),
-                    }),
-                    false => Err(CommitError::Deleted { name: name() }),
-                },
+                Ok(head) => {
+                    let notice = self.memory().header().notice();
+                    match notice.is_none() || self.settle(notice, head) {
+                        true => Ok(Outcome::Committed {
+                            generation: head.generation(),
+                        }),
+                        false => Err(CommitError::Deleted { name: name() }),
+                    }
+                }
                 Err(region::CommitError::Conflict { found }) => Ok(self.conflict(base, found)),
                 Err(region::CommitError::Exhausted) => Err(CommitError::Exhausted { name: name() }),
                 Err(_) => match self.make_room(bytes.len(), asked) {

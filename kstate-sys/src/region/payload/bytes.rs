@@ -72,6 +72,27 @@ impl Payload<'_> {
         unsafe { fetch(into.as_mut_ptr().cast(), self.start.as_ptr(), into.len()) }
     }
 
+    /// Whether the first bytes are others than `bytes`; what is found to be so early costs little.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer.
+    pub fn differs_from(&self, bytes: &[u8]) -> bool {
+        const RUN_BYTES: usize = 256;
+        assert!(bytes.len() <= self.len, "a version longer than its slot");
+        let mut run = [MaybeUninit::<u8>::uninit(); RUN_BYTES];
+        bytes.chunks(RUN_BYTES).enumerate().any(|(at, expected)| {
+            // SAFETY: within the payload: asserted above.
+            let from = unsafe { self.start.add(at * RUN_BYTES) };
+            // SAFETY: invariants 1 and 2; `run` has room for that many bytes.
+            unsafe { fetch(run.as_mut_ptr().cast(), from.as_ptr(), expected.len()) };
+            // SAFETY: so many bytes were written just now.
+            let found: &[u8] =
+                unsafe { core::slice::from_raw_parts(run.as_ptr().cast(), expected.len()) };
+            found != expected
+        })
+    }
+
     /// Copies the first `length` bytes to the start of `other`.
     ///
     /// # Panics

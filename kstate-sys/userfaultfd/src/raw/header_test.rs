@@ -109,6 +109,8 @@ fn items() -> Vec<Item> {
             UFFDIO_CONTINUE_MODE_DONTWAKE,
             None,
         ),
+        // UFFDIO_CONTINUE(2const).
+        constant("UFFDIO_CONTINUE_MODE_WP", UFFDIO_CONTINUE_MODE_WP, Some(2)),
         // ioctl_userfaultfd(2), UFFDIO_POISON(2const) and UFFDIO_MOVE(2const).
         constant(
             "UFFDIO_POISON_MODE_DONTWAKE",

@@ -130,10 +130,37 @@ impl Uffd {
     ///
     /// As [`copy`](Self::copy), and `EFAULT` when the file has no page there.
     pub fn continue_mapping(&self, start: *mut c_void, len: usize, wake: bool) -> Result<usize> {
+        self.continue_with_mode(start, len, wake, 0)
+    }
+
+    /// Like [`continue_mapping`](Self::continue_mapping), and the pages arrive write-protected: no
+    /// write slips in between. The range must be registered for
+    /// [`RegisterMode::WRITE_PROTECT`](crate::RegisterMode::WRITE_PROTECT) too.
+    ///
+    /// # Errors
+    ///
+    /// As [`continue_mapping`](Self::continue_mapping), and `EINVAL` when the range is not registered
+    /// for it, or before Linux 6.4.
+    pub fn continue_write_protected(
+        &self,
+        start: *mut c_void,
+        len: usize,
+        wake: bool,
+    ) -> Result<usize> {
+        self.continue_with_mode(start, len, wake, raw::UFFDIO_CONTINUE_MODE_WP)
+    }
+
+    fn continue_with_mode(
+        &self,
+        start: *mut c_void,
+        len: usize,
+        wake: bool,
+        mode: u64,
+    ) -> Result<usize> {
         let mode = if wake {
-            0
+            mode
         } else {
-            raw::UFFDIO_CONTINUE_MODE_DONTWAKE
+            mode | raw::UFFDIO_CONTINUE_MODE_DONTWAKE
         };
         let mut arg = raw::uffdio_continue {
             range: range(start, len),

@@ -159,3 +159,33 @@ fn synchronous_write_protection_stops_the_writer() {
         assert_eq!(memory.read(0), 2);
     });
 }
+
+#[test]
+fn a_page_of_a_file_mapped_on_and_off_keeps_its_bytes_and_its_protection() {
+    let features =
+        FeatureFlags::WP_ASYNC | FeatureFlags::MINOR_SHMEM | FeatureFlags::WP_HUGETLBFS_SHMEM;
+    let Some(uffd) = create("write-protected minor faults", features) else {
+        return;
+    };
+    let pagemap = Pagemap::open().unwrap();
+    let [alias, memory] = Mapping::shared_pair(1);
+    alias.write(0, 9);
+    let mode = RegisterMode::MINOR | RegisterMode::WRITE_PROTECT;
+    uffd.register_with_mode(memory.page(0), memory.len(), mode)
+        .unwrap();
+    for value in 10..13 {
+        let mapped = uffd.continue_write_protected(memory.page(0), page_bytes(), false);
+        assert_eq!(mapped, Ok(page_bytes()));
+        assert_eq!(memory.read(0), value - 1);
+        assert_eq!(written(&pagemap, &memory, &ScanRequest::written()), []);
+        memory.write(0, value);
+        assert_eq!(
+            written(&pagemap, &memory, &ScanRequest::written()),
+            [(0, 1)]
+        );
+        assert_eq!(alias.read(0), value);
+        // SAFETY: takes the page out of this mapping, and out of no other.
+        let gone = unsafe { libc::madvise(memory.page(0), page_bytes(), libc::MADV_DONTNEED) };
+        assert_eq!(gone, 0);
+    }
+}

@@ -6,19 +6,24 @@ use std::os::fd::AsRawFd;
 use super::*;
 use crate::testing::Region;
 
-const WAYS: [Trapping; 4] = [
-    Trapping::Thread,
-    Trapping::Signal,
-    Trapping::Kernel,
-    Trapping::Software,
+/// Each way, those that trap also as before the kernel noted writes.
+const WAYS: [(Trapping, Noting); 7] = [
+    (Trapping::Thread, Noting::WherePossible),
+    (Trapping::Signal, Noting::WherePossible),
+    (Trapping::Kernel, Noting::WherePossible),
+    (Trapping::Software, Noting::WherePossible),
+    (Trapping::Thread, Noting::Never),
+    (Trapping::Signal, Noting::Never),
+    (Trapping::Kernel, Noting::Never),
 ];
 
 /// Runs `test` on a fresh state for each way that this machine has; says which it has not.
 fn each_way(test: impl Fn(&Region, &State<u64>, Trapping)) {
-    for way in WAYS {
+    for (way, noting) in WAYS {
         let region = Region::new(8);
         let state = region.state::<u64>(1);
         state.set_trapping(way);
+        state.raw.noting.set(noting);
         state.publish(&1).unwrap();
         match state.begin_raw() {
             Ok(found) if found.trapping() == way => drop(found),
@@ -234,10 +239,11 @@ fn slices_need_no_trap_and_count_as_what_they_are() {
 
 #[test]
 fn a_version_of_bytes_has_the_length_it_had_unless_another_is_said() {
-    for way in WAYS {
+    for (way, noting) in WAYS {
         let region = Region::new(100);
         let state = region.state::<crate::Bytes>(1);
         state.set_trapping(way);
+        state.raw.noting.set(noting);
         let Ok(mut tx) = state.begin_raw() else {
             continue;
         };
@@ -379,4 +385,37 @@ fn tempfile() -> std::fs::File {
     let name = std::ffi::CString::new("empty").unwrap();
     let memfd = nix::sys::memfd::memfd_create(&*name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
     memfd.unwrap().into()
+}
+
+#[test]
+fn a_page_that_is_put_out_of_memory_comes_back_as_it_was() {
+    each_way(|_, state, way| {
+        let mut tx = state.begin_raw().unwrap();
+        let pointer = tx.as_mut_ptr();
+        // Only of shared memory does the kernel take the page away and keep the bytes.
+        let RawPage::Trapped(page) = &tx.page else {
+            return;
+        };
+        if page.is_discarded_when_gone() {
+            return;
+        }
+        let put_out = || {
+            // SAFETY: a whole page of the transaction; what it holds is in its file.
+            assert_eq!(
+                unsafe { libc::madvise(pointer.cast(), 4096, libc::MADV_DONTNEED) },
+                0
+            );
+        };
+        assert_eq!(read(pointer), 1);
+        put_out();
+        assert!(!tx.is_dirty(), "{way:?}");
+        assert_eq!(read(pointer), 1);
+        assert!(!tx.is_dirty(), "{way:?}");
+        write(pointer, 1);
+        put_out();
+        assert!(tx.is_dirty(), "{way:?}");
+        assert_eq!(read(pointer), 1);
+        assert!(tx.is_dirty(), "{way:?}");
+        assert!(tx.commit().unwrap().is_committed());
+    });
 }
