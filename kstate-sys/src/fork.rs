@@ -8,9 +8,17 @@
 //! so, and a child that went on with it would write into its parent's slots. One page of each
 //! process therefore is wiped by the kernel in a child (`MADV_WIPEONFORK`, Linux 4.14): whoever
 //! finds its token gone is a child.
+//!
+//! A `fork` also copies what other threads were in the middle of. [`Lock`] and [`Once`] are the
+//! locks that a child gets past.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-use std::sync::OnceLock;
+mod lock;
+mod once;
+
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+pub use lock::{Held, Lock};
+pub use once::Once;
 
 use crate::clock::monotonic_ns;
 
@@ -28,13 +36,20 @@ impl Process {
     ///
     /// The kernel refused a page or lacks `MADV_WIPEONFORK`.
     pub fn current() -> std::io::Result<Self> {
-        static WORD: OnceLock<&'static AtomicU64> = OnceLock::new();
-        let word = match WORD.get() {
-            Some(word) => *word,
+        static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(core::ptr::null_mut());
+        // ORDERING: Relaxed, as below: the page came from the kernel, as everybody sees it.
+        let word = WORD.load(Ordering::Relaxed);
+        // SAFETY: null, or a word that stays for the life of the process.
+        let word = match unsafe { word.as_ref() } {
+            Some(word) => word,
             None => {
-                let fresh = wiped_on_fork()?;
+                let fresh = core::ptr::from_ref(wiped_on_fork()?).cast_mut();
+                let none = core::ptr::null_mut();
                 // A loser of the race leaves one page mapped for the life of the process.
-                WORD.get_or_init(|| fresh)
+                let first =
+                    WORD.compare_exchange(none, fresh, Ordering::Relaxed, Ordering::Relaxed);
+                // SAFETY: as above.
+                unsafe { &*first.map_or_else(|theirs| theirs, |_| fresh) }
             }
         };
         let seen = word.load(Ordering::Relaxed);
@@ -47,6 +62,11 @@ impl Process {
             Err(other_thread) => other_thread,
         };
         Ok(Self { word, token })
+    }
+
+    /// What tells it from other processes: odd, and never that of a parent or a child.
+    fn token(self) -> u64 {
+        self.token
     }
 
     /// Whether the caller is still in the process that made this value.

@@ -1,8 +1,8 @@
 //! Meeting a commit of several states on one of them.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kstate_sys::fork::Lock;
 use kstate_sys::ioctl::{self, call, settled};
 use kstate_sys::region::{
     self, Decision, Generation, Group, Head, IntentRef, LiveOwner, Memory, Standing, WithRecords,
@@ -24,14 +24,14 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// The commit that is in the way, and since when.
 #[derive(Debug, Default)]
-pub(crate) struct Met(Mutex<Option<(IntentRef, Instant)>>);
+pub(crate) struct Met(Lock<Option<(IntentRef, Instant)>>);
 
 impl Subscription {
     /// Notes that `commit` is in the way and, if it has been for long, has the daemon settle it: a
     /// committer may have been stopped.
     #[cold]
     pub(crate) fn urge(&self, commit: IntentRef) {
-        let mut met = self.met().0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut met = self.met().0.lock();
         let now = Instant::now();
         match *met {
             Some((known, since)) if known == commit => {

@@ -185,10 +185,8 @@ impl<'s> Many<'s> {
             return Err(AddError::TooMany { name: name() });
         }
         for member in &self.members {
-            if !std::ptr::eq(
-                member.records(),
-                &raw const **reader.subscription().records(),
-            ) {
+            let records = reader.subscription().records();
+            if !member.records().are_of_the_mount_of(records) {
                 return Err(AddError::OtherMount { name: name() });
             }
             if member.state_id() == reader.state_id() {
@@ -277,12 +275,10 @@ impl<'s> Many<'s> {
         reader: &Reader<T>,
         writing: bool,
     ) -> Result<&mut Member<'s>, TouchError> {
+        let records = reader.subscription().records();
         let found = self.members.iter_mut().find(|member| {
             member.state_id() == reader.state_id()
-                && std::ptr::eq(
-                    member.records(),
-                    &raw const **reader.subscription().records(),
-                )
+                && member.records().are_of_the_mount_of(records)
                 && (!writing || member.is_writable())
                 && member.is_of::<T>()
         });

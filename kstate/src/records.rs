@@ -10,10 +10,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
 use kstate_sys::abi::{O_LIBRARY, page_size};
-use kstate_sys::fork::Process;
+use kstate_sys::fork::{Lock, Process};
 use kstate_sys::ioctl::{self, call};
 use kstate_sys::region::{
     self, Decision, IntentList, IntentRef, MAX_ROUND, Record, Recorded, Round, StatusWord,
@@ -27,11 +27,14 @@ use crate::ticket;
 const MAX_KNOWN: usize = 1024;
 
 /// The records of one mount, as far as this process knows them.
+///
+/// What a forked child finds locked it starts afresh: others' records are asked for again, and its
+/// parent's own are not for it.
 pub(crate) struct Records {
     root: PathBuf,
     device: u64,
-    known: RwLock<HashMap<u32, Known>>,
-    own: Mutex<Vec<OwnRecord>>,
+    known: Lock<HashMap<u32, Known>>,
+    own: Lock<Vec<OwnRecord>>,
 }
 
 #[derive(Debug)]
@@ -66,8 +69,8 @@ pub(crate) struct OwnRecord {
 impl Records {
     /// Those of the mount at `root`, which is the file system `device`.
     pub(crate) fn of(root: &Path, device: u64) -> Arc<Self> {
-        static MOUNTS: Mutex<Vec<Weak<Records>>> = Mutex::new(Vec::new());
-        let mut mounts = lock(&MOUNTS);
+        static MOUNTS: Lock<Vec<Weak<Records>>> = Lock::new(Vec::new());
+        let mut mounts = MOUNTS.lock();
         mounts.retain(|records| records.strong_count() > 0);
         let mut known = mounts.iter().filter_map(Weak::upgrade);
         if let Some(records) = known.find(|records| records.device == device) {
@@ -76,11 +79,17 @@ impl Records {
         let records = Arc::new(Self {
             root: root.to_owned(),
             device,
-            known: RwLock::default(),
-            own: Mutex::default(),
+            known: Lock::default(),
+            own: Lock::default(),
         });
         mounts.push(Arc::downgrade(&records));
         records
+    }
+
+    /// Whether these are the same mount's. There can be two of one: a child that was forked while
+    /// the list of them was locked makes another.
+    pub(crate) fn are_of_the_mount_of(&self, other: &Self) -> bool {
+        self.device == other.device
     }
 
     /// Maps the record `number`, or learns that it is gone.
@@ -94,7 +103,7 @@ impl Records {
     /// An `open` and an `mmap`, some 200 µs.
     #[cold]
     pub(crate) fn map(&self, number: u32) -> io::Result<()> {
-        // Not under the lock, which a fork would copy.
+        // Not under the lock, which others wait for.
         let found = match self.page(&ioctl::record_file(number), false) {
             Ok(page) => Known::Mapped(page),
             Err(error) => match errno::refusal(&error) {
@@ -102,7 +111,7 @@ impl Records {
                 _ => return Err(error),
             },
         };
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if known.len() >= MAX_KNOWN {
             known.clear();
         }
@@ -122,7 +131,7 @@ impl Records {
     /// some requests to the daemon, 1 ms.
     pub(crate) fn take(&self) -> io::Result<OwnRecord> {
         let free = {
-            let mut own = lock(&self.own);
+            let mut own = self.own.lock();
             // A parent's are the parent's, and a record that has served all its rounds is done.
             own.retain(|own| own.process.is_current() && own.last.0 < MAX_ROUND);
             own.pop()
@@ -135,7 +144,7 @@ impl Records {
 
     /// Takes it back.
     pub(crate) fn put_back(&self, own: OwnRecord) {
-        lock(&self.own).push(own);
+        self.own.lock().push(own);
     }
 
     fn claim(&self) -> io::Result<OwnRecord> {
@@ -190,7 +199,7 @@ impl Records {
 
 impl region::Records for Records {
     fn status(&self, record: u32) -> Recorded {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock();
         match known.get(&record) {
             Some(Known::Mapped(page)) => Recorded::Known(page.status().load()),
             Some(Known::Gone) => Recorded::Gone,
@@ -244,7 +253,7 @@ impl Record for OwnRecord {
 /// Gives this process's records back: it may come to subscribe again, and has a bounded number.
 impl Drop for Records {
     fn drop(&mut self) {
-        let own = std::mem::take(self.own.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let own = std::mem::take(&mut *self.own.lock());
         let mut own = own.into_iter().filter(|own| own.process.is_current());
         let Some(first) = own.next() else { return };
         // An unmounted daemon has forgotten them.
@@ -263,8 +272,4 @@ impl fmt::Debug for Records {
             .field("root", &self.root)
             .finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use kstate_sys::abi::{CLASSES, Class, Geometry};
 use kstate_sys::access::Access;
 use kstate_sys::clock::Clock;
+use kstate_sys::fork::Once;
 use kstate_sys::ioctl::{self, call, outcome};
 use kstate_sys::name::StateName;
 use kstate_sys::region::Memory;
@@ -31,7 +32,7 @@ pub(crate) struct Subscription {
     clock: Clock,
     geometry: Geometry,
     transport: Transport,
-    maps: [OnceLock<Map>; CLASSES.len()],
+    maps: [Once<Map>; CLASSES.len()],
     wait_mark: WaitMark,
     records: Arc<Records>,
     met: Met,
@@ -147,17 +148,13 @@ impl Subscription {
     /// What the daemon or `mmap` says.
     pub(crate) fn map_for(&self, class: Class) -> io::Result<&Map> {
         // The longest first: a handle that has grown must not fall back.
-        if let Some(map) = self.maps[class as usize..]
-            .iter()
-            .rev()
-            .find_map(OnceLock::get)
-        {
+        if let Some(map) = self.maps[class as usize..].iter().rev().find_map(Once::get) {
             return Ok(map);
         }
         let map = self.with_region(|region| Map::new(region, self.geometry, class, self.access))?;
         map.populate_newest();
         // Another thread may have been first; then its mapping serves and ours goes away.
-        Ok(self.maps[class as usize].get_or_init(|| map))
+        Ok(self.maps[class as usize].get_or_set(map))
     }
 
     /// The capacity in force, as the daemon says: the header's could have been scribbled over.

@@ -3,7 +3,7 @@
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::io;
 
 use super::trap::Trap;
@@ -12,37 +12,44 @@ use super::trap::Trap;
 ///
 /// # Invariants
 ///
-/// 1. Written once, by whoever made `STATE` go from 0 to 1, and read only when it is 2.
+/// 1. Written before ours is installed, by one thread at a time, and read only when `READY`.
 struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
 
 // SAFETY: invariant 1.
 unsafe impl Sync for Previous {}
 
 static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::uninit()));
-/// 0: not installed; 1: being installed; 2: `PREVIOUS` is there.
-static STATE: AtomicU8 = AtomicU8::new(0);
+/// Whether ours is installed, and `PREVIOUS` there.
+static READY: AtomicBool = AtomicBool::new(false);
 
-/// Installs the handler, once; a forked child has it already.
+/// Installs the handler, once; a forked child has it already. One thread at a time may come here.
 pub(super) fn install() -> io::Result<()> {
-    if STATE
-        .compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed)
-        .is_err()
-    {
+    if READY.load(Ordering::Relaxed) {
         return Ok(());
     }
+    let ours: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
     // SAFETY: all zeros is a valid sigaction.
-    let mut action: libc::sigaction = unsafe { core::mem::zeroed() };
-    let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut libc::c_void) = on_sigbus;
-    action.sa_sigaction = handler as libc::sighandler_t;
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK;
-    let previous = PREVIOUS.0.get().cast();
-    // SAFETY: both are valid places (invariant 1); the handler does only what one may.
-    if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, previous) } != 0 {
-        STATE.store(0, Ordering::Relaxed);
+    let mut found: libc::sigaction = unsafe { core::mem::zeroed() };
+    // SAFETY: asks only; `found` is a valid place.
+    if unsafe { libc::sigaction(libc::SIGBUS, core::ptr::null(), &raw mut found) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    // Else this is a child of a process that was just here, and has come with what that one wrote.
+    if found.sa_sigaction != ours as libc::sighandler_t {
+        // SAFETY: invariant 1: not ready, and this thread is alone here.
+        unsafe { PREVIOUS.0.get().write(MaybeUninit::new(found)) };
+        let mut action = found;
+        action.sa_sigaction = ours as libc::sighandler_t;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK;
+        // SAFETY: all zeros is the empty set.
+        action.sa_mask = unsafe { core::mem::zeroed() };
+        // SAFETY: `action` is a valid place; the handler does only what one may.
+        if unsafe { libc::sigaction(libc::SIGBUS, &raw const action, core::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
     // ORDERING: Release with the Acquire in `pass_on`.
-    STATE.store(2, Ordering::Release);
+    READY.store(true, Ordering::Release);
     Ok(())
 }
 
@@ -87,7 +94,7 @@ fn was_write(_context: *mut libc::c_void) -> bool {
 /// To the handler that was there before; without one, to the death that it would have been.
 fn pass_on(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // ORDERING: Acquire with the Release in `install`.
-    if STATE.load(Ordering::Acquire) == 2 {
+    if READY.load(Ordering::Acquire) {
         // SAFETY: invariant 1 of `Previous`.
         let previous = unsafe { &*PREVIOUS.0.get() };
         // SAFETY: as above.

@@ -88,6 +88,25 @@ impl Slab {
         self.start + 2 * index * self.page
     }
 
+    /// In a forked child, where the slab is not: lets nothing else come to be there, in the way of who
+    /// kept a pointer.
+    fn reserve(&self) {
+        let length = 2 * PAGES * self.page;
+        let start = core::ptr::with_exposed_provenance_mut(self.start);
+        // Since Linux 4.17; an older one takes the address for a wish.
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_NORESERVE
+            | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: replaces nothing.
+        let reserved = unsafe { libc::mmap(start, length, libc::PROT_NONE, flags, -1, 0) };
+        // What cannot be reserved has something there, from a parent's reservation on.
+        if reserved != libc::MAP_FAILED && reserved != start {
+            // SAFETY: mapped above, and nobody has an address in it.
+            unsafe { libc::munmap(reserved, length) };
+        }
+    }
+
     /// Which page `address` is in, if any.
     fn index_of(&self, address: usize) -> Option<usize> {
         let offset = address.checked_sub(self.start)?;
@@ -126,6 +145,19 @@ impl Slabs {
         Ok((0..PAGES)
             .map(|index| Page::new(trap, slab, index))
             .collect())
+    }
+
+    /// In a forked child: keeps all addresses of its parent's pages out of reach, as far as nothing is
+    /// there. Async-signal-safe.
+    pub(super) fn reserve(&self) {
+        // ORDERING: Acquire, as in `find`.
+        let used = self.used.load(Ordering::Acquire).min(MAX_SLABS);
+        for place in &self.slabs[..used] {
+            // SAFETY: invariant 1.
+            if let Some(slab) = unsafe { place.load(Ordering::Relaxed).as_ref() } {
+                slab.reserve();
+            }
+        }
     }
 
     /// The page that `address` is in: its record, start and length.

@@ -2,7 +2,7 @@
 //! The userfaultfd of the process, and who answers it.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
@@ -66,6 +66,8 @@ static TRAPS: [AtomicPtr<Trap>; if cfg!(test) { 6 } else { 3 }] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; if cfg!(test) { 6 } else { 3 }];
 /// The process that is making a trap, 0 for none.
 static MAKING: AtomicU32 = AtomicU32::new(0);
+/// Whether children reserve their parent's pages as they begin.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
 impl Trap {
     /// The trap of this process that works this way, made at the first call; `None` for
@@ -114,6 +116,14 @@ impl Trap {
         noting: Noting,
         place: &AtomicPtr<Self>,
     ) -> Result<&'static Self, TrapError> {
+        // A child that was made without the C library's knowing does it now.
+        reserve_parents();
+        // SAFETY: the handler is async-signal-safe. One more of them does no harm.
+        if !WATCHED.load(Ordering::Relaxed)
+            && unsafe { libc::pthread_atfork(None, None, Some(reserve_parents)) } == 0
+        {
+            WATCHED.store(true, Ordering::Relaxed);
+        }
         let kernel = way == Trapping::Kernel;
         let signal = match way {
             Trapping::Signal => FeatureFlags::SIGBUS,
@@ -336,6 +346,19 @@ impl Trap {
                 // debugger by their stack.
                 Err(_) => return,
             }
+        }
+    }
+}
+
+/// In a forked child: keeps out of reach what was its parent's. The kernel leaves these addresses free
+/// there, and a pointer into a page would come to point at whatever is mapped next.
+extern "C" fn reserve_parents() {
+    for place in &TRAPS {
+        // ORDERING: Acquire, as in `current`.
+        let trap = place.load(Ordering::Acquire);
+        // SAFETY: null, or leaked by `make`.
+        if let Some(trap) = unsafe { trap.as_ref() }.filter(|trap| !trap.is_ours()) {
+            trap.slabs.reserve();
         }
     }
 }
