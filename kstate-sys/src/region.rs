@@ -70,3 +70,35 @@ pub trait Memory {
     /// Payload bytes of a slot of `class`.
     fn slot_bytes(&self, class: Class) -> usize;
 }
+
+impl<M: Memory> Memory for &M {
+    #[inline]
+    fn header(&self) -> &Header {
+        (**self).header()
+    }
+
+    #[inline]
+    fn slot(&self, slot: Slot) -> &SlotMeta {
+        (**self).slot(slot)
+    }
+
+    #[inline]
+    fn payload(&self, slot: Slot, class: Class) -> Option<Payload<'_>> {
+        (**self).payload(slot, class)
+    }
+
+    #[inline]
+    fn live(&self) -> Payload<'_> {
+        (**self).live()
+    }
+
+    #[inline]
+    fn status(&self, record: u32) -> Recorded {
+        (**self).status(record)
+    }
+
+    #[inline]
+    fn slot_bytes(&self, class: Class) -> usize {
+        (**self).slot_bytes(class)
+    }
+}

@@ -22,7 +22,7 @@ use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
 
 #[doc(hidden)]
-pub use page::ValuePage;
+pub use page::{AnyPage, ValuePage};
 
 /// The content of an untyped state: bytes, as many as the newest version has.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,17 @@ pub trait Content: sealed::Sealed + Sized + 'static {
 
     #[doc(hidden)]
     fn replace(page: &mut Self::Page, value: &Self::Borrowed);
+    /// The page among those of other contents.
+    #[doc(hidden)]
+    fn mix(page: Self::Page) -> AnyPage;
+    /// What [`mix`](Content::mix) made of one, if of this content.
+    #[doc(hidden)]
+    fn unmix(page: AnyPage) -> Option<Self::Page>;
+    /// What is in the page, if of this content.
+    #[doc(hidden)]
+    fn owned_in(page: &AnyPage) -> Option<&Self::Owned>;
+    #[doc(hidden)]
+    fn owned_in_mut(page: &mut AnyPage) -> Option<&mut Self::Owned>;
 
     /// How long a version is that was written by pointer, over one of `found` bytes.
     #[doc(hidden)]

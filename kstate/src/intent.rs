@@ -5,16 +5,15 @@ use std::time::{Duration, Instant};
 use kstate_sys::fork::Lock;
 use kstate_sys::ioctl::{self, call, settled};
 use kstate_sys::region::{
-    self, Decision, Generation, Group, Head, IntentRef, LiveOwner, Memory, Standing, WithRecords,
+    self, Decision, Generation, Head, IntentRef, Memory, Standing, WithRecords,
 };
 
-use crate::content::Content;
 use crate::errno;
 use crate::reader::Reader;
 use crate::records::Records;
 use crate::snapshot::ReadError;
-use crate::state::State;
 use crate::subscription::Subscription;
+use crate::writing::Writing;
 
 /// A region with what decides commits of several states.
 pub(crate) type Region<'a> = WithRecords<'a, Records>;
@@ -84,25 +83,25 @@ impl<T> Reader<T> {
     }
 }
 
-impl<T: Content> State<T> {
+impl Writing {
     /// What a writer does who was kept off by an intent: finishes a commit that is committed, has
     /// one settled that stays. `true` if it is worth trying again at once.
     #[cold]
     #[inline(never)]
     pub(crate) fn meet(&self) -> bool {
-        let Ok(standing) = self.look() else {
+        let Ok(standing) = self.reader().look() else {
             return false;
         };
         match standing.intent {
             None => true,
             Some((_, Decision::Committed)) => {
-                if standing.finish(self.memory()) {
+                if standing.finish(self.reader().memory()) {
                     self.pay_for_another();
                 }
                 true
             }
             Some((commit, _)) => {
-                self.subscription().urge(commit);
+                self.reader().subscription().urge(commit);
                 false
             }
         }
@@ -110,16 +109,11 @@ impl<T: Content> State<T> {
 
     /// What the commit owes that was just finished here for its owner.
     fn pay_for_another(&self) {
-        let notice = self.memory().header().notice();
+        let notice = self.reader().memory().header().notice();
         if notice.is_none() {
             return;
         }
         // The live page is locked in the name of a group of one's own.
-        let Some(writer) = self.own_writer() else {
-            return;
-        };
-        let group = writer.group();
-        self.writer.set(Some(writer));
-        let _ = self.pay(notice, LiveOwner::of(Group(group.0)));
+        self.settle_own(notice);
     }
 }

@@ -61,6 +61,7 @@ mod ticket;
 mod transaction;
 mod wait;
 mod watch;
+mod writing;
 
 #[cfg(test)]
 mod testing;
@@ -86,8 +87,8 @@ pub use layout::Description;
 pub use layout::Layout;
 pub use live::{Live, LiveError};
 pub use many::{
-    AddError, CommitManyError, Many, ManyOutcome, RetriedMany, TouchError, TransactManyError,
-    begin_many, transact_many, transact_many_with,
+    AddError, CommitManyError, Generations, Many, ManyOutcome, RetriedMany, TouchError,
+    TransactManyError, begin_many, transact_many, transact_many_with,
 };
 pub use mount::{MOUNT_VARIABLE, Mount, MountError, RemoveError};
 pub use publish::PublishError;

@@ -6,20 +6,22 @@ mod retry;
 
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 
 use kstate_sys::fork::Process;
 use kstate_sys::name::StateName;
 use kstate_sys::region::{Generation, MAX_WRITTEN, Memory, Notice};
+use smallvec::SmallVec;
 
 pub use commit::CommitManyError;
 pub use retry::{RetriedMany, TransactManyError, transact_many, transact_many_with};
 
 use crate::content::Content;
-use crate::reader::Reader;
+use crate::reader::{Reader, Untyped};
 use crate::snapshot::ReadError;
 use crate::state::State;
 use crate::transaction::BeginError;
-use member::{Handle, Member};
+use member::Member;
 
 /// An optimistic transaction over several states of one mount: all that it wrote becomes newest at
 /// once at commit, if all that it read or wrote is as it was when it was added.
@@ -42,9 +44,16 @@ use member::{Handle, Member};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Many<'s> {
-    members: Vec<Member<'s>>,
+    members: SmallVec<[Member<'s>; FEW]>,
+    /// Of the states' numbers, the last six bits of each: most of those that are added are new.
+    seen: u64,
+    /// Where the next one is looked for first: mostly they are touched in the order they were added.
+    next: usize,
     process: io::Result<Process>,
 }
+
+/// Up to so many states are dealt with without an allocation.
+const FEW: usize = 8;
 
 /// What became of a commit of several states. A conflict is no error: somebody was first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +62,7 @@ pub enum ManyOutcome {
     /// All that was written is newest.
     Committed {
         /// The generations of the states that were written, in the order they were added.
-        generations: Vec<Generation>,
+        generations: Generations,
     },
     /// Nothing was written, so nothing was committed, whatever others did meanwhile.
     Unchanged,
@@ -67,6 +76,24 @@ pub enum ManyOutcome {
         /// under way, or this one took so long that it was given up for others.
         found: Generation,
     },
+}
+
+/// A generation for each of several states.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Generations(SmallVec<[Generation; FEW]>);
+
+impl Deref for Generations {
+    type Target = [Generation];
+
+    fn deref(&self) -> &[Generation] {
+        &self.0
+    }
+}
+
+impl FromIterator<Generation> for Generations {
+    fn from_iter<I: IntoIterator<Item = Generation>>(generations: I) -> Self {
+        Self(generations.into_iter().collect())
+    }
 }
 
 impl ManyOutcome {
@@ -134,7 +161,9 @@ impl<'s> Many<'s> {
     /// A transaction over no state yet.
     pub fn new() -> Self {
         Self {
-            members: Vec::new(),
+            members: SmallVec::new(),
+            seen: 0,
+            next: 0,
             process: Process::current(),
         }
     }
@@ -147,11 +176,12 @@ impl<'s> Many<'s> {
     ///
     /// # Cost
     ///
-    /// Two loads and an allocation; nothing is copied.
+    /// Two loads; nothing is copied. An allocation beyond eight states.
+    #[inline]
     pub fn add<T: Content>(&mut self, state: &'s State<T>) -> Result<(), AddError> {
-        self.check_new(state)?;
-        let base = state.base_slowly()?;
-        self.members.push(Member::new(Handle::Writing(state), base));
+        self.check_new(state.as_of())?;
+        let base = state.writing.base()?;
+        self.members.push(Member::to_write::<T>(state, base));
         Ok(())
     }
 
@@ -165,7 +195,7 @@ impl<'s> Many<'s> {
     ///
     /// As [`add`](Many::add).
     pub fn add_reading<T: Content>(&mut self, reader: &'s Reader<T>) -> Result<(), AddError> {
-        self.check_new(reader)?;
+        self.check_new(reader.as_of())?;
         let name = || reader.name().clone();
         if reader.memory().header().notice().contains(Notice::DELETED) {
             return Err(BeginError::Deleted { name: name() }.into());
@@ -174,26 +204,38 @@ impl<'s> Many<'s> {
         let base = looked
             .map_err(|_| BeginError::Undecided { name: name() })?
             .head;
-        self.members
-            .push(Member::new(Handle::Reading(reader), base));
+        self.members.push(Member::to_read::<T>(reader, base));
         Ok(())
     }
 
-    fn check_new<T>(&self, reader: &Reader<T>) -> Result<(), AddError> {
+    #[inline]
+    fn check_new(&mut self, reader: &Reader<Untyped>) -> Result<(), AddError> {
+        let bit = 1 << (reader.state_id() % 64);
+        let fits = match self.members.first() {
+            Some(first) => self.members.len() < MAX_WRITTEN && first.is_of_mount_of(reader),
+            None => true,
+        };
+        if !fits || self.seen & bit != 0 {
+            self.check_closely(reader)?;
+        }
+        self.seen |= bit;
+        Ok(())
+    }
+
+    #[cold]
+    fn check_closely(&self, reader: &Reader<Untyped>) -> Result<(), AddError> {
         let name = || reader.name().clone();
         if self.members.len() >= MAX_WRITTEN {
             return Err(AddError::TooMany { name: name() });
         }
-        for member in &self.members {
-            let records = reader.subscription().records();
-            if !member.records().are_of_the_mount_of(records) {
-                return Err(AddError::OtherMount { name: name() });
-            }
-            if member.state_id() == reader.state_id() {
-                return Err(AddError::Twice { name: name() });
-            }
+        let of_mount = |member: &Member<'_>| member.is_of_mount_of(reader);
+        if !self.members.iter().all(of_mount) {
+            return Err(AddError::OtherMount { name: name() });
         }
-        Ok(())
+        match self.members.iter().any(|member| member.is_of(reader)) {
+            true => Err(AddError::Twice { name: name() }),
+            false => Ok(()),
+        }
     }
 
     /// The value of a state as of when it was added, with what this transaction has written.
@@ -205,12 +247,12 @@ impl<'s> Many<'s> {
     /// # Cost
     ///
     /// One copy at the first use; no system call.
+    #[inline]
     pub fn get<T: Content>(&mut self, state: &Reader<T>) -> Result<&T::Owned, TouchError> {
         let ours = self.is_ours();
         let member = self.member(state, false)?;
-        member.fill(state, ours)?;
-        member.read = true;
-        Ok(T::owned(member.page::<T>(state)))
+        let page = member.filled::<T>(ours)?;
+        Ok(page)
     }
 
     /// The same to write to. Counts as a write, even if the bytes stay the same.
@@ -222,12 +264,12 @@ impl<'s> Many<'s> {
     /// # Cost
     ///
     /// As [`get`](Many::get).
+    #[inline]
     pub fn get_mut<T: Content>(&mut self, state: &State<T>) -> Result<&mut T::Owned, TouchError> {
         let ours = self.is_ours();
         let member = self.member(state, true)?;
-        member.fill(state, ours)?;
-        member.dirty = true;
-        Ok(T::owned_mut(member.page::<T>(state)))
+        let page = member.filled_to_write::<T>(ours)?;
+        Ok(page)
     }
 
     /// Replaces the whole value of a state without reading it first.
@@ -240,9 +282,7 @@ impl<'s> Many<'s> {
         state: &State<T>,
         value: &T::Borrowed,
     ) -> Result<(), TouchError> {
-        let member = self.member(state, true)?;
-        T::replace(member.page::<T>(state), value);
-        member.dirty = true;
+        self.member(state, true)?.set::<T>(value);
         Ok(())
     }
 
@@ -253,35 +293,45 @@ impl<'s> Many<'s> {
     ///
     /// A load a state.
     pub fn validate(&self) -> bool {
-        let mut touched = self.members.iter().filter(|m| m.read || m.dirty);
+        let mut touched = self.members.iter().filter(|member| member.is_touched());
         touched.all(|member| member.is_current())
     }
 
     /// Whether a value it shows is newer than its base, which was overwritten before the first
     /// use: a commit is going to conflict.
     pub fn is_doomed(&self) -> bool {
-        self.members.iter().any(|member| member.doomed)
+        self.members.iter().any(Member::is_doomed)
     }
 
     /// Throws away what was written.
     pub fn abort(self) {}
 
+    #[inline]
     fn is_ours(&self) -> bool {
         self.process.as_ref().is_ok_and(Process::is_current)
     }
 
+    #[inline]
     fn member<T: Content>(
         &mut self,
         reader: &Reader<T>,
         writing: bool,
     ) -> Result<&mut Member<'s>, TouchError> {
-        let records = reader.subscription().records();
-        let found = self.members.iter_mut().find(|member| {
-            member.state_id() == reader.state_id()
-                && member.records().are_of_the_mount_of(records)
-                && (!writing || member.is_writable())
-                && member.is_of::<T>()
-        });
+        let at = self.next;
+        let first = self.members.get(at);
+        let at = match first.is_some_and(|member| member.serves::<T>(reader, writing)) {
+            true => at,
+            false => self.search(reader, writing)?,
+        };
+        self.next = at + 1;
+        Ok(&mut self.members[at])
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn search<T: Content>(&self, reader: &Reader<T>, writing: bool) -> Result<usize, TouchError> {
+        let serves = |member: &Member<'_>| member.serves::<T>(reader, writing);
+        let found = self.members.iter().position(serves);
         found.ok_or_else(|| TouchError::NotAdded {
             name: reader.name().clone(),
             writing,
@@ -297,6 +347,6 @@ impl Default for Many<'_> {
 
 impl fmt::Debug for Many<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.members).finish()
+        f.debug_list().entries(self.members.iter()).finish()
     }
 }

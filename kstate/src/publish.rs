@@ -4,16 +4,15 @@ use std::io;
 use std::time::Duration;
 
 use kstate_sys::clock::Ticks;
-use kstate_sys::futex;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Group, Head, LiveOwner, Memory, Notice};
+use kstate_sys::region::{self, Generation, Head, Memory, Notice};
 
 use crate::claim::ClaimError;
 use crate::content::Content;
-use crate::errno;
 use crate::retry::Backoff;
 use crate::stamp::Stamp;
 use crate::state::State;
+use crate::writing::{Room, Writing, live_owner};
 
 /// How many commits of several states a publish meets before it stands back as from one that stays.
 const MAX_MET: u32 = 1000;
@@ -96,7 +95,7 @@ impl<T: Content> State<T> {
     /// of a forked child claims slots by a FUSE request.
     #[inline(always)]
     pub fn publish(&self, value: &T::Borrowed) -> Result<Generation, PublishError> {
-        self.publish_at(value, self.now())
+        self.publish_at(value, self.writing.now())
     }
 
     /// As [`publish`](State::publish), stamped with a time of the caller's, such as when the
@@ -110,7 +109,7 @@ impl<T: Content> State<T> {
         value: &T::Borrowed,
         at: impl Into<Stamp>,
     ) -> Result<Generation, PublishError> {
-        self.publish_at(value, self.ticks_of(at.into()))
+        self.publish_at(value, self.writing.ticks_of(at.into()))
     }
 
     /// Takes the value and not its bytes, so that their number is a constant here. A call would
@@ -118,25 +117,42 @@ impl<T: Content> State<T> {
     #[inline(always)]
     fn publish_at(&self, value: &T::Borrowed, time: Ticks) -> Result<Generation, PublishError> {
         let bytes = T::bytes(value);
-        if let Some(mut writer) = self.own_writer() {
+        if let Some(mut writer) = self.writing.own_writer() {
             let memory = self.memory();
             if bytes.len() <= memory.header().announced_capacity() {
                 let published = writer.publish(memory, bytes, time);
-                self.writer.set(Some(writer));
+                self.writing.writer.set(Some(writer));
                 if let Ok(head) = published {
                     let notice = memory.header().notice();
                     if notice.is_none() || self.settle_value(notice, head, value) {
                         return Ok(head.generation());
                     }
-                    return Err(self.deleted());
+                    return Err(self.writing.publish_deleted());
                 }
             } else {
-                self.writer.set(Some(writer));
+                self.writing.writer.set(Some(writer));
             }
         }
-        self.publish_slowly(bytes, time)
+        self.writing.publish_slowly(bytes, time)
     }
 
+    /// Pays what the commit of `value` as `head` owes: the live page, a wake. `false` if the state
+    /// was deleted. Takes the value, so that the number of its bytes is a constant here too.
+    #[inline(never)]
+    pub(crate) fn settle_value(&self, mut notice: Notice, head: Head, value: &T::Borrowed) -> bool {
+        if notice.contains(Notice::ARMED)
+            && region::show_live(self.memory(), live_owner(head), head, T::bytes(value))
+        {
+            notice = notice.without(Notice::ARMED);
+            if notice.is_none() {
+                return true;
+            }
+        }
+        self.writing.settle(notice, head)
+    }
+}
+
+impl Writing {
     /// With all that can come between: no group yet, a state that has grown, a commit of several
     /// states under way.
     #[cold]
@@ -150,16 +166,16 @@ impl<T: Content> State<T> {
                 None => self.claim()?,
             };
             let published = match self.has_room(bytes.len(), asked) {
-                Ok(()) => writer.publish(self.memory(), bytes, time),
+                Ok(()) => writer.publish(self.reader().memory(), bytes, time),
                 Err(error) => Err(error),
             };
             self.writer.set(Some(writer));
-            let name = || self.name().clone();
+            let name = || self.reader().name().clone();
             match published {
                 Ok(head) => {
-                    return match self.settle(self.memory().header().notice(), head) {
+                    return match self.settle(self.reader().memory().header().notice(), head) {
                         true => Ok(head.generation()),
-                        false => Err(self.deleted()),
+                        false => Err(self.publish_deleted()),
                     };
                 }
                 Err(region::CommitError::Conflict { .. }) => {
@@ -200,96 +216,9 @@ impl<T: Content> State<T> {
         }
     }
 
-    fn deleted(&self) -> PublishError {
+    fn publish_deleted(&self) -> PublishError {
         PublishError::Deleted {
-            name: self.name().clone(),
+            name: self.reader().name().clone(),
         }
     }
-
-    /// Whether the capacity allows `length` bytes: the one the daemon was asked for, else the one
-    /// it has announced in the header, which another writer could have scribbled over.
-    #[cold]
-    pub(crate) fn has_room(
-        &self,
-        length: usize,
-        asked: Option<u32>,
-    ) -> Result<(), region::CommitError> {
-        let announced = || self.memory().header().announced_capacity();
-        let room = asked.map_or_else(announced, |capacity| capacity as usize);
-        match length <= room {
-            true => Ok(()),
-            false => Err(region::CommitError::TooLong { length, room }),
-        }
-    }
-
-    /// Asks for the capacity in force and, if it allows `length` bytes, maps and writes that far.
-    /// Who has `asked` already cannot be helped.
-    #[cold]
-    pub(crate) fn make_room(&self, length: usize, asked: Option<u32>) -> io::Result<Room> {
-        let capacity = self.subscription().capacity_in_force()?;
-        if length > capacity as usize {
-            return Ok(Room::Lacking { capacity });
-        }
-        if asked == Some(capacity) {
-            return Err(errno::protocol_violation());
-        }
-        self.take_capacity(capacity)?;
-        Ok(Room::Made { capacity })
-    }
-
-    /// Pays what the commit of `value` as `head` owes: the live page, a wake. `false` if the state
-    /// was deleted. Takes the value, so that the number of its bytes is a constant here too.
-    #[inline(never)]
-    pub(crate) fn settle_value(&self, mut notice: Notice, head: Head, value: &T::Borrowed) -> bool {
-        if notice.contains(Notice::ARMED)
-            && region::show_live(self.memory(), live_owner(head), head, T::bytes(value))
-        {
-            notice = notice.without(Notice::ARMED);
-            if notice.is_none() {
-                return true;
-            }
-        }
-        self.settle(notice, head)
-    }
-
-    /// As [`settle_value`](Self::settle_value), where the value is not at hand.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn settle(&self, notice: Notice, head: Head) -> bool {
-        self.pay(notice, live_owner(head))
-    }
-
-    /// Pays what a commit owes, refreshing the live page in the name of `owner`.
-    pub(crate) fn pay(&self, notice: Notice, owner: LiveOwner) -> bool {
-        if notice.contains(Notice::ARMED) {
-            // Another writer may have grown the state. What else fails is damage, which readers
-            // will see; the commit stands.
-            let _ = self.retry_grown(|memory| region::refresh_live(memory, owner));
-        }
-        if notice.contains(Notice::WAITERS) {
-            futex::wake_all(&self.memory().header().head);
-        }
-        !notice.contains(Notice::DELETED)
-    }
-}
-
-/// Who refreshes after committing `head`: its slot is one of the handle's group.
-#[inline]
-fn live_owner(head: Head) -> LiveOwner {
-    LiveOwner::of(Group(head.slot().group()))
-}
-
-/// Whether a version of some length is possible now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// It is.
-    Made {
-        /// The capacity in force, in bytes.
-        capacity: u32,
-    },
-    /// The capacity in force is less.
-    Lacking {
-        /// In bytes.
-        capacity: u32,
-    },
 }

@@ -46,6 +46,8 @@ const MAX_RECORDS: u32 = 100;
 /// # Invariants
 ///
 /// 1. `map` points at one of the mappings of `subscription`, which never drops one before itself.
+/// 2. Its layout does not depend on `T`.
+#[repr(C)]
 pub struct Reader<T> {
     map: AtomicPtr<Map>,
     clock: ClockWord,
@@ -53,7 +55,19 @@ pub struct Reader<T> {
     content: PhantomData<fn() -> T>,
 }
 
+/// The content of a reader that is used for what all have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Untyped {}
+
 impl<T> Reader<T> {
+    /// The same reader as one of another content. Who asks for one of a type knows that it was
+    /// subscribed to as that.
+    #[inline]
+    pub(crate) fn as_of<U>(&self) -> &Reader<U> {
+        // SAFETY: invariant 2: the two differ in a `PhantomData` alone.
+        unsafe { &*core::ptr::from_ref(self).cast() }
+    }
+
     /// A reader of `subscription`, which has a mapping.
     pub(crate) fn new(subscription: Arc<Subscription>) -> io::Result<Self> {
         // INVARIANT: 1.

@@ -5,19 +5,16 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 
-use kstate_sys::access::Access;
-use kstate_sys::clock::Ticks;
-use kstate_sys::fork::Process;
 use kstate_sys::ioctl::call;
 use kstate_sys::name::StateName;
-use kstate_sys::region::Writer;
 
-use crate::claim::{self, ClaimError, Claimed};
+use crate::claim::ClaimError;
 use crate::content::Content;
 use crate::errno::{self, Refusal};
 use crate::reader::Reader;
-use crate::stamp::{Stamp, Stamping};
+use crate::stamp::Stamping;
 use crate::transaction::RawPages;
+use crate::writing::Writing;
 
 /// A state as one thread at a time writes it; dereferences to its [`Reader`].
 ///
@@ -25,14 +22,9 @@ use crate::transaction::RawPages;
 /// a `fork` the child's first write claims slots for the child, and the parent's go on being the
 /// parent's.
 ///
-/// # Invariants
-///
-/// 1. `writer` is used only by the process of `process`, which claimed its group.
+/// What does not depend on the content is [`Writing`]'s.
 pub struct State<T: Content> {
-    reader: Reader<T>,
-    pub(crate) writer: Cell<Option<Writer>>,
-    pub(crate) process: Cell<Process>,
-    stamping: Cell<Stamping>,
+    pub(crate) writing: Writing,
     /// The private page of an earlier transaction, to be used again.
     spare: Cell<Option<T::Page>>,
     /// More of them, where transactions were nested.
@@ -92,9 +84,9 @@ impl<T: Content> State<T> {
     pub(crate) fn new(reader: Reader<T>) -> Result<Self, ClaimError> {
         let name = reader.name().clone();
         let state = Self::unclaimed(reader).map_err(|source| ClaimError::Io { name, source })?;
-        if state.is_writable() {
-            let writer = state.claim()?;
-            state.writer.set(Some(writer));
+        if state.writing.is_writable() {
+            let writer = state.writing.claim()?;
+            state.writing.writer.set(Some(writer));
         }
         Ok(state)
     }
@@ -102,10 +94,7 @@ impl<T: Content> State<T> {
     /// A handle whose first write, if it may write, claims its slots.
     pub(crate) fn unclaimed(reader: Reader<T>) -> io::Result<Self> {
         Ok(Self {
-            reader,
-            writer: Cell::new(None),
-            process: Cell::new(Process::current()?),
-            stamping: Cell::new(Stamping::default()),
+            writing: Writing::new(reader.as_of().clone())?,
             spare: Cell::new(None),
             spares: RefCell::new(Vec::new()),
             raw: RawPages::default(),
@@ -114,7 +103,7 @@ impl<T: Content> State<T> {
 
     /// A handle for reading alone, which other threads can share.
     pub fn reader(&self) -> Reader<T> {
-        self.reader.clone()
+        (**self).clone()
     }
 
     /// Another handle of the same subscription, for another thread, with slots of its own if it
@@ -128,19 +117,19 @@ impl<T: Content> State<T> {
     ///
     /// One FUSE request if it may write.
     pub fn try_clone(&self) -> Result<Self, ClaimError> {
-        let clone = Self::new(self.reader.clone())?;
-        clone.stamping.set(self.stamping.get());
+        let clone = Self::new(self.reader())?;
+        clone.set_stamping(self.stamping());
         Ok(clone)
     }
 
     /// What versions written through this handle are stamped with from now on.
     pub fn set_stamping(&self, stamping: Stamping) {
-        self.stamping.set(stamping);
+        self.writing.stamping.set(stamping);
     }
 
     /// What versions written through this handle are stamped with.
     pub fn stamping(&self) -> Stamping {
-        self.stamping.get()
+        self.writing.stamping.get()
     }
 
     /// Sets how many bytes the state has room for, and returns it: free before the first write,
@@ -159,7 +148,7 @@ impl<T: Content> State<T> {
         let mut capacity = bytes;
         let descriptor = self.subscription().descriptor();
         let set = errno::uninterrupted(|| call::set_capacity(descriptor, &mut capacity))
-            .and_then(|()| self.take_capacity(capacity));
+            .and_then(|()| self.writing.take_capacity(capacity));
         match set {
             Ok(()) => Ok(capacity),
             Err(source) => Err(match errno::refusal(&source) {
@@ -183,64 +172,6 @@ impl<T: Content> State<T> {
                 },
             }),
         }
-    }
-
-    /// Maps and writes as far as `capacity`, the one in force, allows.
-    pub(crate) fn take_capacity(&self, capacity: u32) -> io::Result<()> {
-        let class = self
-            .geometry()
-            .class_for(capacity)
-            .ok_or_else(errno::protocol_violation)?;
-        self.reader.grow(class)?;
-        if let Some(mut writer) = self.own_writer() {
-            // The daemon has allocated slots of that class for every group.
-            writer.grow(class);
-            self.reader
-                .current()
-                .populate_group(writer.group(), writer.class());
-            self.writer.set(Some(writer));
-        }
-        Ok(())
-    }
-
-    /// Takes the writer out, if this process has claimed one; the caller puts it back.
-    #[inline]
-    pub(crate) fn own_writer(&self) -> Option<Writer> {
-        match self.process.get().is_current() {
-            true => self.writer.take(),
-            false => None,
-        }
-    }
-
-    /// Claims a group for the calling process, in place of a parent's if there is one.
-    #[cold]
-    pub(crate) fn claim(&self) -> Result<Writer, ClaimError> {
-        let Claimed { writer, process } = claim::claim(&self.reader)?;
-        // INVARIANT: 1; the writer itself is put back by the caller.
-        self.process.set(process);
-        Ok(writer)
-    }
-
-    /// Leaves what a parent process claimed, so that this one can begin transactions.
-    #[cold]
-    pub(crate) fn leave_parents(&self) -> io::Result<()> {
-        self.process.set(Process::current()?);
-        self.writer.set(None);
-        Ok(())
-    }
-
-    /// The commit time of a version that is being written now.
-    #[inline]
-    pub(crate) fn now(&self) -> Ticks {
-        match self.stamping.get() {
-            Stamping::CommitTime => self.reader.clock().clock().now(),
-            Stamping::Off => Ticks::NONE,
-        }
-    }
-
-    /// The commit time that the caller gives.
-    pub(crate) fn ticks_of(&self, stamp: Stamp) -> Ticks {
-        stamp.ticks(&self.reader.clock().clock())
     }
 
     /// A private page for a transaction; what it holds is arbitrary.
@@ -275,28 +206,20 @@ impl<T: Content> State<T> {
     }
 }
 
-impl<T: Content> Drop for State<T> {
-    fn drop(&mut self) {
-        if let Some(writer) = self.own_writer() {
-            claim::release(&self.reader, writer.group());
-        }
-    }
-}
-
 impl<T: Content> Deref for State<T> {
     type Target = Reader<T>;
 
     #[inline]
     fn deref(&self) -> &Reader<T> {
-        &self.reader
+        self.writing.reader().as_of()
     }
 }
 
 impl<T: Content> fmt::Debug for State<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
-            .field("reader", &self.reader)
-            .field("stamping", &self.stamping.get())
+            .field("reader", &**self)
+            .field("stamping", &self.stamping())
             .finish_non_exhaustive()
     }
 }
@@ -304,14 +227,7 @@ impl<T: Content> fmt::Debug for State<T> {
 /// As the [`Reader`]'s.
 impl<T: Content> std::os::fd::AsFd for State<T> {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.reader.as_fd()
-    }
-}
-
-impl<T: Content> State<T> {
-    /// Whether this handle may write.
-    pub(crate) fn is_writable(&self) -> bool {
-        self.access() == Access::Write
+        (**self).as_fd()
     }
 }
 

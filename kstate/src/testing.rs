@@ -73,6 +73,7 @@ impl Region {
             .unwrap();
         let state = State::unclaimed(self.reader_for_writing(class)).unwrap();
         state
+            .writing
             .writer
             .set(Some(Writer::claimed(state.memory(), Group(group), class)));
         state

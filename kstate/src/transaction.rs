@@ -19,6 +19,7 @@ pub(crate) use raw::RawPages;
 pub use raw::RawTransaction;
 
 use crate::content::{Content, Filled};
+use crate::reader::Reader;
 use crate::snapshot::ReadError;
 use crate::state::State;
 
@@ -185,11 +186,11 @@ impl<T: Content> Transaction<'_, T> {
                 true => Ok(Outcome::Unchanged {
                     base: base.generation(),
                 }),
-                false => Err(state.forked()),
+                false => Err(state.writing.forked()),
             };
         };
         let done = match (this.process.is_current(), this.dirty) {
-            (false, _) => Err(state.forked()),
+            (false, _) => Err(state.writing.forked()),
             (true, false) => Ok(Outcome::Unchanged {
                 base: base.generation(),
             }),
@@ -211,7 +212,7 @@ impl<T: Content> Transaction<'_, T> {
             }
             let mut page = self.state.page();
             if !T::fill_quickly(self.state, self.base, &mut page) {
-                self.doomed = self.state.fill_slowly(self.base, &mut page)?;
+                self.doomed = fill_slowly(self.state, self.base, &mut page)?;
             }
             self.page = Some(page);
         }
@@ -224,16 +225,6 @@ impl<T: Content> Transaction<'_, T> {
 }
 
 impl<T: Content> State<T> {
-    /// Fills `page` with `base` or, if that is gone, with the newest version: then `true`.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn fill_slowly(&self, base: Head, page: &mut T::Page) -> Result<bool, ReadError> {
-        match T::fill(self, Some(base), page)? {
-            Filled::Whole => Ok(false),
-            Filled::Recycled => T::fill(self, None, page).map(|_| true),
-        }
-    }
-
     #[cold]
     fn is_newest(&self, base: Head) -> bool {
         self.look().is_ok_and(|standing| standing.head == base)
@@ -244,6 +235,20 @@ impl<T: Content> State<T> {
         ReadError::Forked {
             name: self.name().clone(),
         }
+    }
+}
+
+/// Fills `page` with `base` or, if that is gone, with the newest version: then `true`.
+#[cold]
+#[inline(never)]
+pub(crate) fn fill_slowly<T: Content>(
+    reader: &Reader<T>,
+    base: Head,
+    page: &mut T::Page,
+) -> Result<bool, ReadError> {
+    match T::fill(reader, Some(base), page)? {
+        Filled::Whole => Ok(false),
+        Filled::Recycled => T::fill(reader, None, page).map(|_| true),
     }
 }
 

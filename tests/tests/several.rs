@@ -275,7 +275,7 @@ fn all_that_was_written_appears_or_nothing() {
         *tx.get_mut(&text).unwrap() = b"new and longer".to_vec();
         assert!(tx.validate() && !tx.is_doomed());
         let expected = ManyOutcome::Committed {
-            generations: vec![Generation(2), Generation(1)],
+            generations: [Generation(2), Generation(1)].into_iter().collect(),
         };
         assert_eq!(tx.commit().unwrap(), expected);
         let (n, t) = kstate::cut((&*number, &*text)).unwrap();

@@ -219,26 +219,32 @@ impl<'a, R: Records> WithRecords<'a, R> {
 }
 
 impl<R: Records> Memory for WithRecords<'_, R> {
+    #[inline]
     fn header(&self) -> &Header {
         self.mapped.header()
     }
 
+    #[inline]
     fn slot(&self, slot: Slot) -> &SlotMeta {
         self.mapped.slot(slot)
     }
 
+    #[inline]
     fn payload(&self, slot: Slot, class: Class) -> Option<Payload<'_>> {
         self.mapped.payload(slot, class)
     }
 
+    #[inline]
     fn live(&self) -> Payload<'_> {
         self.mapped.live()
     }
 
+    #[inline]
     fn status(&self, record: u32) -> Recorded {
         self.records.status(record)
     }
 
+    #[inline]
     fn slot_bytes(&self, class: Class) -> usize {
         self.mapped.slot_bytes(class)
     }

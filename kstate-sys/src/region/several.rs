@@ -8,6 +8,8 @@
 //! 5. Commit: one compare-and-swap of the record's status.
 //! 6. Take the bits off. Or, when something came between, say so and put the heads back.
 
+use core::borrow::BorrowMut;
+
 use super::intent::{self, Decision, IntentRef, Round, StatusWord};
 use super::{CommitError, Head, MAX_GENERATION, Memory, Slot, Writer};
 use crate::clock::Ticks;
@@ -145,15 +147,15 @@ pub trait Record {
     fn list(&self) -> &IntentList;
 }
 
-/// A state that is written, and what with.
+/// A state that is written, and what with; `W` is a [`Writer`] or borrows one.
 #[derive(Debug)]
-pub struct Write<'a, M> {
+pub struct Write<'a, M, W> {
     /// Its region.
-    pub memory: &'a M,
+    pub memory: M,
     /// Its inode number.
     pub state: u64,
-    /// Whose slots take the new version.
-    pub writer: &'a mut Writer,
+    /// Whose slots take the new version. The caller's again afterwards.
+    pub writer: W,
     /// The version to be replaced.
     pub base: Head,
     /// The new one.
@@ -164,9 +166,9 @@ pub struct Write<'a, M> {
 
 /// A state that was read and must not have changed.
 #[derive(Clone, Copy, Debug)]
-pub struct Check<'a, M> {
+pub struct Check<M> {
     /// Its region.
-    pub memory: &'a M,
+    pub memory: M,
     /// The version that was read.
     pub base: Head,
 }
@@ -201,10 +203,10 @@ pub enum SeveralError {
     Killed,
 }
 
-impl<M: Memory> Write<'_, M> {
+impl<M: Memory, W: BorrowMut<Writer>> Write<'_, M, W> {
     /// The slot to be filled.
     fn slot(&self) -> Slot {
-        self.writer.spare()
+        self.writer.borrow().spare()
     }
 
     /// The head while the commit is undecided.
@@ -216,7 +218,7 @@ impl<M: Memory> Write<'_, M> {
     pub fn committed(&self) -> Head {
         intent::after(Head::with_intent(
             self.base.generation(),
-            self.writer.last(),
+            self.writer.borrow().last(),
         ))
     }
 
@@ -238,7 +240,8 @@ impl<M: Memory> Write<'_, M> {
         if self.base.generation() >= MAX_GENERATION {
             return Err(CommitError::Exhausted);
         }
-        self.writer.fill(self.memory, slot, self.bytes, self.time)?;
+        let writer = self.writer.borrow();
+        writer.fill(&self.memory, slot, self.bytes, self.time)?;
         let meta = self.memory.slot(slot);
         meta.intent_ref.store(commit.raw(), Ordering::Relaxed);
         let prev = u32::from(self.base.slot().index());
@@ -280,11 +283,11 @@ impl<M: Memory> Write<'_, M> {
 /// # Cost
 ///
 /// A copy and two compare-and-swaps for each state written, one for all; no system call.
-pub fn commit_several<M: Memory, R: Record>(
+pub fn commit_several<M: Memory, W: BorrowMut<Writer>, R: Record>(
     record: &R,
     (last, outcome): (Round, Decision),
-    writes: &mut [Write<'_, M>],
-    checks: &[Check<'_, M>],
+    writes: &mut [Write<'_, M, W>],
+    checks: &[Check<M>],
 ) -> Result<(), SeveralError> {
     debug_assert!(writes.len() <= MAX_WRITTEN);
     record.list().write(writes.iter().map(Write::listed));
@@ -297,7 +300,7 @@ pub fn commit_several<M: Memory, R: Record>(
                 CommitError::Conflict { found } => SeveralError::WriteConflict { index, found },
                 error => SeveralError::Refused { index, error },
             };
-            return Err(give_up::<M, R>(
+            return Err(give_up::<M, W, R>(
                 record,
                 round,
                 Decision::Undecided,
@@ -335,19 +338,20 @@ pub fn commit_several<M: Memory, R: Record>(
     committed.map_err(|_| SeveralError::Killed)?;
     for write in writes {
         // If it does not succeed somebody else has finished it: `head` has moved on all the same.
-        intent::finish(write.memory, write.intent());
-        write.writer.took(write.slot());
+        intent::finish(&write.memory, write.intent());
+        let slot = write.slot();
+        write.writer.borrow_mut().took(slot);
     }
     Ok(())
 }
 
 /// Ends a round that cannot be committed, and puts back what was placed.
 #[cold]
-fn give_up<M: Memory, R: Record>(
+fn give_up<M: Memory, W: BorrowMut<Writer>, R: Record>(
     record: &R,
     round: Round,
     phase: Decision,
-    placed: &[Write<'_, M>],
+    placed: &[Write<'_, M, W>],
     why: SeveralError,
 ) -> SeveralError {
     if record
@@ -358,7 +362,7 @@ fn give_up<M: Memory, R: Record>(
         return SeveralError::Killed;
     }
     for write in placed {
-        put_back(write.memory, write.intent(), write.base);
+        put_back(&write.memory, write.intent(), write.base);
     }
     why
 }

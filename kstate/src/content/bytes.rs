@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use kstate_sys::region::{self, Head, Version};
 
-use super::{Bytes, Content, Filled, maybe_uninit};
+use super::{AnyPage, Bytes, Content, Filled, maybe_uninit};
 use crate::intent::Region;
 use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
@@ -59,6 +59,22 @@ impl Content for Bytes {
     fn replace(page: &mut Vec<u8>, value: &[u8]) {
         page.clear();
         page.extend_from_slice(value);
+    }
+
+    fn mix(page: Vec<u8>) -> AnyPage {
+        AnyPage::of_bytes(page)
+    }
+
+    fn unmix(page: AnyPage) -> Option<Vec<u8>> {
+        page.into_bytes()
+    }
+
+    fn owned_in(page: &AnyPage) -> Option<&Vec<u8>> {
+        page.bytes_page()
+    }
+
+    fn owned_in_mut(page: &mut AnyPage) -> Option<&mut Vec<u8>> {
+        page.bytes_page_mut()
     }
 
     fn raw_length(found: u32, capacity: u32) -> usize {

@@ -78,16 +78,6 @@ impl<T: Layout> ValuePage<T> {
             None => alloc::handle_alloc_error(Self::SHAPE),
         }
     }
-
-    /// The same, and nobody knows of what type.
-    pub(super) fn forget_type(self) -> PlainPage {
-        let this = ManuallyDrop::new(self);
-        // INVARIANT: 1 of `PlainPage`, by invariant 1.
-        PlainPage {
-            start: this.start.cast(),
-            shape: Self::SHAPE,
-        }
-    }
 }
 
 impl<T> Deref for ValuePage<T> {
@@ -121,49 +111,121 @@ impl<T> fmt::Debug for ValuePage<T> {
     }
 }
 
+/// A page of whatever content.
+#[derive(Debug)]
+pub struct AnyPage(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Plain(PlainPage),
+    Bytes(Vec<u8>),
+}
+
 /// A [`ValuePage`] of a type that is forgotten: what is in it is any plain type of its shape.
 ///
 /// # Invariants
 ///
 /// 1. `start` is an allocation of `shape`, owned by this alone; its bytes are initialised.
-pub(crate) struct PlainPage {
+/// 2. The first `length` of them are those of a value, without padding.
+#[derive(Debug)]
+struct PlainPage {
     start: NonNull<u8>,
     shape: Shape,
+    length: usize,
+}
+
+// SAFETY: plain bytes, owned (invariant 1).
+unsafe impl Send for PlainPage {}
+// SAFETY: as for `Send`; a shared borrow only reads.
+unsafe impl Sync for PlainPage {}
+
+impl AnyPage {
+    #[inline]
+    pub(super) fn of_value<T: Layout>(page: ValuePage<T>) -> Self {
+        let page = ManuallyDrop::new(page);
+        // INVARIANT: 1 and 2 of `PlainPage`, by 1 of `ValuePage`; a `Layout` has no padding.
+        Self(Kind::Plain(PlainPage {
+            start: page.start.cast(),
+            shape: ValuePage::<T>::SHAPE,
+            length: size_of::<T>(),
+        }))
+    }
+
+    pub(super) fn of_bytes(page: Vec<u8>) -> Self {
+        Self(Kind::Bytes(page))
+    }
+
+    #[inline]
+    pub(super) fn into_value<T: Layout>(self) -> Option<ValuePage<T>> {
+        match self.0 {
+            Kind::Plain(page) if page.is_of::<T>() => {
+                let page = ManuallyDrop::new(page);
+                // INVARIANT: 1: the shape was compared, and any bytes are a `T`.
+                Some(ValuePage {
+                    start: page.start.cast(),
+                    owned: PhantomData,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn into_bytes(self) -> Option<Vec<u8>> {
+        match self.0 {
+            Kind::Bytes(page) => Some(page),
+            Kind::Plain(_) => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn value<T: Layout>(&self) -> Option<&T> {
+        match &self.0 {
+            // SAFETY: invariant 1, and the shape is compared: any bytes are a `T`.
+            Kind::Plain(page) if page.is_of::<T>() => Some(unsafe { page.start.cast().as_ref() }),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    pub(super) fn value_mut<T: Layout>(&mut self) -> Option<&mut T> {
+        match &mut self.0 {
+            // SAFETY: as in `value`. A `T` has no padding, so the bytes stay initialised.
+            Kind::Plain(page) if page.is_of::<T>() => Some(unsafe { page.start.cast().as_mut() }),
+            _ => None,
+        }
+    }
+
+    pub(super) fn bytes_page(&self) -> Option<&Vec<u8>> {
+        match &self.0 {
+            Kind::Bytes(page) => Some(page),
+            Kind::Plain(_) => None,
+        }
+    }
+
+    pub(super) fn bytes_page_mut(&mut self) -> Option<&mut Vec<u8>> {
+        match &mut self.0 {
+            Kind::Bytes(page) => Some(page),
+            Kind::Plain(_) => None,
+        }
+    }
+
+    /// The bytes of a version.
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            // SAFETY: invariants 1 and 2 of `PlainPage`.
+            Kind::Plain(page) => unsafe {
+                core::slice::from_raw_parts(page.start.as_ptr(), page.length)
+            },
+            Kind::Bytes(page) => page,
+        }
+    }
 }
 
 impl PlainPage {
-    /// Seen as of type `T`, if it has that shape.
-    pub(super) fn recall_type<T: Layout>(self) -> Option<ValuePage<T>> {
-        if !self.is_of::<T>() {
-            return None;
-        }
-        let this = ManuallyDrop::new(self);
-        // INVARIANT: 1: the shape was compared, and any bytes are a `T`.
-        Some(ValuePage {
-            start: this.start.cast(),
-            owned: PhantomData,
-        })
-    }
-
     #[inline]
     fn is_of<T>(&self) -> bool {
-        self.shape == ValuePage::<T>::SHAPE
-    }
-
-    /// The value.
-    #[inline]
-    pub(super) fn get<T: Layout>(&self) -> Option<&T> {
-        // SAFETY: invariant 1, and the shape is compared: any bytes are a `T`.
-        self.is_of::<T>()
-            .then(|| unsafe { self.start.cast().as_ref() })
-    }
-
-    /// The value, to be changed.
-    #[inline]
-    pub(super) fn get_mut<T: Layout>(&mut self) -> Option<&mut T> {
-        // SAFETY: as in `get`. A `T` has no padding, so the bytes stay initialised.
-        self.is_of::<T>()
-            .then(|| unsafe { self.start.cast().as_mut() })
+        self.shape == ValuePage::<T>::SHAPE && self.length == size_of::<T>()
     }
 }
 

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use kstate_sys::region::{self, Candidate, Head, Version};
 
-use super::{Content, Filled, ValuePage, maybe_uninit, place};
+use super::{AnyPage, Content, Filled, ValuePage, maybe_uninit, place};
 use crate::layout::Layout;
 use crate::reader::Reader;
 use crate::snapshot::{Label, ReadError, Snapshot};
@@ -45,6 +45,7 @@ impl<T: Layout> Content for T {
         }
     }
 
+    #[inline]
     fn snapshot_at(reader: &Reader<Self>, head: Head) -> Result<Option<Snapshot<T>>, ReadError> {
         let mut value = T::new_zeroed();
         let memory = reader.memory_copied();
@@ -85,6 +86,26 @@ impl<T: Layout> Content for T {
     #[inline]
     fn replace(page: &mut ValuePage<T>, value: &T) {
         **page = *value;
+    }
+
+    #[inline]
+    fn mix(page: ValuePage<T>) -> AnyPage {
+        AnyPage::of_value(page)
+    }
+
+    #[inline]
+    fn unmix(page: AnyPage) -> Option<ValuePage<T>> {
+        page.into_value()
+    }
+
+    #[inline]
+    fn owned_in(page: &AnyPage) -> Option<&T> {
+        page.value()
+    }
+
+    #[inline]
+    fn owned_in_mut(page: &mut AnyPage) -> Option<&mut T> {
+        page.value_mut()
     }
 
     fn raw_length(_found: u32, _capacity: u32) -> usize {

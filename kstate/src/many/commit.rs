@@ -3,15 +3,17 @@
 use std::io;
 
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Check, Head, SeveralError, Write, Writer};
+use kstate_sys::region::{self, Check, Generation, Memory, SeveralError, Write, Writer};
+use smallvec::SmallVec;
 
-use super::member::{Member, Written};
-use super::{Many, ManyOutcome};
+use super::member::Member;
+use super::{FEW, Many, ManyOutcome};
 use crate::claim::ClaimError;
 use crate::errno;
-use crate::publish::Room;
-use crate::records::{OwnRecord, Records};
+use crate::intent::Region;
+use crate::records::OwnRecord;
 use crate::transaction::{CommitError, Outcome};
+use crate::writing::{Room, Writing};
 
 /// How often the daemon is asked to settle what it has itself given up.
 const MAX_SETTLES: u32 = 1000;
@@ -43,13 +45,17 @@ pub enum CommitManyError {
     },
 }
 
-/// A state that is going to be written.
+/// A state that is going to be changed.
+#[derive(Clone, Copy)]
 struct Target<'t> {
-    state: &'t dyn Written,
     member: &'t Member<'t>,
+    writing: &'t Writing,
     bytes: &'t [u8],
     asked: Option<u32>,
 }
+
+type Targets<'t> = SmallVec<[Target<'t>; FEW]>;
+type Checked<'t> = SmallVec<[&'t Member<'t>; FEW]>;
 
 impl Many<'_> {
     /// Makes all that was written newest, if nobody has committed to any state that was touched.
@@ -69,46 +75,50 @@ impl Many<'_> {
     /// A copy and two compare-and-swaps a state and one for all; no system call unless somebody
     /// waits. The first of a process asks the daemon for a record, 1 ms.
     pub fn commit(self) -> Result<ManyOutcome, CommitManyError> {
-        let mut dirty: Vec<&Member<'_>> = self.members.iter().filter(|m| m.dirty).collect();
-        let Some(&first) = dirty.first() else {
+        let target = |member| {
+            let (writing, bytes) = Member::change(member)?;
+            Some(Target {
+                member,
+                writing,
+                bytes,
+                asked: None,
+            })
+        };
+        let mut targets: Targets<'_> = self.members.iter().filter_map(target).collect();
+        let Some(&first) = targets.first() else {
             return Ok(ManyOutcome::Unchanged);
         };
-        let read: Vec<_> = (self.members.iter())
-            .filter(|member| member.read && !member.dirty)
-            .collect();
-        if let Some(state) = first.written().filter(|_| !self.is_ours()) {
-            return Err(state.forked().into());
+        if !self.is_ours() {
+            return Err(first.writing.forked().into());
         }
-        if let (Some(state), Some(page), [_], []) =
-            (first.written(), first.taken_page(), &dirty[..], &read[..])
-        {
-            return match state.commit_alone(first.base, page)? {
-                Outcome::Committed { generation } => Ok(ManyOutcome::Committed {
-                    generations: vec![generation],
-                }),
-                Outcome::Unchanged { .. } => Ok(ManyOutcome::Unchanged),
-                Outcome::Conflict { base, found } => Ok(ManyOutcome::Conflict {
-                    name: first.name().clone(),
+        let read = |member: &&Member<'_>| member.is_read_alone();
+        let read: Checked<'_> = self.members.iter().filter(read).collect();
+        if let ([target], []) = (&targets[..], &read[..]) {
+            let base = target.member.base;
+            return Ok(match target.writing.commit_slowly(base, target.bytes)? {
+                Outcome::Committed { generation } => ManyOutcome::Committed {
+                    generations: [generation].into_iter().collect(),
+                },
+                Outcome::Unchanged { .. } => ManyOutcome::Unchanged,
+                Outcome::Conflict { base, found } => ManyOutcome::Conflict {
+                    name: target.member.reader().name().clone(),
                     base,
                     found,
-                }),
-            };
+                },
+            });
         }
-        let order: Vec<u64> = dirty.iter().map(|member| member.state_id()).collect();
-        dirty.sort_unstable_by_key(|member| member.state_id());
-        let outcome = commit_all(&dirty, &read)?;
-        Ok(match outcome {
-            Ok(heads) => {
-                let generation = |id: &u64| {
-                    let index = dirty.binary_search_by_key(id, |member| member.state_id());
-                    heads[index.unwrap_or(0)].generation()
-                };
-                ManyOutcome::Committed {
-                    generations: order.iter().map(generation).collect(),
-                }
-            }
-            Err(member) => ManyOutcome::Conflict {
-                name: member.name().clone(),
+        if !targets.is_sorted_by_key(Target::state_id) {
+            targets.sort_unstable_by_key(Target::state_id);
+        }
+        Ok(match commit_all(&mut targets, &read)? {
+            None => ManyOutcome::Committed {
+                // Of those written, in the order they were added.
+                generations: (self.members.iter().filter_map(target))
+                    .map(|target| Generation(target.member.base.generation().0 + 1))
+                    .collect(),
+            },
+            Some(member) => ManyOutcome::Conflict {
+                name: member.reader().name().clone(),
                 base: member.base.generation(),
                 found: member.reader().generation(),
             },
@@ -116,58 +126,44 @@ impl Many<'_> {
     }
 }
 
-/// Commits `dirty`, in ascending order of states. The heads, or who was changed by others.
+/// Commits `targets`, in ascending order of states. `None`, or who was changed by others.
 fn commit_all<'m>(
-    dirty: &[&'m Member<'m>],
+    targets: &mut [Target<'m>],
     read: &[&'m Member<'m>],
-) -> Result<Result<Vec<Head>, &'m Member<'m>>, CommitManyError> {
-    let mut targets = Vec::with_capacity(dirty.len());
-    for member in dirty {
-        let (Some(state), Some(page)) = (member.written(), member.taken_page()) else {
-            unreachable!("what is dirty was added for writing and has a page");
-        };
-        if member.is_deleted() {
-            let name = member.name().clone();
+) -> Result<Option<&'m Member<'m>>, CommitManyError> {
+    for target in &mut *targets {
+        if target.member.is_deleted() {
+            let name = target.member.reader().name().clone();
             return Err(CommitError::Deleted { name }.into());
         }
-        state.claim().map_err(CommitError::from)?;
-        targets.push(Target {
-            state,
-            member,
-            bytes: state.bytes(page),
-            asked: None,
-        });
+        target.writing.ensure_claimed()?;
+        target.ensure_room()?;
     }
-    let records: &Records = dirty[0].records();
+    let first = targets[0].member;
+    let records = first.records();
     let mut record = records
         .take()
         .map_err(|source| CommitManyError::Record { source })?;
     let done = loop {
-        if let Some(error) = targets
-            .iter_mut()
-            .find_map(|target| target.ensure_room().err())
-        {
-            break Err(error.into());
-        }
-        match attempt(&mut record, &targets, read) {
-            Ok(heads) => break Ok(Ok(heads)),
+        match attempt(&mut record, targets, read) {
+            Ok(()) => break Ok(None),
             Err(SeveralError::WriteConflict { index, found }) => {
                 if found.has_intent() {
-                    targets[index].state.meet();
+                    targets[index].writing.meet();
                 }
-                break Ok(Err(targets[index].member));
+                break Ok(Some(targets[index].member));
             }
             Err(SeveralError::CheckConflict { index, found }) => {
                 if found.has_intent() {
                     meet_reading(read[index]);
                 }
-                break Ok(Err(read[index]));
+                break Ok(Some(read[index]));
             }
-            Err(SeveralError::Killed) => match settle(&mut record, dirty[0]) {
-                Ok(()) => break Ok(Err(dirty[0])),
+            Err(SeveralError::Killed) => match settle(&mut record, first) {
+                Ok(()) => break Ok(Some(first)),
                 // The record is not given back: nobody knows what became of its heads.
                 Err(source) => {
-                    let name = dirty[0].name().clone();
+                    let name = first.reader().name().clone();
                     return Err(CommitManyError::Settle { name, source });
                 }
             },
@@ -176,32 +172,34 @@ fn commit_all<'m>(
                     break Err(error.into());
                 }
             }
-            Err(_) => break Err(lost(dirty[0])),
+            Err(_) => break Err(lost(first)),
         }
     };
-    if let Ok(Ok(heads)) = &done {
+    let mut deleted = None;
+    if let Ok(None) = &done {
         // All are owed something, also when one of them turns out to be deleted.
-        let mut deleted = None;
-        for (target, head) in targets.iter().zip(heads) {
-            if !target.state.settle(*head) {
+        for target in targets {
+            if !target.pay() {
                 deleted.get_or_insert(target.member);
             }
         }
-        if let Some(member) = deleted {
-            records.put_back(record);
-            let name = member.name().clone();
-            return Err(CommitError::Deleted { name }.into());
-        }
     }
     records.put_back(record);
-    done
+    match deleted {
+        Some(member) => {
+            let name = member.reader().name().clone();
+            Err(CommitError::Deleted { name }.into())
+        }
+        None => done,
+    }
 }
 
+#[cold]
 fn lost(member: &Member<'_>) -> CommitManyError {
     CommitManyError::Record {
         source: io::Error::other(format!(
             "the commit to state `{}` failed in an unknown way",
-            member.name()
+            member.reader().name()
         )),
     }
 }
@@ -211,39 +209,32 @@ fn attempt(
     record: &mut OwnRecord,
     targets: &[Target<'_>],
     read: &[&Member<'_>],
-) -> Result<Vec<Head>, SeveralError> {
-    let mut writers: Vec<Writer> = Vec::with_capacity(targets.len());
+) -> Result<(), SeveralError> {
+    let mut writes: SmallVec<[Write<'_, Region<'_>, Writer>; FEW]> = SmallVec::new();
     for target in targets {
-        match target.state.writer().take() {
-            Some(writer) => writers.push(writer),
-            None => unreachable!("claimed above, and nobody else is in between"),
-        }
-    }
-    let regions: Vec<_> = targets.iter().map(|target| target.state.region()).collect();
-    let read: Vec<_> = read.iter().map(|m| (m.reader().region(), m.base)).collect();
-    let mut writes: Vec<_> = (targets.iter().zip(&regions).zip(&mut writers))
-        .map(|((target, memory), writer)| Write {
-            memory,
-            state: target.member.state_id(),
+        let Some(writer) = target.writing.writer.take() else {
+            unreachable!("claimed above, and nobody else is in between");
+        };
+        writes.push(Write {
+            memory: target.writing.reader().region(),
+            state: target.state_id(),
             writer,
             base: target.member.base,
             bytes: target.bytes,
-            time: target.state.now(),
-        })
-        .collect();
-    let checks: Vec<_> = (read.iter())
-        .map(|(memory, base)| Check {
-            memory,
-            base: *base,
-        })
-        .collect();
+            time: target.writing.now(),
+        });
+    }
+    let mut checks: SmallVec<[Check<Region<'_>>; FEW]> = SmallVec::new();
+    checks.extend(read.iter().map(|member| Check {
+        memory: member.reader().region(),
+        base: member.base,
+    }));
     let done = region::commit_several(&*record, record.last, &mut writes, &checks);
-    let done = done.map(|()| writes.iter().map(Write::committed).collect());
     if !matches!(done, Err(SeveralError::Killed)) {
         record.note_last();
     }
-    for (target, writer) in targets.iter().zip(writers) {
-        target.state.writer().set(Some(writer));
+    for (target, write) in targets.iter().zip(writes) {
+        target.writing.writer.set(Some(write.writer));
     }
     done
 }
@@ -262,22 +253,34 @@ fn settle(record: &mut OwnRecord, member: &Member<'_>) -> io::Result<()> {
 
 /// What a committer does about an intent on a state that it only read.
 fn meet_reading(member: &Member<'_>) {
-    match member.written() {
-        Some(state) => state.meet(),
-        None => {
-            let standing = region::look(&member.reader().region());
-            if let Ok(Some((commit, _))) = standing.map(|standing| standing.intent) {
-                member.reader().subscription().urge(commit);
-            }
-        }
+    if let Some(writing) = member.writing() {
+        writing.meet();
+        return;
+    }
+    let standing = region::look(&member.reader().region());
+    if let Ok(Some((commit, _))) = standing.map(|standing| standing.intent) {
+        member.reader().subscription().urge(commit);
     }
 }
 
 impl Target<'_> {
+    #[inline]
+    fn state_id(&self) -> u64 {
+        self.member.reader().state_id()
+    }
+
+    /// Pays what the commit owes; `false` if the state was deleted.
+    #[inline]
+    fn pay(&self) -> bool {
+        let notice = self.writing.reader().memory().header().notice();
+        notice.is_none() || self.writing.settle_own(notice)
+    }
+
+    #[inline]
     fn ensure_room(&mut self) -> Result<(), CommitError> {
-        match self.state.has_room(self.bytes.len(), self.asked) {
-            true => Ok(()),
-            false => self.grow(),
+        match self.writing.has_room(self.bytes.len(), self.asked) {
+            Ok(()) => Ok(()),
+            Err(_) => self.grow(),
         }
     }
 
@@ -285,16 +288,17 @@ impl Target<'_> {
     fn make_room(&mut self, error: region::CommitError) -> Result<(), CommitError> {
         match error {
             region::CommitError::Exhausted => Err(CommitError::Exhausted {
-                name: self.member.name().clone(),
+                name: self.member.reader().name().clone(),
             }),
             _ => self.grow(),
         }
     }
 
+    #[cold]
     fn grow(&mut self) -> Result<(), CommitError> {
-        let name = || self.member.name().clone();
+        let name = || self.member.reader().name().clone();
         let length = self.bytes.len();
-        match self.state.make_room(length, self.asked) {
+        match self.writing.make_room(length, self.asked) {
             Ok(Room::Made { capacity }) => {
                 self.asked = Some(capacity);
                 Ok(())

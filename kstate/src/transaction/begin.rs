@@ -9,6 +9,7 @@ use super::Transaction;
 use crate::content::Content;
 use crate::fault::TrapError;
 use crate::state::State;
+use crate::writing::Writing;
 
 /// Why a transaction was not begun: it could never be committed.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +63,8 @@ impl<T: Content> State<T> {
     /// Two loads; nothing is copied.
     #[inline]
     pub fn begin(&self) -> Result<Transaction<'_, T>, BeginError> {
-        let base = self.base()?;
-        let process = self.process.get();
+        let base = self.writing.base()?;
+        let process = self.writing.process.get();
         Ok(Transaction {
             state: self,
             base,
@@ -73,10 +74,12 @@ impl<T: Content> State<T> {
             doomed: false,
         })
     }
+}
 
+impl Writing {
     /// The newest head, which a transaction begins from.
     #[inline]
-    pub(super) fn base(&self) -> Result<Head, BeginError> {
+    pub(crate) fn base(&self) -> Result<Head, BeginError> {
         match self.base_quickly() {
             Some(base) => Ok(base),
             None => self.base_slowly(),
@@ -86,7 +89,7 @@ impl<T: Content> State<T> {
     /// The newest head, if a transaction can begin from it just so.
     #[inline]
     fn base_quickly(&self) -> Option<Head> {
-        let memory = self.memory();
+        let memory = self.reader().memory();
         let base = region::newest(memory).ok()?;
         let deleted = memory.header().notice().contains(Notice::DELETED);
         let ours = self.process.get().is_current() && self.is_writable();
@@ -95,12 +98,18 @@ impl<T: Content> State<T> {
 
     #[cold]
     #[inline(never)]
-    pub(crate) fn base_slowly(&self) -> Result<Head, BeginError> {
-        let name = || self.name().clone();
+    fn base_slowly(&self) -> Result<Head, BeginError> {
+        let name = || self.reader().name().clone();
         if !self.is_writable() {
             return Err(BeginError::ReadOnly { name: name() });
         }
-        if self.memory().header().notice().contains(Notice::DELETED) {
+        if self
+            .reader()
+            .memory()
+            .header()
+            .notice()
+            .contains(Notice::DELETED)
+        {
             return Err(BeginError::Deleted { name: name() });
         }
         if !self.process.get().is_current() {
@@ -109,7 +118,7 @@ impl<T: Content> State<T> {
                 source,
             })?;
         }
-        match self.look() {
+        match self.reader().look() {
             Ok(standing) => Ok(standing.head),
             Err(_) => Err(BeginError::Undecided { name: name() }),
         }

@@ -9,9 +9,9 @@ use kstate_sys::region::{self, Head, Memory};
 use super::Outcome;
 use crate::claim::ClaimError;
 use crate::content::Content;
-use crate::publish::Room;
 use crate::snapshot::ReadError;
 use crate::state::State;
+use crate::writing::{Room, Writing};
 
 /// Why a commit could not even be tried. The state is unchanged, except as
 /// [`CommitError::Deleted`] says.
@@ -77,14 +77,14 @@ impl<T: Content> State<T> {
     pub(crate) fn commit_page(&self, base: Head, page: &T::Page) -> Result<Outcome, CommitError> {
         let value = T::owned(page).borrow();
         let bytes = T::bytes(value);
-        if let Some(mut writer) = self.writer.take() {
+        if let Some(mut writer) = self.writing.writer.take() {
             let memory = self.memory();
             let fits = bytes.len() <= memory.header().announced_capacity();
             let committed = match fits {
-                true => writer.commit(memory, base, bytes, self.now()),
+                true => writer.commit(memory, base, bytes, self.writing.now()),
                 false => Err(region::CommitError::Contended),
             };
-            self.writer.set(Some(writer));
+            self.writing.writer.set(Some(writer));
             match committed {
                 Ok(head) => {
                     let notice = memory.header().notice();
@@ -98,19 +98,21 @@ impl<T: Content> State<T> {
                     });
                 }
                 Err(region::CommitError::Conflict { found }) => {
-                    return Ok(self.conflict(base, found));
+                    return Ok(self.writing.conflict(base, found));
                 }
                 Err(_) => {}
             }
         }
-        self.commit_slowly(base, bytes)
+        self.writing.commit_slowly(base, bytes)
     }
+}
 
+impl Writing {
     /// With all that can come between: no group yet, a state that has grown.
     #[cold]
     #[inline(never)]
-    pub(super) fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
-        let name = || self.name().clone();
+    pub(crate) fn commit_slowly(&self, base: Head, bytes: &[u8]) -> Result<Outcome, CommitError> {
+        let name = || self.reader().name().clone();
         let mut asked = None;
         loop {
             let mut writer = match self.own_writer() {
@@ -118,13 +120,13 @@ impl<T: Content> State<T> {
                 None => self.claim()?,
             };
             let committed = match self.has_room(bytes.len(), asked) {
-                Ok(()) => writer.commit(self.memory(), base, bytes, self.now()),
+                Ok(()) => writer.commit(self.reader().memory(), base, bytes, self.now()),
                 Err(error) => Err(error),
             };
             self.writer.set(Some(writer));
             return match committed {
                 Ok(head) => {
-                    let notice = self.memory().header().notice();
+                    let notice = self.reader().memory().header().notice();
                     match notice.is_none() || self.settle(notice, head) {
                         true => Ok(Outcome::Committed {
                             generation: head.generation(),
@@ -158,7 +160,7 @@ impl<T: Content> State<T> {
     fn conflict(&self, base: Head, found: Head) -> Outcome {
         let mut generation = found.generation();
         if found.has_intent() {
-            generation = self.resolved_generation(found);
+            generation = self.reader().resolved_generation(found);
             // Done about it what can be done, for the next attempt.
             self.meet();
         }
@@ -171,7 +173,7 @@ impl<T: Content> State<T> {
     #[cold]
     pub(crate) fn forked(&self) -> CommitError {
         CommitError::Forked {
-            name: self.name().clone(),
+            name: self.reader().name().clone(),
         }
     }
 }

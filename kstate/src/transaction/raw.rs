@@ -139,7 +139,7 @@ impl<T: Content> State<T> {
     /// A system call of 0.5 µs if an earlier page holds the version already and is shown again; else
     /// none but for a first page. Nothing is copied.
     pub fn begin_raw(&self) -> Result<RawTransaction<'_, T>, BeginError> {
-        let base = self.base()?;
+        let base = self.writing.base()?;
         let io = |source| BeginError::Io {
             name: self.name().clone(),
             source,
@@ -167,7 +167,7 @@ impl<T: Content> State<T> {
         Ok(RawTransaction {
             state: self,
             base,
-            process: self.process.get(),
+            process: self.writing.process.get(),
             page,
             length: None,
         })
@@ -364,7 +364,7 @@ impl<T: Content> RawTransaction<'_, T> {
     /// that asks for writes where none can be seen.
     pub fn commit(mut self) -> Result<Outcome, CommitError> {
         if !self.process.is_current() {
-            return Err(self.state.forked());
+            return Err(self.state.writing.forked());
         }
         let base = self.base.generation();
         let (filled, known_dirty) = match &self.page {
@@ -395,7 +395,7 @@ impl<T: Content> RawTransaction<'_, T> {
         // SAFETY: a page of this transaction, filled; nobody writes to it now, which is what this
         // function asks of who has the pointer.
         let bytes = unsafe { std::slice::from_raw_parts(self.start().cast_const(), length) };
-        let outcome = self.state.commit_slowly(self.base, bytes)?;
+        let outcome = self.state.writing.commit_slowly(self.base, bytes)?;
         if let Outcome::Committed { generation } = outcome {
             let newest = region::newest(self.state.memory()).ok();
             let head = newest.filter(|head| head.generation() == generation);
