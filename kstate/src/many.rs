@@ -339,6 +339,13 @@ impl<'s> Many<'s> {
     }
 }
 
+impl Drop for Many<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.members.iter_mut().for_each(Member::recycle);
+    }
+}
+
 impl Default for Many<'_> {
     fn default() -> Self {
         Self::new()

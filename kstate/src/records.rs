@@ -34,8 +34,11 @@ pub(crate) struct Records {
     root: PathBuf,
     device: u64,
     known: Lock<HashMap<u32, Known>>,
-    own: Lock<Vec<OwnRecord>>,
+    own: Lock<Vec<Pooled>>,
 }
+
+/// A record in hand or in the pool: a word, since it goes to and fro.
+pub(crate) type Pooled = Box<OwnRecord>;
 
 #[derive(Debug)]
 enum Known {
@@ -129,21 +132,21 @@ impl Records {
     ///
     /// None but a lock; the first time, and for each thread more that commits at the same time,
     /// some requests to the daemon, 1 ms.
-    pub(crate) fn take(&self) -> io::Result<OwnRecord> {
-        let free = {
-            let mut own = self.own.lock();
-            // A parent's are the parent's, and a record that has served all its rounds is done.
-            own.retain(|own| own.process.is_current() && own.last.0 < MAX_ROUND);
-            own.pop()
-        };
-        match free {
-            Some(own) => Ok(own),
-            None => self.claim(),
+    pub(crate) fn take(&self) -> io::Result<Pooled> {
+        loop {
+            // Not under the lock while it is looked at.
+            let free = self.own.lock().pop();
+            match free {
+                // A parent's are the parent's, and a record that has served all its rounds is done.
+                Some(own) if !own.process.is_current() || own.last.0 >= MAX_ROUND => {}
+                Some(own) => return Ok(own),
+                None => return self.claim().map(Box::new),
+            }
         }
     }
 
     /// Takes it back.
-    pub(crate) fn put_back(&self, own: OwnRecord) {
+    pub(crate) fn put_back(&self, own: Pooled) {
         self.own.lock().push(own);
     }
 

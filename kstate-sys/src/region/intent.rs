@@ -184,6 +184,15 @@ impl StatusWord {
         );
         // ORDERING: Release: who finds this round finds the earlier ones' heads put back, and the
         // daemon finds the list of this one. Acquire with the daemon's `kill`.
+        if decision == Decision::Committed {
+            // Nobody but the owner changes what is committed, so that nothing can come between.
+            let found = self.load();
+            if found != from {
+                return Err(found);
+            }
+            self.0.store(to.0, Ordering::Release);
+            return Ok(round);
+        }
         self.0
             .compare_exchange(from.0, to.0, Ordering::AcqRel, Ordering::Acquire)
             .map(|_| round)

@@ -111,127 +111,137 @@ impl<T> fmt::Debug for ValuePage<T> {
     }
 }
 
-/// A page of whatever content.
-#[derive(Debug)]
-pub struct AnyPage(Kind);
-
-#[derive(Debug)]
-enum Kind {
-    Plain(PlainPage),
-    Bytes(Vec<u8>),
-}
-
-/// A [`ValuePage`] of a type that is forgotten: what is in it is any plain type of its shape.
+/// A page of whatever content: two words, since it goes from hand to hand.
 ///
 /// # Invariants
 ///
-/// 1. `start` is an allocation of `shape`, owned by this alone; its bytes are initialised.
-/// 2. The first `length` of them are those of a value, without padding.
-#[derive(Debug)]
-struct PlainPage {
+/// 1. `start` is what `kind` says, owned by this alone.
+pub struct AnyPage {
     start: NonNull<u8>,
-    shape: Shape,
-    length: usize,
+    kind: Kind,
 }
 
-// SAFETY: plain bytes, owned (invariant 1).
-unsafe impl Send for PlainPage {}
+/// What is behind a page's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A value of so many bytes, as in a [`ValuePage`], allocated so aligned.
+    Plain { length: u32, align: u32 },
+    /// A boxed vector.
+    Bytes,
+}
+
+// SAFETY: plain bytes or a vector of them, owned (invariant 1).
+unsafe impl Send for AnyPage {}
 // SAFETY: as for `Send`; a shared borrow only reads.
-unsafe impl Sync for PlainPage {}
+unsafe impl Sync for AnyPage {}
+
+impl<T> ValuePage<T> {
+    const KIND: Kind = {
+        let (length, align) = (size_of::<T>(), Self::SHAPE.align());
+        assert!(length < 1 << 31 && align < 1 << 31);
+        #[expect(clippy::cast_possible_truncation, reason = "compared above")]
+        Kind::Plain {
+            length: length as u32,
+            align: align as u32,
+        }
+    };
+}
 
 impl AnyPage {
     #[inline]
     pub(super) fn of_value<T: Layout>(page: ValuePage<T>) -> Self {
         let page = ManuallyDrop::new(page);
-        // INVARIANT: 1 and 2 of `PlainPage`, by 1 of `ValuePage`; a `Layout` has no padding.
-        Self(Kind::Plain(PlainPage {
+        // INVARIANT: 1.
+        Self {
             start: page.start.cast(),
-            shape: ValuePage::<T>::SHAPE,
-            length: size_of::<T>(),
-        }))
+            kind: ValuePage::<T>::KIND,
+        }
     }
 
     pub(super) fn of_bytes(page: Vec<u8>) -> Self {
-        Self(Kind::Bytes(page))
+        // INVARIANT: 1.
+        Self {
+            start: NonNull::from(Box::leak(Box::new(page))).cast(),
+            kind: Kind::Bytes,
+        }
     }
 
     #[inline]
     pub(super) fn into_value<T: Layout>(self) -> Option<ValuePage<T>> {
-        match self.0 {
-            Kind::Plain(page) if page.is_of::<T>() => {
-                let page = ManuallyDrop::new(page);
-                // INVARIANT: 1: the shape was compared, and any bytes are a `T`.
-                Some(ValuePage {
-                    start: page.start.cast(),
-                    owned: PhantomData,
-                })
-            }
-            _ => None,
+        if self.kind != ValuePage::<T>::KIND {
+            return None;
         }
+        let page = ManuallyDrop::new(self);
+        // INVARIANT: 1: the kind has the shape of a `T`, and any bytes are one.
+        Some(ValuePage {
+            start: page.start.cast(),
+            owned: PhantomData,
+        })
     }
 
-    pub(super) fn into_bytes(self) -> Option<Vec<u8>> {
-        match self.0 {
-            Kind::Bytes(page) => Some(page),
-            Kind::Plain(_) => None,
-        }
+    pub(super) fn into_bytes(mut self) -> Option<Vec<u8>> {
+        // An empty one is left for the drop.
+        self.bytes_page_mut().map(std::mem::take)
     }
 
     #[inline]
     pub(super) fn value<T: Layout>(&self) -> Option<&T> {
-        match &self.0 {
-            // SAFETY: invariant 1, and the shape is compared: any bytes are a `T`.
-            Kind::Plain(page) if page.is_of::<T>() => Some(unsafe { page.start.cast().as_ref() }),
-            _ => None,
-        }
+        // SAFETY: invariant 1, and the kind has the shape of a `T`: any bytes are one.
+        (self.kind == ValuePage::<T>::KIND).then(|| unsafe { self.start.cast().as_ref() })
     }
 
     #[inline]
     pub(super) fn value_mut<T: Layout>(&mut self) -> Option<&mut T> {
-        match &mut self.0 {
-            // SAFETY: as in `value`. A `T` has no padding, so the bytes stay initialised.
-            Kind::Plain(page) if page.is_of::<T>() => Some(unsafe { page.start.cast().as_mut() }),
-            _ => None,
-        }
+        // SAFETY: as in `value`. A `T` has no padding, so the bytes stay initialised.
+        (self.kind == ValuePage::<T>::KIND).then(|| unsafe { self.start.cast().as_mut() })
     }
 
     pub(super) fn bytes_page(&self) -> Option<&Vec<u8>> {
-        match &self.0 {
-            Kind::Bytes(page) => Some(page),
-            Kind::Plain(_) => None,
-        }
+        // SAFETY: invariant 1.
+        (self.kind == Kind::Bytes).then(|| unsafe { self.start.cast().as_ref() })
     }
 
     pub(super) fn bytes_page_mut(&mut self) -> Option<&mut Vec<u8>> {
-        match &mut self.0 {
-            Kind::Bytes(page) => Some(page),
-            Kind::Plain(_) => None,
-        }
+        // SAFETY: invariant 1.
+        (self.kind == Kind::Bytes).then(|| unsafe { self.start.cast().as_mut() })
     }
 
     /// The bytes of a version.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        match &self.0 {
-            // SAFETY: invariants 1 and 2 of `PlainPage`.
-            Kind::Plain(page) => unsafe {
-                core::slice::from_raw_parts(page.start.as_ptr(), page.length)
-            },
-            Kind::Bytes(page) => page,
+        match self.kind {
+            Kind::Plain { length, .. } => {
+                // SAFETY: invariant 1; a `Layout` has no padding.
+                unsafe { core::slice::from_raw_parts(self.start.as_ptr(), length as usize) }
+            }
+            Kind::Bytes => self.bytes_page().map_or(&[], Vec::as_slice),
         }
     }
 }
 
-impl PlainPage {
-    #[inline]
-    fn is_of<T>(&self) -> bool {
-        self.shape == ValuePage::<T>::SHAPE && self.length == size_of::<T>()
+impl Drop for AnyPage {
+    fn drop(&mut self) {
+        match self.kind {
+            Kind::Plain { length, align } => {
+                let size = (length as usize).max(1);
+                // SAFETY: invariant 1; it was allocated with a size and alignment that fit.
+                let shape = unsafe { Shape::from_size_align_unchecked(size, align as usize) };
+                // SAFETY: as above.
+                unsafe { alloc::dealloc(self.start.as_ptr(), shape) }
+            }
+            Kind::Bytes => {
+                let start = self.start.as_ptr().cast::<Vec<u8>>();
+                // SAFETY: invariant 1.
+                drop(unsafe { Box::from_raw(start) });
+            }
+        }
     }
 }
 
-impl Drop for PlainPage {
-    fn drop(&mut self) {
-        // SAFETY: invariant 1.
-        unsafe { alloc::dealloc(self.start.as_ptr(), self.shape) }
+impl fmt::Debug for AnyPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AnyPage")
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }

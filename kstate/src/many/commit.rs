@@ -1,9 +1,10 @@
 //! Committing what was written to several states, if all that was touched still stands.
 
+use std::collections::HashMap;
 use std::io;
 
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Check, Generation, Memory, SeveralError, Write, Writer};
+use kstate_sys::region::{self, Check, Generation, Memory, Notice, SeveralError, Write, Writer};
 use smallvec::SmallVec;
 
 use super::member::Member;
@@ -45,17 +46,15 @@ pub enum CommitManyError {
     },
 }
 
-/// A state that is going to be changed.
+/// States that are going to be changed, in ascending order of their numbers.
+type Targets<'t> = SmallVec<[Target<'t>; FEW]>;
+
+/// One of them.
 #[derive(Clone, Copy)]
 struct Target<'t> {
     member: &'t Member<'t>,
     writing: &'t Writing,
-    bytes: &'t [u8],
-    asked: Option<u32>,
 }
-
-type Targets<'t> = SmallVec<[Target<'t>; FEW]>;
-type Checked<'t> = SmallVec<[&'t Member<'t>; FEW]>;
 
 impl Many<'_> {
     /// Makes all that was written newest, if nobody has committed to any state that was touched.
@@ -74,47 +73,47 @@ impl Many<'_> {
     ///
     /// A copy and two compare-and-swaps a state and one for all; no system call unless somebody
     /// waits. The first of a process asks the daemon for a record, 1 ms.
+    #[inline]
     pub fn commit(self) -> Result<ManyOutcome, CommitManyError> {
-        let target = |member| {
-            let (writing, bytes) = Member::change(member)?;
-            Some(Target {
-                member,
-                writing,
-                bytes,
-                asked: None,
-            })
-        };
-        let mut targets: Targets<'_> = self.members.iter().filter_map(target).collect();
-        let Some(&first) = targets.first() else {
+        // Not moved any further: it is long.
+        self.try_commit()
+    }
+
+    fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
+        let mut targets = Targets::new();
+        let (mut any_read, mut sorted, mut last) = (false, true, 0);
+        for member in &self.members {
+            match member.writing().filter(|_| member.is_dirty()) {
+                Some(writing) => targets.push(Target { member, writing }),
+                None => {
+                    any_read |= member.is_read_alone();
+                    continue;
+                }
+            }
+            sorted &= last <= member.state_id();
+            last = member.state_id();
+        }
+        let Some(first) = targets.first() else {
             return Ok(ManyOutcome::Unchanged);
         };
         if !self.is_ours() {
             return Err(first.writing.forked().into());
         }
-        let read = |member: &&Member<'_>| member.is_read_alone();
-        let read: Checked<'_> = self.members.iter().filter(read).collect();
-        if let ([target], []) = (&targets[..], &read[..]) {
-            let base = target.member.base;
-            return Ok(match target.writing.commit_slowly(base, target.bytes)? {
-                Outcome::Committed { generation } => ManyOutcome::Committed {
-                    generations: [generation].into_iter().collect(),
-                },
-                Outcome::Unchanged { .. } => ManyOutcome::Unchanged,
-                Outcome::Conflict { base, found } => ManyOutcome::Conflict {
-                    name: target.member.reader().name().clone(),
-                    base,
-                    found,
-                },
-            });
+        if let ([target], false) = (&targets[..], any_read) {
+            return target.commit_alone();
         }
-        if !targets.is_sorted_by_key(Target::state_id) {
-            targets.sort_unstable_by_key(Target::state_id);
+        if !sorted {
+            targets.sort_unstable_by_key(|target| target.member.state_id());
         }
-        Ok(match commit_all(&mut targets, &read)? {
+        let mut read: SmallVec<[&Member<'_>; FEW]> = SmallVec::new();
+        if any_read {
+            read.extend(self.members.iter().filter(|member| member.is_read_alone()));
+        }
+        Ok(match commit_all(&targets, &read)? {
             None => ManyOutcome::Committed {
-                // Of those written, in the order they were added.
-                generations: (self.members.iter().filter_map(target))
-                    .map(|target| Generation(target.member.base.generation().0 + 1))
+                generations: (self.members.iter())
+                    .filter(|member| member.is_dirty())
+                    .map(|member| Generation(member.base.generation().0 + 1))
                     .collect(),
             },
             Some(member) => ManyOutcome::Conflict {
@@ -126,26 +125,30 @@ impl Many<'_> {
     }
 }
 
-/// Commits `targets`, in ascending order of states. `None`, or who was changed by others.
+/// Commits `targets`. `None`, or who was changed by others.
 fn commit_all<'m>(
-    targets: &mut [Target<'m>],
+    targets: &[Target<'m>],
     read: &[&'m Member<'m>],
 ) -> Result<Option<&'m Member<'m>>, CommitManyError> {
-    for target in &mut *targets {
-        if target.member.is_deleted() {
-            let name = target.member.reader().name().clone();
-            return Err(CommitError::Deleted { name }.into());
-        }
-        target.writing.ensure_claimed()?;
-        target.ensure_room()?;
-    }
     let first = targets[0].member;
     let records = first.records();
     let mut record = records
         .take()
         .map_err(|source| CommitManyError::Record { source })?;
+    let (mut asked, mut prepared) = (Asked::default(), false);
     let done = loop {
-        match attempt(&mut record, targets, read) {
+        let attempted = match attempt(&mut record, targets, read, prepared) {
+            Some(attempted) => attempted,
+            None if prepared => break Err(lost(first)),
+            None => match prepare(targets, &mut asked) {
+                Ok(()) => {
+                    prepared = true;
+                    continue;
+                }
+                Err(error) => break Err(error.into()),
+            },
+        };
+        match attempted {
             Ok(()) => break Ok(None),
             Err(SeveralError::WriteConflict { index, found }) => {
                 if found.has_intent() {
@@ -168,7 +171,7 @@ fn commit_all<'m>(
                 }
             },
             Err(SeveralError::Refused { index, error }) => {
-                if let Err(error) = targets[index].make_room(error) {
+                if let Err(error) = targets[index].make_room(error, &mut asked) {
                     break Err(error.into());
                 }
             }
@@ -186,11 +189,34 @@ fn commit_all<'m>(
     }
     records.put_back(record);
     match deleted {
-        Some(member) => {
-            let name = member.reader().name().clone();
-            Err(CommitError::Deleted { name }.into())
-        }
+        Some(member) => Err(is_deleted(member).into()),
         None => done,
+    }
+}
+
+/// The capacities that the daemon was asked for, by the states' numbers.
+type Asked = HashMap<u64, u32>;
+
+/// Does for each of `targets` what has to be done before a commit.
+#[cold]
+fn prepare(targets: &[Target<'_>], asked: &mut Asked) -> Result<(), CommitError> {
+    for target in targets {
+        if target.member.is_deleted() {
+            return Err(is_deleted(target.member));
+        }
+        target.writing.ensure_claimed()?;
+        let (length, known) = (target.member.bytes().len(), target.asked(asked));
+        if target.writing.has_room(length, known).is_err() {
+            target.grow(asked)?;
+        }
+    }
+    Ok(())
+}
+
+#[cold]
+fn is_deleted(member: &Member<'_>) -> CommitError {
+    CommitError::Deleted {
+        name: member.reader().name().clone(),
     }
 }
 
@@ -204,39 +230,46 @@ fn lost(member: &Member<'_>) -> CommitManyError {
     }
 }
 
-/// One attempt, with everybody's writer in hand.
+/// One attempt, with everybody's writer in hand; `None` if one of `targets` has to be
+/// [prepared](prepare), which they may be.
 fn attempt(
     record: &mut OwnRecord,
     targets: &[Target<'_>],
     read: &[&Member<'_>],
-) -> Result<(), SeveralError> {
+    prepared: bool,
+) -> Option<Result<(), SeveralError>> {
     let mut writes: SmallVec<[Write<'_, Region<'_>, Writer>; FEW]> = SmallVec::new();
     for target in targets {
-        let Some(writer) = target.writing.writer.take() else {
-            unreachable!("claimed above, and nobody else is in between");
-        };
-        writes.push(Write {
-            memory: target.writing.reader().region(),
-            state: target.state_id(),
-            writer,
-            base: target.member.base,
-            bytes: target.bytes,
-            time: target.writing.now(),
-        });
+        match target.write(prepared) {
+            Some(write) => writes.push(write),
+            None => {
+                put_back(targets, writes);
+                return None;
+            }
+        }
     }
     let mut checks: SmallVec<[Check<Region<'_>>; FEW]> = SmallVec::new();
     checks.extend(read.iter().map(|member| Check {
         memory: member.reader().region(),
         base: member.base,
     }));
-    let done = region::commit_several(&*record, record.last, &mut writes, &checks);
+    let done = region::commit_several(record, record.last, &mut writes, &checks);
     if !matches!(done, Err(SeveralError::Killed)) {
         record.note_last();
     }
+    put_back(targets, writes);
+    Some(done)
+}
+
+/// Gives the writers back to their handles.
+#[inline]
+fn put_back<'w>(
+    targets: &[Target<'_>],
+    writes: impl IntoIterator<Item = Write<'w, Region<'w>, Writer>>,
+) {
     for (target, write) in targets.iter().zip(writes) {
         target.writing.writer.set(Some(write.writer));
     }
-    done
 }
 
 /// Has the daemon settle what it has given up, so that the record serves again.
@@ -263,10 +296,27 @@ fn meet_reading(member: &Member<'_>) {
     }
 }
 
-impl Target<'_> {
+impl<'t> Target<'t> {
+    /// What is to be written, if nothing has to be done before that: neither are there slots to be
+    /// claimed nor, unless it is prepared, is the version longer than was announced or the state
+    /// deleted.
     #[inline]
-    fn state_id(&self) -> u64 {
-        self.member.reader().state_id()
+    fn write(&self, prepared: bool) -> Option<Write<'t, Region<'t>, Writer>> {
+        let (memory, bytes) = (self.writing.reader().region(), self.member.bytes());
+        let header = memory.header();
+        let fits = bytes.len() <= header.announced_capacity();
+        if !prepared && (!fits || header.notice().contains(Notice::DELETED)) {
+            return None;
+        }
+        let writer = self.writing.own_writer()?;
+        Some(Write {
+            memory,
+            state: self.member.state_id(),
+            writer,
+            base: self.member.base,
+            bytes,
+            time: self.writing.now(),
+        })
     }
 
     /// Pays what the commit owes; `false` if the state was deleted.
@@ -276,31 +326,45 @@ impl Target<'_> {
         notice.is_none() || self.writing.settle_own(notice)
     }
 
-    #[inline]
-    fn ensure_room(&mut self) -> Result<(), CommitError> {
-        match self.writing.has_room(self.bytes.len(), self.asked) {
-            Ok(()) => Ok(()),
-            Err(_) => self.grow(),
-        }
+    /// The ordinary commit.
+    #[cold]
+    fn commit_alone(&self) -> Result<ManyOutcome, CommitManyError> {
+        let (base, bytes) = (self.member.base, self.member.bytes());
+        Ok(match self.writing.commit_slowly(base, bytes)? {
+            Outcome::Committed { generation } => ManyOutcome::Committed {
+                generations: [generation].into_iter().collect(),
+            },
+            Outcome::Unchanged { .. } => ManyOutcome::Unchanged,
+            Outcome::Conflict { base, found } => ManyOutcome::Conflict {
+                name: self.member.reader().name().clone(),
+                base,
+                found,
+            },
+        })
+    }
+
+    fn asked(&self, asked: &Asked) -> Option<u32> {
+        asked.get(&self.member.state_id()).copied()
     }
 
     /// After the slots were found too small or not mapped.
-    fn make_room(&mut self, error: region::CommitError) -> Result<(), CommitError> {
+    #[cold]
+    fn make_room(&self, error: region::CommitError, asked: &mut Asked) -> Result<(), CommitError> {
         match error {
             region::CommitError::Exhausted => Err(CommitError::Exhausted {
                 name: self.member.reader().name().clone(),
             }),
-            _ => self.grow(),
+            _ => self.grow(asked),
         }
     }
 
     #[cold]
-    fn grow(&mut self) -> Result<(), CommitError> {
+    fn grow(&self, asked: &mut Asked) -> Result<(), CommitError> {
         let name = || self.member.reader().name().clone();
-        let length = self.bytes.len();
-        match self.writing.make_room(length, self.asked) {
+        let length = self.member.bytes().len();
+        match self.writing.make_room(length, self.asked(asked)) {
             Ok(Room::Made { capacity }) => {
-                self.asked = Some(capacity);
+                asked.insert(self.member.state_id(), capacity);
                 Ok(())
             }
             Ok(Room::Lacking { capacity }) => Err(CommitError::TooLong {

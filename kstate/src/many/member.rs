@@ -18,7 +18,7 @@ pub(super) struct Member<'s> {
     reader: &'s Reader<Untyped>,
     /// If it is to be written.
     writing: Option<&'s Writing>,
-    content: TypeId,
+    content: fn() -> TypeId,
     pub(super) base: Head,
     page: Option<AnyPage>,
     read: bool,
@@ -29,17 +29,24 @@ pub(super) struct Member<'s> {
 impl<'s> Member<'s> {
     #[inline]
     pub(super) fn to_write<T: Content>(state: &'s State<T>, base: Head) -> Self {
-        let mut member = Self::to_read::<T>(state, base);
-        member.writing = Some(&state.writing);
-        member
+        Self::new::<T>(state.writing.reader(), Some(&state.writing), base)
     }
 
     #[inline]
     pub(super) fn to_read<T: Content>(reader: &'s Reader<T>, base: Head) -> Self {
+        Self::new::<T>(reader.as_of(), None, base)
+    }
+
+    #[inline]
+    fn new<T: Content>(
+        reader: &'s Reader<Untyped>,
+        writing: Option<&'s Writing>,
+        base: Head,
+    ) -> Self {
         Self {
-            reader: reader.as_of(),
-            writing: None,
-            content: TypeId::of::<T>(),
+            reader,
+            writing,
+            content: TypeId::of::<T>,
             base,
             page: None,
             read: false,
@@ -48,17 +55,36 @@ impl<'s> Member<'s> {
         }
     }
 
+    /// Gives the page back to the handle.
+    #[inline]
+    pub(super) fn recycle(&mut self) {
+        if let (Some(writing), Some(page)) = (self.writing, self.page.take()) {
+            writing.spare.set(Some(page));
+        }
+    }
+
     pub(super) fn reader(&self) -> &'s Reader<Untyped> {
         self.reader
     }
 
-    /// What it is written with; with its new bytes, if it is to be changed.
+    /// Whether it is to be changed.
     #[inline]
-    pub(super) fn change(&self) -> Option<(&'s Writing, &[u8])> {
-        let bytes = self.page.as_ref().filter(|_| self.dirty)?.bytes();
-        self.writing.map(|writing| (writing, bytes))
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
     }
 
+    /// The bytes of the new version.
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.page.as_ref().map_or(&[], AnyPage::bytes)
+    }
+
+    #[inline]
+    pub(super) fn state_id(&self) -> u64 {
+        self.reader.state_id()
+    }
+
+    #[inline]
     pub(super) fn writing(&self) -> Option<&'s Writing> {
         self.writing
     }
@@ -100,7 +126,8 @@ impl<'s> Member<'s> {
         let same = std::ptr::eq(self.reader.subscription(), theirs.subscription());
         (same || self.is_of(theirs))
             && (!writing || self.writing.is_some())
-            && self.content == TypeId::of::<T>()
+            && (std::ptr::fn_addr_eq(self.content, TypeId::of::<T> as fn() -> TypeId)
+                || (self.content)() == TypeId::of::<T>())
     }
 
     pub(super) fn is_current(&self) -> bool {
@@ -179,16 +206,6 @@ impl<'s> Member<'s> {
     fn touched_by_child(&self) -> ReadError {
         ReadError::Forked {
             name: self.reader.name().clone(),
-        }
-    }
-}
-
-/// Gives the page back to the handle.
-impl Drop for Member<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if let (Some(writing), Some(page)) = (self.writing, self.page.take()) {
-            writing.spare.set(Some(page));
         }
     }
 }
