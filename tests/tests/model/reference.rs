@@ -1,0 +1,758 @@
+//! What must be answered, worked out one command at a time.
+//!
+//! The reference knows what [`docs/design.md`] says of slots: a handle has a group of four and fills
+//! them in turn, going on only after a success. So it can tell when the version that a transaction began
+//! from is gone, and what a late first touch shows.
+//!
+//! [`docs/design.md`]: ../../../docs/design.md
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+
+use super::step::{self, Step, Verb};
+
+/// Processes that are always there; those over them are forks.
+pub(crate) const ACTORS: usize = 3;
+/// With forks.
+const MOST_ACTORS: usize = 5;
+/// Transactions of a process that are open at once.
+const MOST_OPEN: usize = 6;
+
+const STATES: usize = 3;
+/// The state of bytes; the others are numbers.
+const BYTES: usize = 2;
+/// Bytes that it has room for.
+const CAPACITY: usize = 32;
+const NUMBER_BYTES: usize = 8;
+/// More of a raw page than anybody writes to.
+const PAGE: usize = 64;
+
+const SLOTS: u8 = 4;
+/// The ways to begin that trap nothing.
+const SOFT: &str = "soft";
+const SOFTWARE: &str = "software";
+
+type Slot = (u8, u8);
+
+/// A generation, and where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Head {
+    generation: u64,
+    slot: Slot,
+}
+
+#[derive(Debug)]
+struct State {
+    head: Head,
+    /// What each slot was filled with last: under which generation, and the value.
+    slots: HashMap<Slot, (u64, Vec<u8>)>,
+    /// Who has each group.
+    owners: BTreeMap<u8, usize>,
+}
+
+/// A handle's group, and the slot of its last success.
+#[derive(Clone, Copy, Debug)]
+struct Writer {
+    group: u8,
+    last: u8,
+}
+
+/// A raw page that no transaction has: how it is trapped, and the version in it.
+#[derive(Clone, Debug)]
+struct Spare {
+    how: &'static str,
+    holds: Option<(Head, Vec<u8>)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Actor {
+    writers: [Option<Writer>; STATES],
+    spares: [Vec<Spare>; STATES],
+    singles: BTreeMap<u32, Single>,
+    several: BTreeMap<u32, Several>,
+}
+
+#[derive(Clone, Debug)]
+struct Single {
+    state: usize,
+    how: &'static str,
+    base: Head,
+    page: Option<Page>,
+    dirty: bool,
+    doomed: bool,
+    length: Option<usize>,
+    /// Begun by the process that this one was forked from.
+    inherited: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Page {
+    bytes: Vec<u8>,
+    /// The length of the version it was filled with.
+    found: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Several {
+    members: Vec<Member>,
+    inherited: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Member {
+    state: usize,
+    reading: bool,
+    base: Head,
+    page: Option<Vec<u8>>,
+    read: bool,
+    dirty: bool,
+    doomed: bool,
+}
+
+/// What a step comes to.
+#[derive(Debug)]
+pub(crate) enum Act {
+    /// A process is told a line, and must answer so.
+    Tell {
+        actor: usize,
+        line: String,
+        expected: String,
+    },
+    /// A process forks; the child has the next number.
+    Fork { actor: usize },
+    /// A process is killed. One of those that are always there comes anew.
+    Kill { actor: usize },
+}
+
+pub(crate) struct Reference {
+    states: [State; STATES],
+    /// `None` for a fork that was killed.
+    actors: Vec<Option<Actor>>,
+    next: u32,
+    /// How transactions are begun.
+    ways: Vec<&'static str>,
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            head: Head {
+                generation: 0,
+                slot: (0, 0),
+            },
+            slots: HashMap::new(),
+            owners: BTreeMap::new(),
+        }
+    }
+
+    fn claim(&mut self, actor: usize) -> Writer {
+        let free = (1..).find(|group| !self.owners.contains_key(group));
+        let group = free.expect("few handles");
+        self.owners.insert(group, actor);
+        let (live, index) = self.head.slot;
+        let last = if live == group { index } else { SLOTS - 1 };
+        Writer { group, last }
+    }
+
+    fn release(&mut self, actor: usize) {
+        self.owners.retain(|_, owner| *owner != actor);
+    }
+
+    /// Fills the writer's next slot, under the next generation; the slot.
+    fn fill(&mut self, writer: Writer, value: &[u8]) -> Slot {
+        let slot = (writer.group, (writer.last + 1) % SLOTS);
+        let generation = self.head.generation + 1;
+        self.slots.insert(slot, (generation, value.to_owned()));
+        slot
+    }
+
+    /// Makes the slot that was filled just now the newest version.
+    fn swap(&mut self, writer: &mut Writer, slot: Slot) -> u64 {
+        writer.last = slot.1;
+        self.head = Head {
+            generation: self.head.generation + 1,
+            slot,
+        };
+        self.head.generation
+    }
+}
+
+fn empty(state: usize) -> Vec<u8> {
+    match state {
+        BYTES => Vec::new(),
+        _ => vec![0; NUMBER_BYTES],
+    }
+}
+
+fn value_of(state: usize, value: step::Value) -> Vec<u8> {
+    match state {
+        BYTES => vec![value.fill; value.length],
+        _ => vec![value.fill; NUMBER_BYTES],
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a string takes it");
+    }
+    match text.is_empty() {
+        true => String::from("-"),
+        false => text,
+    }
+}
+
+/// The values of states, as the reference has them.
+fn version(states: &[State; STATES], state: usize, head: Head) -> Option<Vec<u8>> {
+    if head.generation == 0 {
+        return Some(empty(state));
+    }
+    let (tag, value) = states[state].slots.get(&head.slot)?;
+    (*tag == head.generation).then(|| value.clone())
+}
+
+/// What a first touch shows, and whether it is newer than the base.
+fn shown(states: &[State; STATES], state: usize, base: Head) -> (Vec<u8>, bool) {
+    match version(states, state, base) {
+        Some(value) => (value, false),
+        None => {
+            let newest = version(states, state, states[state].head);
+            (newest.expect("the newest is there"), true)
+        }
+    }
+}
+
+impl Single {
+    fn is_raw(&self) -> bool {
+        self.how != SOFT
+    }
+
+    fn is_trapped(&self) -> bool {
+        self.is_raw() && self.how != SOFTWARE
+    }
+
+    fn fill(&mut self, states: &[State; STATES]) {
+        if self.page.is_some() {
+            return;
+        }
+        let (value, doomed) = shown(states, self.state, self.base);
+        self.doomed = doomed;
+        self.page = Some(Page::new(value, self.is_raw()));
+    }
+
+    fn length(&self) -> usize {
+        let found = self.page.as_ref().map_or(0, |page| page.found);
+        self.length.unwrap_or(match (self.state, found) {
+            (BYTES, 0) => CAPACITY,
+            (BYTES, found) => found,
+            _ => NUMBER_BYTES,
+        })
+    }
+
+    /// What it shows, and would commit.
+    fn value(&self) -> Vec<u8> {
+        let bytes = self.page.as_ref().map_or(&[][..], |page| &page.bytes);
+        match self.is_raw() {
+            true => bytes[..self.length()].to_owned(),
+            false => bytes.to_owned(),
+        }
+    }
+
+    fn write(&mut self, value: &[u8]) {
+        self.dirty = true;
+        let raw = self.is_raw();
+        match &mut self.page {
+            Some(page) if raw => page.bytes[..value.len()].copy_from_slice(value),
+            page => *page = Some(Page::new(value.to_owned(), false)),
+        }
+    }
+}
+
+impl Page {
+    fn new(value: Vec<u8>, raw: bool) -> Self {
+        let found = value.len();
+        let mut bytes = value;
+        if raw {
+            bytes.resize(PAGE, 0);
+        }
+        Self { bytes, found }
+    }
+}
+
+impl Actor {
+    /// The process that a fork makes.
+    fn forked(&self) -> Self {
+        let mut child = self.clone();
+        // It has neither slots nor pages of its own yet.
+        child.writers = [None; STATES];
+        child.spares = Default::default();
+        for single in child.singles.values_mut() {
+            single.inherited = true;
+        }
+        for several in child.several.values_mut() {
+            several.inherited = true;
+        }
+        child
+    }
+
+    /// Takes the page of a transaction that has ended, with a version if that is in it unwritten.
+    fn end(&mut self, single: &Single, holds: Option<(Head, Vec<u8>)>) {
+        if single.is_trapped() && !single.inherited {
+            let how = single.how;
+            self.spares[single.state].push(Spare { how, holds });
+        }
+    }
+}
+
+impl Reference {
+    pub(crate) fn new(ways: Vec<&'static str>) -> Self {
+        let mut reference = Self {
+            states: std::array::from_fn(|_| State::new()),
+            actors: Vec::new(),
+            next: 0,
+            ways,
+        };
+        for actor in 0..ACTORS {
+            reference.actors.push(None);
+            reference.arrive(actor);
+        }
+        reference
+    }
+
+    /// How many groups of each state are claimed.
+    pub(crate) fn writers(&self) -> [usize; STATES] {
+        std::array::from_fn(|state| self.states[state].owners.len())
+    }
+
+    /// What a snapshot of each state says.
+    pub(crate) fn newest(&self, state: usize) -> String {
+        let head = self.states[state].head;
+        let value = version(&self.states, state, head).expect("the newest is there");
+        format!("{} {}", head.generation, hex(&value))
+    }
+
+    /// A process begins, and subscribes to all states.
+    pub(crate) fn arrive(&mut self, actor: usize) {
+        let writers = self.states.each_mut().map(|state| Some(state.claim(actor)));
+        self.actors[actor] = Some(Actor {
+            writers,
+            ..Actor::default()
+        });
+    }
+
+    /// What `step` comes to, if there is anything it can be done to; it is done here then, except
+    /// that who is killed arrives again.
+    pub(crate) fn apply(&mut self, step: &Step) -> Option<Act> {
+        let live: Vec<usize> = (0..self.actors.len())
+            .filter(|actor| self.actors[*actor].is_some())
+            .collect();
+        let actor = live[step.actor % live.len()];
+        let tell = |line: String, expected: String| {
+            Some(Act::Tell {
+                actor,
+                line,
+                expected,
+            })
+        };
+        match &step.verb {
+            Verb::Publish(state, value) => {
+                let value = value_of(*state, *value);
+                let line = format!("publish {state} {}", hex(&value));
+                let mut writer = self.writer(actor, *state);
+                let slot = self.states[*state].fill(writer, &value);
+                let generation = self.states[*state].swap(&mut writer, slot);
+                self.actor(actor).writers[*state] = Some(writer);
+                tell(line, generation.to_string())
+            }
+            Verb::Snapshot(state) => tell(format!("snapshot {state}"), self.newest(*state)),
+            Verb::Cut => {
+                let all: Vec<_> = (0..STATES).map(|state| self.newest(state)).collect();
+                tell(String::from("cut"), all.join(" "))
+            }
+            Verb::Begin(state, how) => {
+                let how = self.ways[how % self.ways.len()];
+                let tx = self.number(actor)?;
+                let generation = self.begin(actor, tx, *state, how);
+                tell(format!("begin {tx} {state} {how}"), generation.to_string())
+            }
+            Verb::Single(tx, what) => {
+                let open = &self.actor(actor).singles;
+                let tx = *open.keys().nth(tx % open.len().max(1))?;
+                let (line, expected) = self.single(actor, tx, what)?;
+                tell(line, expected)
+            }
+            Verb::Many => {
+                let tx = self.number(actor)?;
+                self.actor(actor).several.insert(tx, Several::default());
+                tell(format!("many {tx}"), String::from("ok"))
+            }
+            Verb::Add(tx, state, reading) => {
+                let open = &self.actor(actor).several;
+                let tx = *open.keys().nth(tx % open.len().max(1))?;
+                let verb = if *reading { "add-reading" } else { "add" };
+                let expected = self.add(actor, tx, *state, *reading)?;
+                tell(format!("{verb} {tx} {state}"), String::from(expected))
+            }
+            Verb::Several(tx, what) => {
+                let open = &self.actor(actor).several;
+                let tx = *open.keys().nth(tx % open.len().max(1))?;
+                let (line, expected) = self.several(actor, tx, what);
+                tell(line, expected)
+            }
+            Verb::Fork => {
+                if self.actors.len() >= MOST_ACTORS {
+                    return None;
+                }
+                let child = self.actor(actor).forked();
+                self.actors.push(Some(child));
+                Some(Act::Fork { actor })
+            }
+            Verb::Kill => {
+                self.actors[actor] = None;
+                for state in &mut self.states {
+                    state.release(actor);
+                }
+                Some(Act::Kill { actor })
+            }
+        }
+    }
+
+    fn actor(&mut self, actor: usize) -> &mut Actor {
+        self.actors[actor].as_mut().expect("it lives")
+    }
+
+    /// A number for a transaction, if there may be one more.
+    fn number(&mut self, actor: usize) -> Option<u32> {
+        let actor = self.actor(actor);
+        let open = actor.singles.len() + actor.several.len();
+        if open >= MOST_OPEN {
+            return None;
+        }
+        self.next += 1;
+        Some(self.next)
+    }
+
+    /// The slots of a process, claimed now if it has none.
+    fn writer(&mut self, actor: usize, state: usize) -> Writer {
+        if let Some(writer) = self.actor(actor).writers[state] {
+            return writer;
+        }
+        let writer = self.states[state].claim(actor);
+        self.actor(actor).writers[state] = Some(writer);
+        writer
+    }
+
+    fn begin(&mut self, actor: usize, tx: u32, state: usize, how: &'static str) -> u64 {
+        let base = self.states[state].head;
+        let mut single = Single {
+            state,
+            how,
+            base,
+            page: None,
+            dirty: false,
+            doomed: false,
+            length: None,
+            inherited: false,
+        };
+        if single.is_trapped() {
+            let spares = &mut self.actor(actor).spares[state];
+            // Pages that are trapped another way are no use any more.
+            while let Some(spare) = spares.pop() {
+                if spare.how == how {
+                    let held = spare.holds.filter(|(head, _)| *head == base);
+                    single.page = held.map(|(_, value)| Page::new(value, true));
+                    break;
+                }
+            }
+        }
+        self.actor(actor).singles.insert(tx, single);
+        base.generation
+    }
+
+    fn single(&mut self, actor: usize, tx: u32, what: &step::Single) -> Option<(String, String)> {
+        let Self { states, actors, .. } = self;
+        let open = actors[actor].as_mut().expect("it lives");
+        let single = open.singles.get_mut(&tx).expect("it is open");
+        let ok = String::from("ok");
+        let forked = String::from("forked");
+        // A parent's raw page is not there, and software need not notice: it is asked for by call.
+        let refused = single.inherited && (single.is_raw() || single.page.is_none());
+        Some(match what {
+            step::Single::Get if !(single.inherited && single.is_raw()) => {
+                let line = format!("get {tx}");
+                if refused {
+                    return Some((line, forked));
+                }
+                single.fill(states);
+                (line, hex(&single.value()))
+            }
+            step::Single::Get | step::Single::Slice => {
+                let line = format!("slice {tx}");
+                if refused {
+                    return Some((line, forked));
+                }
+                single.fill(states);
+                (line, hex(&single.value()))
+            }
+            step::Single::Write(value) if !(single.inherited && single.is_raw()) => {
+                let value = value_of(single.state, *value);
+                let line = format!("write {tx} {}", hex(&value));
+                if refused {
+                    return Some((line, forked));
+                }
+                // Writing nothing touches nothing.
+                if !value.is_empty() || !single.is_trapped() {
+                    single.fill(states);
+                    single.write(&value);
+                }
+                (line, ok)
+            }
+            step::Single::Write(value) | step::Single::Set(value) => {
+                let value = value_of(single.state, *value);
+                let line = format!("set {tx} {}", hex(&value));
+                if single.inherited && single.is_raw() {
+                    return Some((line, forked));
+                }
+                if single.is_raw() {
+                    single.fill(states);
+                }
+                single.write(&value);
+                (line, ok)
+            }
+            step::Single::TouchMut => {
+                let line = format!("touch-mut {tx}");
+                if refused {
+                    return Some((line, forked));
+                }
+                single.fill(states);
+                single.dirty = true;
+                (line, ok)
+            }
+            step::Single::Length(length) => {
+                if !single.is_raw() || single.state != BYTES {
+                    return None;
+                }
+                single.length = Some(*length);
+                (format!("length {tx} {length}"), ok)
+            }
+            step::Single::Ask => {
+                if single.inherited {
+                    return None;
+                }
+                let valid = states[single.state].head == single.base;
+                let base = single.base.generation;
+                let told = format!("{base} {valid} {} {}", single.doomed, single.dirty);
+                (format!("ask {tx}"), told)
+            }
+            step::Single::Commit => {
+                let single = open.singles.remove(&tx).expect("it is open");
+                (format!("commit {tx}"), self.commit(actor, &single))
+            }
+            step::Single::Drop => {
+                let single = open.singles.remove(&tx).expect("it is open");
+                open.end(&single, None);
+                (format!("drop {tx}"), ok)
+            }
+        })
+    }
+
+    fn commit(&mut self, actor: usize, single: &Single) -> String {
+        if single.inherited {
+            return String::from("forked");
+        }
+        let unchanged = format!("unchanged {}", single.base.generation);
+        if !single.dirty {
+            let unwritten = single.page.is_some() && !single.doomed;
+            let holds = unwritten.then(|| {
+                let page = single.page.as_ref().expect("just seen");
+                (single.base, page.bytes[..page.found].to_owned())
+            });
+            self.actor(actor).end(single, holds);
+            return unchanged;
+        }
+        let value = single.value();
+        let answer = self.commit_value(actor, single.state, single.base, &value);
+        let head = self.states[single.state].head;
+        let holds = answer.starts_with("committed").then_some((head, value));
+        self.actor(actor).end(single, holds);
+        answer
+    }
+
+    fn commit_value(&mut self, actor: usize, state: usize, base: Head, value: &[u8]) -> String {
+        let mut writer = self.writer(actor, state);
+        if value.len() > CAPACITY {
+            return String::from("too-long");
+        }
+        let state_now = &mut self.states[state];
+        let found = state_now.head;
+        if found != base {
+            return format!("conflict {} {}", base.generation, found.generation);
+        }
+        let slot = state_now.fill(writer, value);
+        let generation = state_now.swap(&mut writer, slot);
+        self.actor(actor).writers[state] = Some(writer);
+        format!("committed {generation}")
+    }
+
+    fn add(&mut self, actor: usize, tx: u32, state: usize, reading: bool) -> Option<&'static str> {
+        let base = self.states[state].head;
+        let several = self.actor(actor).several.get_mut(&tx).expect("it is open");
+        if several.inherited {
+            return None;
+        }
+        if several.members.iter().any(|member| member.state == state) {
+            return Some("twice");
+        }
+        several.members.push(Member {
+            state,
+            reading,
+            base,
+            page: None,
+            read: false,
+            dirty: false,
+            doomed: false,
+        });
+        Some("ok")
+    }
+
+    fn several(&mut self, actor: usize, tx: u32, what: &step::Several) -> (String, String) {
+        let Self { states, actors, .. } = self;
+        let open = actors[actor].as_mut().expect("it lives");
+        let several = open.several.get_mut(&tx).expect("it is open");
+        match what {
+            step::Several::Get(state) => {
+                let answer = several.touch(states, *state, false, |member, page| {
+                    member.read = true;
+                    hex(page)
+                });
+                (format!("m-get {tx} {state}"), answer)
+            }
+            step::Several::Write(state, value) => {
+                let value = value_of(*state, *value);
+                let line = format!("m-write {tx} {state} {}", hex(&value));
+                let answer = several.touch(states, *state, true, |member, page| {
+                    member.dirty = true;
+                    *page = value;
+                    String::from("ok")
+                });
+                (line, answer)
+            }
+            step::Several::Set(state, value) => {
+                let value = value_of(*state, *value);
+                let line = format!("m-set {tx} {state} {}", hex(&value));
+                let answer = match several.member(*state, true) {
+                    None => "not-added",
+                    Some(member) => {
+                        member.dirty = true;
+                        member.page = Some(value);
+                        "ok"
+                    }
+                };
+                (line, String::from(answer))
+            }
+            step::Several::Ask => {
+                let mut touched = several.members.iter().filter(|m| m.read || m.dirty);
+                let valid = touched.all(|member| states[member.state].head == member.base);
+                let doomed = several.members.iter().any(|member| member.doomed);
+                (format!("m-ask {tx}"), format!("{valid} {doomed}"))
+            }
+            step::Several::Commit => {
+                let several = open.several.remove(&tx).expect("it is open");
+                (
+                    format!("m-commit {tx}"),
+                    self.commit_several(actor, &several),
+                )
+            }
+            step::Several::Drop => {
+                open.several.remove(&tx);
+                (format!("drop {tx}"), String::from("ok"))
+            }
+        }
+    }
+
+    fn commit_several(&mut self, actor: usize, several: &Several) -> String {
+        let mut dirty: Vec<&Member> = several.members.iter().filter(|m| m.dirty).collect();
+        let order: Vec<usize> = dirty.iter().map(|member| member.state).collect();
+        let mut read = several.members.iter().filter(|m| m.read && !m.dirty);
+        let read: Vec<&Member> = read.by_ref().collect();
+        if dirty.is_empty() {
+            return String::from("unchanged");
+        }
+        if several.inherited {
+            return String::from("forked");
+        }
+        // The states were made in this order.
+        dirty.sort_by_key(|member| member.state);
+        for member in &dirty {
+            self.writer(actor, member.state);
+        }
+        let alone = dirty.len() == 1 && read.is_empty();
+        let mut filled = Vec::new();
+        for member in &dirty {
+            let found = self.states[member.state].head;
+            if found != member.base {
+                return conflict(member, found);
+            }
+            // What was filled before a conflict is found further on is gone all the same.
+            let writer = self.writer(actor, member.state);
+            let value = member.page.as_deref().expect("it was written");
+            filled.push(self.states[member.state].fill(writer, value));
+        }
+        for member in &read {
+            let found = self.states[member.state].head;
+            if !alone && found != member.base {
+                return conflict(member, found);
+            }
+        }
+        let mut generations = [0; STATES];
+        for (member, slot) in dirty.iter().zip(filled) {
+            let mut writer = self.writer(actor, member.state);
+            generations[member.state] = self.states[member.state].swap(&mut writer, slot);
+            self.actor(actor).writers[member.state] = Some(writer);
+        }
+        let mut answer = String::from("committed");
+        for state in order {
+            write!(answer, " {}", generations[state]).expect("a string takes it");
+        }
+        answer
+    }
+}
+
+fn conflict(member: &Member, found: Head) -> String {
+    let name = ["a", "b", "c"][member.state];
+    let base = member.base.generation;
+    format!("conflict {name} {base} {}", found.generation)
+}
+
+impl Several {
+    fn member(&mut self, state: usize, writing: bool) -> Option<&mut Member> {
+        let mut members = self.members.iter_mut();
+        members.find(|member| member.state == state && !(writing && member.reading))
+    }
+
+    /// Fills the page of a state, if it was added, and does something with it.
+    fn touch(
+        &mut self,
+        states: &[State; STATES],
+        state: usize,
+        writing: bool,
+        then: impl FnOnce(&mut Member, &mut Vec<u8>) -> String,
+    ) -> String {
+        let inherited = self.inherited;
+        let Some(member) = self.member(state, writing) else {
+            return String::from("not-added");
+        };
+        let mut page = match member.page.take() {
+            Some(page) => page,
+            None if inherited => return String::from("forked"),
+            None => {
+                let (value, doomed) = shown(states, state, member.base);
+                member.doomed |= doomed;
+                value
+            }
+        };
+        let answer = then(member, &mut page);
+        member.page = Some(page);
+        answer
+    }
+}

@@ -1,0 +1,113 @@
+//! What can happen, drawn at random.
+
+use proptest::prelude::*;
+
+/// One process does one thing. Which process, and which of its transactions, is said by a number
+/// that is taken modulo those there are, so that steps make sense whatever was left out before.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) actor: usize,
+    pub(crate) verb: Verb,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Verb {
+    Publish(usize, Value),
+    Snapshot(usize),
+    Cut,
+    Begin(usize, usize),
+    /// Something with a transaction on one state.
+    Single(usize, Single),
+    Many,
+    Add(usize, usize, bool),
+    /// Something with a transaction over several states.
+    Several(usize, Several),
+    Fork,
+    Kill,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Single {
+    Get,
+    Slice,
+    Write(Value),
+    Set(Value),
+    TouchMut,
+    Length(usize),
+    Ask,
+    Commit,
+    Drop,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Several {
+    Get(usize),
+    Write(usize, Value),
+    Set(usize, Value),
+    Ask,
+    Commit,
+    Drop,
+}
+
+/// A byte, and how many of it where the length is free.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Value {
+    pub(crate) fill: u8,
+    pub(crate) length: usize,
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    (1..=u8::MAX, 0..=32_usize).prop_map(|(fill, length)| Value { fill, length })
+}
+
+/// Most of what happens happens to the first state: nothing is learnt where nobody meets.
+fn state() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => Just(0_usize), 1 => Just(1_usize), 2 => Just(2_usize)]
+}
+
+fn single() -> impl Strategy<Value = Single> {
+    prop_oneof![
+        4 => Just(Single::Get),
+        1 => Just(Single::Slice),
+        5 => value().prop_map(Single::Write),
+        2 => value().prop_map(Single::Set),
+        1 => Just(Single::TouchMut),
+        // More than there is room for, too.
+        2 => (0..=40_usize).prop_map(Single::Length),
+        4 => Just(Single::Ask),
+        6 => Just(Single::Commit),
+        2 => Just(Single::Drop),
+    ]
+}
+
+fn several() -> impl Strategy<Value = Several> {
+    prop_oneof![
+        3 => state().prop_map(Several::Get),
+        6 => (state(), value()).prop_map(|(state, value)| Several::Write(state, value)),
+        2 => (state(), value()).prop_map(|(state, value)| Several::Set(state, value)),
+        2 => Just(Several::Ask),
+        4 => Just(Several::Commit),
+        1 => Just(Several::Drop),
+    ]
+}
+
+fn verb() -> impl Strategy<Value = Verb> {
+    prop_oneof![
+        8 => (state(), value()).prop_map(|(state, value)| Verb::Publish(state, value)),
+        2 => state().prop_map(Verb::Snapshot),
+        2 => Just(Verb::Cut),
+        8 => (state(), 0..60_usize).prop_map(|(state, how)| Verb::Begin(state, how)),
+        24 => (0..60_usize, single()).prop_map(|(tx, single)| Verb::Single(tx, single)),
+        3 => Just(Verb::Many),
+        7 => (0..60_usize, state(), prop::bool::weighted(0.3))
+            .prop_map(|(tx, state, reading)| Verb::Add(tx, state, reading)),
+        16 => (0..60_usize, several()).prop_map(|(tx, several)| Verb::Several(tx, several)),
+        1 => Just(Verb::Fork),
+        1 => Just(Verb::Kill),
+    ]
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = (0..60_usize, verb()).prop_map(|(actor, verb)| Step { actor, verb });
+    prop::collection::vec(step, 1..100)
+}
