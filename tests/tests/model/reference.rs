@@ -28,6 +28,8 @@ const NUMBER_BYTES: usize = 8;
 const PAGE: usize = 64;
 
 const SLOTS: u8 = 4;
+/// One number of so many means any state, not one of a transaction's.
+const ANY: usize = 10;
 /// The ways to begin that trap nothing.
 const SOFT: &str = "soft";
 const SOFTWARE: &str = "software";
@@ -174,6 +176,23 @@ impl State {
             slot,
         };
         self.head.generation
+    }
+}
+
+fn tell(actor: usize, line: String, expected: &str) -> Act {
+    let expected = expected.to_owned();
+    Act::Tell {
+        actor,
+        line,
+        expected,
+    }
+}
+
+/// One of the transactions that are open, the newest as often as not.
+fn pick<T>(open: &BTreeMap<u32, T>, number: usize) -> Option<u32> {
+    match number % 2 {
+        0 => open.keys().next_back().copied(),
+        _ => open.keys().nth(number / 2 % open.len().max(1)).copied(),
     }
 }
 
@@ -340,64 +359,101 @@ impl Reference {
         });
     }
 
-    /// What `step` comes to, if there is anything it can be done to; it is done here then, except
-    /// that who is killed arrives again.
-    pub(crate) fn apply(&mut self, step: &Step) -> Option<Act> {
+    /// What `step` comes to, one after the other; nothing if there is nothing it can be done to. It
+    /// is done here, except that who is killed arrives again.
+    pub(crate) fn apply(&mut self, step: &Step) -> Vec<Act> {
         let live: Vec<usize> = (0..self.actors.len())
             .filter(|actor| self.actors[*actor].is_some())
             .collect();
         let actor = live[step.actor % live.len()];
-        let tell = |line: String, expected: String| {
-            Some(Act::Tell {
-                actor,
-                line,
-                expected,
-            })
-        };
+        let mut acts = Vec::new();
         match &step.verb {
-            Verb::Publish(state, value) => {
-                let value = value_of(*state, *value);
-                let line = format!("publish {state} {}", hex(&value));
-                let mut writer = self.writer(actor, *state);
-                let slot = self.states[*state].fill(writer, &value);
-                let generation = self.states[*state].swap(&mut writer, slot);
-                self.actor(actor).writers[*state] = Some(writer);
-                tell(line, generation.to_string())
+            Verb::Publish(state, value, times) => {
+                let publish = || self.publish(actor, *state, *value);
+                acts.extend(std::iter::repeat_with(publish).take(*times));
             }
-            Verb::Snapshot(state) => tell(format!("snapshot {state}"), self.newest(*state)),
+            Verb::Recycle(state, value) => {
+                let now = &self.states[*state];
+                if let Some(owner) = now.owners.get(&now.head.slot.0).copied() {
+                    let publish = || self.publish(owner, *state, *value);
+                    acts.extend(std::iter::repeat_with(publish).take(usize::from(SLOTS)));
+                }
+            }
+            Verb::Many(states, at_once) => {
+                if let Some(tx) = self.number(actor) {
+                    self.actor(actor).several.insert(tx, Several::default());
+                    acts.push(tell(actor, format!("many {tx}"), "ok"));
+                    let add = |(state, reading): &(_, _)| self.add(actor, tx, *state, *reading);
+                    acts.extend(states.iter().filter_map(add));
+                    if let Some(value) = at_once {
+                        acts.extend(self.touch_all(actor, tx, *value));
+                    }
+                }
+            }
+            _ => acts.extend(self.apply_one(actor, &step.verb)),
+        }
+        acts
+    }
+
+    fn publish(&mut self, actor: usize, state: usize, value: step::Value) -> Act {
+        let value = value_of(state, value);
+        let mut writer = self.writer(actor, state);
+        let slot = self.states[state].fill(writer, &value);
+        let generation = self.states[state].swap(&mut writer, slot);
+        self.actor(actor).writers[state] = Some(writer);
+        let line = format!("publish {state} {}", hex(&value));
+        tell(actor, line, &generation.to_string())
+    }
+
+    /// Writes what was added to be written, and reads the rest.
+    fn touch_all(&mut self, actor: usize, tx: u32, value: step::Value) -> Vec<Act> {
+        let members = self.actor(actor).several[&tx].members.clone();
+        let mut acts = Vec::new();
+        for (index, member) in members.iter().enumerate() {
+            // Its place, as `pick` counts.
+            let pick = (1..).find(|pick| pick % members.len() == index && pick % ANY != 0);
+            let pick = pick.expect("one of them is");
+            let what = match member.reading {
+                true => step::Several::Get(pick),
+                false => step::Several::Write(pick, value),
+            };
+            let (line, expected) = self.several(actor, tx, &what);
+            acts.push(tell(actor, line, &expected));
+        }
+        acts
+    }
+
+    fn apply_one(&mut self, actor: usize, verb: &Verb) -> Option<Act> {
+        match verb {
+            Verb::Publish(..) | Verb::Recycle(..) | Verb::Many(..) => None,
+            Verb::Snapshot(state) => {
+                let line = format!("snapshot {state}");
+                Some(tell(actor, line, &self.newest(*state)))
+            }
             Verb::Cut => {
                 let all: Vec<_> = (0..STATES).map(|state| self.newest(state)).collect();
-                tell(String::from("cut"), all.join(" "))
+                Some(tell(actor, String::from("cut"), &all.join(" ")))
             }
             Verb::Begin(state, how) => {
                 let how = self.ways[how % self.ways.len()];
                 let tx = self.number(actor)?;
                 let generation = self.begin(actor, tx, *state, how);
-                tell(format!("begin {tx} {state} {how}"), generation.to_string())
+                let line = format!("begin {tx} {state} {how}");
+                Some(tell(actor, line, &generation.to_string()))
             }
             Verb::Single(tx, what) => {
-                let open = &self.actor(actor).singles;
-                let tx = *open.keys().nth(tx % open.len().max(1))?;
+                let tx = pick(&self.actor(actor).singles, *tx)?;
                 let (line, expected) = self.single(actor, tx, what)?;
-                tell(line, expected)
-            }
-            Verb::Many => {
-                let tx = self.number(actor)?;
-                self.actor(actor).several.insert(tx, Several::default());
-                tell(format!("many {tx}"), String::from("ok"))
+                Some(tell(actor, line, &expected))
             }
             Verb::Add(tx, state, reading) => {
-                let open = &self.actor(actor).several;
-                let tx = *open.keys().nth(tx % open.len().max(1))?;
-                let verb = if *reading { "add-reading" } else { "add" };
-                let expected = self.add(actor, tx, *state, *reading)?;
-                tell(format!("{verb} {tx} {state}"), String::from(expected))
+                let tx = pick(&self.actor(actor).several, *tx)?;
+                self.add(actor, tx, *state, *reading)
             }
             Verb::Several(tx, what) => {
-                let open = &self.actor(actor).several;
-                let tx = *open.keys().nth(tx % open.len().max(1))?;
+                let tx = pick(&self.actor(actor).several, *tx)?;
                 let (line, expected) = self.several(actor, tx, what);
-                tell(line, expected)
+                Some(tell(actor, line, &expected))
             }
             Verb::Fork => {
                 if self.actors.len() >= MOST_ACTORS {
@@ -594,14 +650,16 @@ impl Reference {
         format!("committed {generation}")
     }
 
-    fn add(&mut self, actor: usize, tx: u32, state: usize, reading: bool) -> Option<&'static str> {
+    fn add(&mut self, actor: usize, tx: u32, state: usize, reading: bool) -> Option<Act> {
         let base = self.states[state].head;
         let several = self.actor(actor).several.get_mut(&tx).expect("it is open");
         if several.inherited {
             return None;
         }
+        let verb = if reading { "add-reading" } else { "add" };
+        let line = format!("{verb} {tx} {state}");
         if several.members.iter().any(|member| member.state == state) {
-            return Some("twice");
+            return Some(tell(actor, line, "twice"));
         }
         several.members.push(Member {
             state,
@@ -612,7 +670,7 @@ impl Reference {
             dirty: false,
             doomed: false,
         });
-        Some("ok")
+        Some(tell(actor, line, "ok"))
     }
 
     fn several(&mut self, actor: usize, tx: u32, what: &step::Several) -> (String, String) {
@@ -620,27 +678,30 @@ impl Reference {
         let open = actors[actor].as_mut().expect("it lives");
         let several = open.several.get_mut(&tx).expect("it is open");
         match what {
-            step::Several::Get(state) => {
-                let answer = several.touch(states, *state, false, |member, page| {
+            step::Several::Get(pick) => {
+                let state = several.pick(*pick);
+                let answer = several.touch(states, state, false, |member, page| {
                     member.read = true;
                     hex(page)
                 });
                 (format!("m-get {tx} {state}"), answer)
             }
-            step::Several::Write(state, value) => {
-                let value = value_of(*state, *value);
+            step::Several::Write(pick, value) => {
+                let state = several.pick(*pick);
+                let value = value_of(state, *value);
                 let line = format!("m-write {tx} {state} {}", hex(&value));
-                let answer = several.touch(states, *state, true, |member, page| {
+                let answer = several.touch(states, state, true, |member, page| {
                     member.dirty = true;
                     *page = value;
                     String::from("ok")
                 });
                 (line, answer)
             }
-            step::Several::Set(state, value) => {
-                let value = value_of(*state, *value);
+            step::Several::Set(pick, value) => {
+                let state = several.pick(*pick);
+                let value = value_of(state, *value);
                 let line = format!("m-set {tx} {state} {}", hex(&value));
-                let answer = match several.member(*state, true) {
+                let answer = match several.member(state, true) {
                     None => "not-added",
                     Some(member) => {
                         member.dirty = true;
@@ -725,6 +786,14 @@ fn conflict(member: &Member, found: Head) -> String {
 }
 
 impl Several {
+    /// One of its states, but sometimes any.
+    fn pick(&self, number: usize) -> usize {
+        match self.members.len() {
+            members if members > 0 && number % ANY != 0 => self.members[number % members].state,
+            _ => number / ANY % STATES,
+        }
+    }
+
     fn member(&mut self, state: usize, writing: bool) -> Option<&mut Member> {
         let mut members = self.members.iter_mut();
         members.find(|member| member.state == state && !(writing && member.reading))

@@ -145,39 +145,40 @@ impl<'d> Stage<'d> {
         }
         let mut said = String::new();
         for step in steps {
-            match reference.apply(step) {
-                None => {}
-                Some(Act::Tell {
-                    actor,
-                    line,
-                    expected,
-                }) => {
-                    let answer = self.actor(actor).tell(&line);
-                    said.push_str(&format!("process {actor}: {line} → {answer}\n"));
-                    if answer != expected {
-                        let text = format!("{said}and not: {expected}");
-                        return Err(TestCaseError::fail(text));
+            for act in reference.apply(step) {
+                match act {
+                    Act::Tell {
+                        actor,
+                        line,
+                        expected,
+                    } => {
+                        let answer = self.actor(actor).tell(&line);
+                        said.push_str(&format!("process {actor}: {line} → {answer}\n"));
+                        if answer != expected {
+                            let text = format!("{said}and not: {expected}");
+                            return Err(TestCaseError::fail(text));
+                        }
                     }
-                }
-                Some(Act::Fork { actor }) => {
-                    let child = self.actor(actor).tell("fork");
-                    let fork = self.accept();
-                    assert_eq!(fork.pid.to_string(), child);
-                    let number = self.actors.len();
-                    said.push_str(&format!("process {actor}: fork → process {number}\n"));
-                    self.actors.push(Some(fork));
-                }
-                Some(Act::Kill { actor }) => {
-                    said.push_str(&format!("process {actor}: is killed\n"));
-                    self.actors[actor].take().expect("it lives").kill();
-                    eventually("the dead one's slots are free", || {
-                        (states.writers() == reference.writers()).then_some(())
-                    });
-                    if actor < ACTORS {
-                        let mut anew = self.start();
-                        assert_eq!(anew.tell(&open), "ok");
-                        self.actors[actor] = Some(anew);
-                        reference.arrive(actor);
+                    Act::Fork { actor } => {
+                        let child = self.actor(actor).tell("fork");
+                        let fork = self.accept();
+                        assert_eq!(fork.pid.to_string(), child);
+                        let number = self.actors.len();
+                        said.push_str(&format!("process {actor}: fork → process {number}\n"));
+                        self.actors.push(Some(fork));
+                    }
+                    Act::Kill { actor } => {
+                        said.push_str(&format!("process {actor}: is killed\n"));
+                        self.actors[actor].take().expect("it lives").kill();
+                        eventually("the dead one's slots are free", || {
+                            (states.writers() == reference.writers()).then_some(())
+                        });
+                        if actor < ACTORS {
+                            let mut anew = self.start();
+                            assert_eq!(anew.tell(&open), "ok");
+                            self.actors[actor] = Some(anew);
+                            reference.arrive(actor);
+                        }
                     }
                 }
             }

@@ -12,13 +12,17 @@ pub(crate) struct Step {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Verb {
-    Publish(usize, Value),
+    /// So many times in a row: a handle comes round to the slot of a base.
+    Publish(usize, Value, usize),
+    /// Who has published the newest version publishes until its slot is filled again.
+    Recycle(usize, Value),
     Snapshot(usize),
     Cut,
     Begin(usize, usize),
     /// Something with a transaction on one state.
     Single(usize, Single),
-    Many,
+    /// Begins, and adds these states, each to be written or only read; does that at once, or later.
+    Many(Vec<(usize, bool)>, Option<Value>),
     Add(usize, usize, bool),
     /// Something with a transaction over several states.
     Several(usize, Several),
@@ -39,6 +43,7 @@ pub(crate) enum Single {
     Drop,
 }
 
+/// The number says which of its states, or one that may not be among them.
 #[derive(Clone, Debug)]
 pub(crate) enum Several {
     Get(usize),
@@ -69,22 +74,23 @@ fn single() -> impl Strategy<Value = Single> {
     prop_oneof![
         4 => Just(Single::Get),
         1 => Just(Single::Slice),
-        5 => value().prop_map(Single::Write),
+        8 => value().prop_map(Single::Write),
         2 => value().prop_map(Single::Set),
         1 => Just(Single::TouchMut),
         // More than there is room for, too.
         2 => (0..=40_usize).prop_map(Single::Length),
         4 => Just(Single::Ask),
-        6 => Just(Single::Commit),
-        2 => Just(Single::Drop),
+        5 => Just(Single::Commit),
+        1 => Just(Single::Drop),
     ]
 }
 
 fn several() -> impl Strategy<Value = Several> {
+    let member = || 0..60_usize;
     prop_oneof![
-        3 => state().prop_map(Several::Get),
-        6 => (state(), value()).prop_map(|(state, value)| Several::Write(state, value)),
-        2 => (state(), value()).prop_map(|(state, value)| Several::Set(state, value)),
+        3 => member().prop_map(Several::Get),
+        6 => (member(), value()).prop_map(|(state, value)| Several::Write(state, value)),
+        2 => (member(), value()).prop_map(|(state, value)| Several::Set(state, value)),
         2 => Just(Several::Ask),
         4 => Just(Several::Commit),
         1 => Just(Several::Drop),
@@ -92,22 +98,30 @@ fn several() -> impl Strategy<Value = Several> {
 }
 
 fn verb() -> impl Strategy<Value = Verb> {
+    let reading = || prop::bool::weighted(0.3);
     prop_oneof![
-        8 => (state(), value()).prop_map(|(state, value)| Verb::Publish(state, value)),
+        3 => (state(), value(), 1..=2_usize).prop_map(|(state, value, times)| Verb::Publish(state, value, times)),
+        2 => (state(), value(), 3..=6_usize).prop_map(|(state, value, times)| Verb::Publish(state, value, times)),
+        3 => (state(), value()).prop_map(|(state, value)| Verb::Recycle(state, value)),
         2 => state().prop_map(Verb::Snapshot),
         2 => Just(Verb::Cut),
         8 => (state(), 0..60_usize).prop_map(|(state, how)| Verb::Begin(state, how)),
-        24 => (0..60_usize, single()).prop_map(|(tx, single)| Verb::Single(tx, single)),
-        3 => Just(Verb::Many),
-        7 => (0..60_usize, state(), prop::bool::weighted(0.3))
+        26 => (0..60_usize, single()).prop_map(|(tx, single)| Verb::Single(tx, single)),
+        5 => (prop::collection::vec((state(), reading()), 0..=4), prop::option::of(value())).prop_map(|(states, value)| Verb::Many(states, value)),
+        2 => (0..60_usize, state(), reading())
             .prop_map(|(tx, state, reading)| Verb::Add(tx, state, reading)),
-        16 => (0..60_usize, several()).prop_map(|(tx, several)| Verb::Several(tx, several)),
+        24 => (0..60_usize, several()).prop_map(|(tx, several)| Verb::Several(tx, several)),
         1 => Just(Verb::Fork),
         1 => Just(Verb::Kill),
     ]
 }
 
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = (0..60_usize, verb()).prop_map(|(actor, verb)| Step { actor, verb });
-    prop::collection::vec(step, 1..100)
+    // A process does some things in a row, or transactions would hardly ever get through.
+    let turn = (0..60_usize, prop::collection::vec(verb(), 1..10));
+    let turn = turn.prop_map(|(actor, verbs)| {
+        let step = move |verb| Step { actor, verb };
+        verbs.into_iter().map(step).collect::<Vec<_>>()
+    });
+    prop::collection::vec(turn, 1..25).prop_map(|turns| turns.concat())
 }
