@@ -18,16 +18,22 @@ const MOST_ACTORS: usize = 5;
 /// Transactions of a process that are open at once.
 const MOST_OPEN: usize = 6;
 
+/// The process of the test, which has a group of each state and does nothing with it.
+const OBSERVER: usize = usize::MAX;
+
 const STATES: usize = 3;
 /// The state of bytes; the others are numbers.
 const BYTES: usize = 2;
 /// Bytes that it has room for.
-const CAPACITY: usize = 32;
+pub(crate) const CAPACITY_BYTES: u32 = 32;
+const CAPACITY: usize = CAPACITY_BYTES as usize;
 const NUMBER_BYTES: usize = 8;
 /// More of a raw page than anybody writes to.
 const PAGE: usize = 64;
 
 const SLOTS: u8 = 4;
+/// More than the processes have of a state.
+const MOST_GROUPS: u8 = 8;
 /// One number of so many means any state, not one of a transaction's.
 const ANY: usize = 10;
 /// The ways to begin that trap nothing.
@@ -331,6 +337,9 @@ impl Reference {
             next: 0,
             ways,
         };
+        for state in &mut reference.states {
+            state.claim(OBSERVER);
+        }
         for actor in 0..ACTORS {
             reference.actors.push(None);
             reference.arrive(actor);
@@ -338,9 +347,14 @@ impl Reference {
         reference
     }
 
-    /// How many groups of each state are claimed.
-    pub(crate) fn writers(&self) -> [usize; STATES] {
-        std::array::from_fn(|state| self.states[state].owners.len())
+    /// The groups of each state that are free, up to one that nobody ever has.
+    pub(crate) fn free(&self) -> [Vec<u32>; STATES] {
+        self.states.each_ref().map(|state| {
+            (1..=MOST_GROUPS)
+                .filter(|group| !state.owners.contains_key(group))
+                .map(u32::from)
+                .collect()
+        })
     }
 
     /// What a snapshot of each state says.

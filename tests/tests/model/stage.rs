@@ -1,16 +1,18 @@
 //! The processes, and what they are told.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
-use kstate::{Bytes, Reader};
+use kstate::{Bytes, State};
+use kstate_sys::ioctl::{Claim, call};
 use kstate_tests::{Daemon, PATIENCE, Running, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proptest::test_runner::TestCaseError;
 
-use super::reference::{ACTORS, Act, Reference};
+use super::reference::{ACTORS, Act, CAPACITY_BYTES as CAPACITY, Reference};
 use super::step::Step;
 
 /// Processes at a daemon, for one case after the other.
@@ -28,30 +30,47 @@ struct Actor {
     running: Option<Running>,
 }
 
-/// The states of a case, as this process sees them.
+/// The states of a case, as this process has them: subscribed to before all others.
 struct States {
     prefix: String,
-    a: Reader<u64>,
-    b: Reader<u64>,
-    c: Reader<Bytes>,
+    a: State<u64>,
+    b: State<u64>,
+    c: State<Bytes>,
 }
 
 impl States {
     fn new(daemon: &Daemon, case: u32) -> Self {
         let prefix = format!("case-{case}");
         let mount = daemon.library();
-        let subscribe = |part: &str| mount.subscribe(format!("{prefix}.{part}"));
+        let subscribe = |part: &str| mount.subscribe(format!("{prefix}.{part}")).write();
         // In this order, which is the one they are committed in.
         Self {
-            a: subscribe("a").typed().unwrap().reader(),
-            b: subscribe("b").typed().unwrap().reader(),
-            c: subscribe("c").bytes().unwrap().reader(),
+            a: subscribe("a").typed().unwrap(),
+            b: subscribe("b").typed().unwrap(),
+            c: subscribe("c").capacity(CAPACITY).bytes().unwrap(),
             prefix,
         }
     }
 
-    fn writers(&self) -> [usize; 3] {
-        [self.a.info(), self.b.info(), self.c.info()].map(|info| info.unwrap().writers as usize)
+    /// Waits until these groups of each state are the free ones below some number. The daemon
+    /// counts who has closed its file no more, but has its groups back only when it has ended.
+    fn await_free(&self, expected: &[Vec<u32>; 3]) {
+        let states = [self.a.as_fd(), self.b.as_fd(), self.c.as_fd()];
+        eventually("the dead one's slots are free", || {
+            let free = states.iter().zip(expected).all(|(state, expected)| {
+                let mut free = Vec::new();
+                for _ in expected {
+                    let mut claim = Claim::default();
+                    call::claim(state, &mut claim).unwrap();
+                    free.push(claim.group);
+                }
+                for group in &free {
+                    call::release(state, *group).unwrap();
+                }
+                free == *expected
+            });
+            free.then_some(())
+        });
     }
 }
 
@@ -155,8 +174,7 @@ impl<'d> Stage<'d> {
                         let answer = self.actor(actor).tell(&line);
                         said.push_str(&format!("process {actor}: {line} → {answer}\n"));
                         if answer != expected {
-                            let text = format!("{said}and not: {expected}");
-                            return Err(TestCaseError::fail(text));
+                            return Err(failed(&said, format!("and not: {expected}")));
                         }
                     }
                     Act::Fork { actor } => {
@@ -170,12 +188,13 @@ impl<'d> Stage<'d> {
                     Act::Kill { actor } => {
                         said.push_str(&format!("process {actor}: is killed\n"));
                         self.actors[actor].take().expect("it lives").kill();
-                        eventually("the dead one's slots are free", || {
-                            (states.writers() == reference.writers()).then_some(())
-                        });
+                        states.await_free(&reference.free());
                         if actor < ACTORS {
                             let mut anew = self.start();
-                            assert_eq!(anew.tell(&open), "ok");
+                            let opened = anew.tell(&open);
+                            if opened != "ok" {
+                                return Err(failed(&said, opened));
+                            }
                             self.actors[actor] = Some(anew);
                             reference.arrive(actor);
                         }
@@ -193,9 +212,13 @@ impl<'d> Stage<'d> {
         for actor in 0..ACTORS {
             assert_eq!(self.actor(actor).tell("close"), "ok", "{said}");
         }
-        eventually("all slots are given back", || {
-            (states.writers() == [0; 3]).then_some(())
-        });
+        // This process's own are the first.
+        states.await_free(&[(); 3].map(|()| (2..10).collect()));
         Ok(())
     }
+}
+
+/// What was said until something was wrong.
+fn failed(said: &str, what: impl std::fmt::Display) -> TestCaseError {
+    TestCaseError::fail(format!("\n{said}{what}"))
 }

@@ -98,19 +98,32 @@ fn several() -> impl Strategy<Value = Several> {
 }
 
 fn verb() -> impl Strategy<Value = Verb> {
+    let number = || 0..60_usize;
     let reading = || prop::bool::weighted(0.3);
+    let publish = |times| {
+        (state(), value(), times)
+            .prop_map(|(state, value, times)| Verb::Publish(state, value, times))
+    };
+    let recycle = (state(), value()).prop_map(|(state, value)| Verb::Recycle(state, value));
+    let begin = (state(), number()).prop_map(|(state, how)| Verb::Begin(state, how));
+    let single = (number(), single()).prop_map(|(tx, single)| Verb::Single(tx, single));
+    let members = prop::collection::vec((state(), reading()), 0..=4);
+    let many =
+        (members, prop::option::of(value())).prop_map(|(states, value)| Verb::Many(states, value));
+    let add = (number(), state(), reading())
+        .prop_map(|(tx, state, reading)| Verb::Add(tx, state, reading));
+    let several = (number(), several()).prop_map(|(tx, several)| Verb::Several(tx, several));
     prop_oneof![
-        3 => (state(), value(), 1..=2_usize).prop_map(|(state, value, times)| Verb::Publish(state, value, times)),
-        2 => (state(), value(), 3..=6_usize).prop_map(|(state, value, times)| Verb::Publish(state, value, times)),
-        3 => (state(), value()).prop_map(|(state, value)| Verb::Recycle(state, value)),
+        3 => publish(1..=2_usize),
+        2 => publish(3..=6_usize),
+        3 => recycle,
         2 => state().prop_map(Verb::Snapshot),
         2 => Just(Verb::Cut),
-        8 => (state(), 0..60_usize).prop_map(|(state, how)| Verb::Begin(state, how)),
-        26 => (0..60_usize, single()).prop_map(|(tx, single)| Verb::Single(tx, single)),
-        5 => (prop::collection::vec((state(), reading()), 0..=4), prop::option::of(value())).prop_map(|(states, value)| Verb::Many(states, value)),
-        2 => (0..60_usize, state(), reading())
-            .prop_map(|(tx, state, reading)| Verb::Add(tx, state, reading)),
-        24 => (0..60_usize, several()).prop_map(|(tx, several)| Verb::Several(tx, several)),
+        8 => begin,
+        26 => single,
+        5 => many,
+        2 => add,
+        24 => several,
         1 => Just(Verb::Fork),
         1 => Just(Verb::Kill),
     ]
