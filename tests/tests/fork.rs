@@ -1,5 +1,7 @@
 //! What forked children may do and may not, and what their parents notice of it: nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use kstate::{BeginError, Trapping};
 use kstate_tests::{Daemon, both_transports, eventually};
 use nix::sys::signal::Signal;

@@ -5,6 +5,8 @@
 //! `PROPTEST_CASES` says how many cases; each takes some milliseconds. A failure is shown as a short
 //! list of what the processes were told, and their answers.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 #[path = "model/reference.rs"]
 mod reference;
 #[path = "model/stage.rs"]

@@ -282,7 +282,7 @@ fn die_of_parents(by: Way, addresses: [*mut u8; 2]) -> Result {
         for write in [false, true] {
             let victim = fork(by, || {
                 match write {
-                    false => drop(first(address)),
+                    false => ensure(first(address) == 0, "it shows no zeros")?,
                     true => set_first(address, 0),
                 }
                 Err("a touch of the parent's page went through".into())
