@@ -342,7 +342,14 @@ impl Reference {
                 Some(tell(actor, String::from("cut"), &all.join(" ")))
             }
             Verb::Begin(state, how) => {
-                let how = self.ways[how % self.ways.len()];
+                // As often as not on the page of an earlier one, which may hold the base.
+                let spare = self.actor(actor).spares[*state]
+                    .last()
+                    .map(|spare| spare.how);
+                let how = match spare.filter(|_| how % 2 == 0) {
+                    Some(how) => how,
+                    None => self.ways[how / 2 % self.ways.len()],
+                };
                 let tx = self.number(actor)?;
                 let generation = self.begin(actor, tx, *state, how);
                 let line = format!("begin {tx} {state} {how}");
