@@ -24,9 +24,9 @@ pub fn kstate() -> PathBuf {
     BUILT.get_or_init(|| build("kstate-cli", "kstate")).clone()
 }
 
-/// Path of `kstate-worker`, which cargo makes for the tests of its package.
-pub(crate) fn worker() -> PathBuf {
-    artifacts().join("kstate-worker")
+/// Path of a program of this package, which cargo makes for its tests.
+pub(crate) fn own(program: &str) -> PathBuf {
+    artifacts().join(program)
 }
 
 /// Cargo makes only the programs of the package that is tested; of the others there may be none,

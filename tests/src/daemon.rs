@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::binary::{kstatefs, worker};
+use crate::binary::{kstatefs, own};
 use crate::deadline::PATIENCE;
 use crate::process::Running;
 
@@ -113,8 +113,32 @@ impl Daemon {
     /// When it does not start.
     #[track_caller]
     pub fn worker(&self, name: &str, role: &[&str]) -> Running {
-        let mut command = Command::new(worker());
+        let mut command = Command::new(own("kstate-worker"));
         command.arg(&self.mount).arg(name).args(role);
+        Running::start(&mut command)
+    }
+
+    /// A process of `kstate-forker` in a role.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn forker(&self, role: &[&str]) -> Running {
+        let mut command = Command::new(own("kstate-forker"));
+        command.arg(&self.mount).args(role);
+        Running::start(&mut command)
+    }
+
+    /// A process of `kstate-actor`, which is told what to do over `socket`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn actor(&self, socket: &Path) -> Running {
+        let mut command = Command::new(own("kstate-actor"));
+        command.arg(&self.mount).arg(socket);
         Running::start(&mut command)
     }
 

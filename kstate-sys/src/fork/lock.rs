@@ -155,10 +155,12 @@ impl<T> Drop for Held<'_, T> {
 
 fn pause(rounds: &mut u32) {
     *rounds = rounds.saturating_add(1);
-    match *rounds {
-        ..=SPINS => core::hint::spin_loop(),
-        ..=YIELDS => std::thread::yield_now(),
-        _ => std::thread::sleep(SLEEP),
+    if *rounds <= SPINS {
+        core::hint::spin_loop();
+    } else if *rounds <= SPINS + YIELDS {
+        std::thread::yield_now();
+    } else {
+        std::thread::sleep(SLEEP);
     }
 }
 

@@ -118,11 +118,10 @@ impl Trap {
     ) -> Result<&'static Self, TrapError> {
         // A child that was made without the C library's knowing does it now.
         reserve_parents();
-        // SAFETY: the handler is async-signal-safe. One more of them does no harm.
-        if !WATCHED.load(Ordering::Relaxed)
-            && unsafe { libc::pthread_atfork(None, None, Some(reserve_parents)) } == 0
-        {
-            WATCHED.store(true, Ordering::Relaxed);
+        if !WATCHED.load(Ordering::Relaxed) {
+            // SAFETY: the handler is async-signal-safe. One more of them does no harm.
+            let watched = unsafe { libc::pthread_atfork(None, None, Some(reserve_parents)) } == 0;
+            WATCHED.store(watched, Ordering::Relaxed);
         }
         let kernel = way == Trapping::Kernel;
         let signal = match way {

@@ -440,7 +440,9 @@ impl<T: Content> RawTransaction<'_, T> {
 
     fn filled(&self) -> Option<Result<Contents, region::ReadError>> {
         match &self.page {
-            RawPage::Trapped(page) => page.filled(),
+            // The page's lock may have come along with a fork as somebody held it.
+            RawPage::Trapped(page) if self.process.is_current() => page.filled(),
+            RawPage::Trapped(_) => None,
             RawPage::Software(page) => page.filled,
             RawPage::Ended => None,
         }
