@@ -95,6 +95,12 @@ struct kstate_settle {
 #define KSTATE_SETTLED_DONE 0
 #define KSTATE_SETTLED_NOT_YET 1
 
+/* A while in which polite writers of the state leave it to one group of the caller's. */
+struct kstate_turn {
+    uint32_t group;        /* in */
+    uint32_t microseconds; /* in: wanted; out: given, or 0 */
+};
+
 #define KSTATE_IOC_SUBSCRIBE _IOWR(KSTATE_IOC_TYPE, 1, struct kstate_subscribe)
 #define KSTATE_IOC_CLAIM _IOR(KSTATE_IOC_TYPE, 2, struct kstate_claim)
 #define KSTATE_IOC_RELEASE _IOW(KSTATE_IOC_TYPE, 3, uint32_t)
@@ -110,6 +116,8 @@ struct kstate_settle {
 #define KSTATE_IOC_RECORD _IOR(KSTATE_IOC_TYPE, 12, uint32_t)
 #define KSTATE_IOC_RELEASE_RECORD _IOW(KSTATE_IOC_TYPE, 14, uint32_t)
 #define KSTATE_IOC_SETTLE _IOWR(KSTATE_IOC_TYPE, 13, struct kstate_settle)
+#define KSTATE_IOC_TURN _IOWR(KSTATE_IOC_TYPE, 15, struct kstate_turn)
+#define KSTATE_IOC_TURN_END _IOW(KSTATE_IOC_TYPE, 16, uint32_t)
 #define KSTATE_IOC_VERSION _IOR(KSTATE_IOC_TYPE, 255, uint32_t)
 
 #ifdef __cplusplus

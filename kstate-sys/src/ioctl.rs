@@ -19,6 +19,8 @@
 //! | [`RECORD`], of the registry file | out `u32`: a record of the calling process | `ESRCH`, `EUSERS` too many, `ENOSPC` |
 //! | [`RELEASE_RECORD`], of the registry file | in `u32`: a record of the calling process | `EINVAL` not its own |
 //! | [`SETTLE`] | in and out [`Settle`] | none |
+//! | [`TURN`] | in and out [`Turn`] | `EINVAL` a group not of the calling process, `ESTALE` deleted |
+//! | [`TURN_END`] | in `u32`: the group | `EINVAL` not its turn |
 //! | [`VERSION`] | out `u32` | none |
 //!
 //! Anything else is `ENOTTY`.
@@ -75,6 +77,10 @@ pub const RECORD: u32 = ioc(READ, 12, size_of::<u32>());
 pub const SETTLE: u32 = ioc(READ | WRITE, 13, size_of::<Settle>());
 /// Gives a record back that nothing in the process uses any more. Its number is not used again.
 pub const RELEASE_RECORD: u32 = ioc(WRITE, 14, size_of::<u32>());
+/// Asks that polite writers of the state leave it to a group of the calling process for a while.
+pub const TURN: u32 = ioc(READ | WRITE, 15, size_of::<Turn>());
+/// Ends that before its time.
+pub const TURN_END: u32 = ioc(WRITE, 16, size_of::<u32>());
 /// The daemon's ABI version. This one never changes.
 pub const VERSION: u32 = ioc(READ, 255, size_of::<u32>());
 
@@ -285,6 +291,17 @@ pub mod settled {
     pub const NOT_YET: u32 = 1;
 }
 
+/// Argument of [`TURN`].
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Turn {
+    /// In: the group that is going to commit.
+    pub group: u32,
+    /// In: how long, in microseconds. Out: how long it was given; 0 if another has its turn or the
+    /// last one is too short a time ago.
+    pub microseconds: u32,
+}
+
 /// The file of a record's public page, below the root.
 pub fn record_file(record: u32) -> String {
     format!(".kstate/intents/{record}")
@@ -326,6 +343,9 @@ const _: () = {
     assert!(RECORD == 0x8004_b50c);
     assert!(SETTLE == 0xc010_b50d);
     assert!(RELEASE_RECORD == 0x4004_b50e);
+    assert!(size_of::<Turn>() == 8);
+    assert!(TURN == 0xc008_b50f);
+    assert!(TURN_END == 0x4004_b510);
     assert!(VERSION == 0x8004_b5ff);
 };
 
@@ -336,7 +356,7 @@ pub mod call {
     use std::io;
     use std::os::fd::{AsFd, AsRawFd};
 
-    use super::{Claim, Info, Settle, Subscribe, Ticket};
+    use super::{Claim, Info, Settle, Subscribe, Ticket, Turn};
 
     macro_rules! ioctl {
         ($(#[$doc:meta])* $name:ident, $number:ident, in $argument:ty) => {
@@ -398,6 +418,8 @@ pub mod call {
     ioctl!(/** [`RECORD`](super::RECORD). */ record, RECORD, inout u32);
     ioctl!(/** [`RELEASE_RECORD`](super::RELEASE_RECORD). */ release_record, RELEASE_RECORD, in u32);
     ioctl!(/** [`SETTLE`](super::SETTLE). */ settle, SETTLE, inout Settle);
+    ioctl!(/** [`TURN`](super::TURN). */ turn, TURN, inout Turn);
+    ioctl!(/** [`TURN_END`](super::TURN_END). */ turn_end, TURN_END, in u32);
     ioctl!(/** [`VERSION`](super::VERSION). */ version, VERSION, inout u32);
 }
 

@@ -24,6 +24,7 @@ mod read;
 mod registry;
 mod several;
 mod slot;
+mod turn;
 
 pub use commit::{CommitError, Group, Writer};
 pub use head::{Generation, Head, MAX_GENERATION, Slot};
@@ -45,6 +46,7 @@ pub use several::{
     Check, IntentList, Listed, MAX_WRITTEN, Record, SeveralError, Write, commit_several, cut_fence,
 };
 pub use slot::{BUSY, SlotMeta, SlotSize};
+pub use turn::{LONGEST_TURN, Turn};
 
 use crate::abi::Class;
 

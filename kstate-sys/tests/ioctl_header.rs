@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kstate_sys::ioctl::{self, Claim, Info, Settle, Subscribe, Ticket};
+use kstate_sys::ioctl::{self, Claim, Info, Settle, Subscribe, Ticket, Turn};
 use kstate_sys::{abi, name, region};
 
 fn header() -> PathBuf {
@@ -64,6 +64,8 @@ fn constants() -> Values {
         of("KSTATE_IOC_SETTLE", ioctl::SETTLE.into()),
         of("KSTATE_SETTLED_DONE", ioctl::settled::DONE.into()),
         of("KSTATE_SETTLED_NOT_YET", ioctl::settled::NOT_YET.into()),
+        of("KSTATE_IOC_TURN", ioctl::TURN.into()),
+        of("KSTATE_IOC_TURN_END", ioctl::TURN_END.into()),
         of("KSTATE_IOC_VERSION", ioctl::VERSION.into()),
     ])
 }
@@ -104,6 +106,7 @@ fn layouts() -> Values {
         linger_ms: "linger_ms", length: "length", capacity: "capacity",
         subscribers: "subscribers", writers: "writers", waiters: "waiters", flags: "flags",
     ]);
+    layout!(values, Turn, "kstate_turn", [group: "group", microseconds: "microseconds"]);
     layout!(values, Settle, "kstate_settle", [intent: "intent", outcome: "outcome"]);
     layout!(values, Ticket, "kstate_ticket", [
         secret: "secret", address_length: "address_length", address: "address",

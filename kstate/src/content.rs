@@ -22,7 +22,7 @@ use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
 
 #[doc(hidden)]
-pub use page::{AnyPage, ValuePage};
+pub(crate) use page::{AnyPage, ValuePage};
 
 /// The content of an untyped state: bytes, as many as the newest version has.
 #[derive(Clone, Copy, Debug)]

@@ -46,7 +46,7 @@ pub enum CutError {
 /// let to = kstate::subscribe("bank.bob").typed::<i64>()?;
 /// let (from, to) = kstate::cut((&*from, &*to))?;
 /// println!("{} in all", from.value + to.value);
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), kstate::Error>(())
 /// ```
 ///
 /// # Errors

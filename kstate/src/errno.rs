@@ -4,8 +4,9 @@ use std::io;
 
 use crate::error::Error;
 use crate::{
-    BeginError, CapacityError, ClaimError, CommitError, InfoError, LiveError, MountError,
-    PublishError, ReadError, RemoveError, SubscribeError, TransactError, WaitError, WatchError,
+    AddError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError, CutError,
+    InfoError, LiveError, MountError, PublishError, ReadError, RemoveError, SubscribeError,
+    TouchError, TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// What a refused system call means here.
@@ -112,6 +113,20 @@ impl Error {
                 TransactError::Exhausted { .. } => libc::EAGAIN,
                 TransactError::Aborted(_) => libc::ECANCELED,
             },
+            Self::Add(error) => add(error),
+            Self::Touch(error) => touch(error),
+            Self::CommitMany(error) => commit_many(error),
+            Self::TransactMany(error) => match error {
+                TransactManyError::Add(error) => add(error),
+                TransactManyError::Touch(error) => touch(error),
+                TransactManyError::Commit(error) => commit_many(error),
+                TransactManyError::Exhausted { .. } => libc::EAGAIN,
+                TransactManyError::Aborted(_) => libc::ECANCELED,
+            },
+            Self::Cut(error) => match error {
+                CutError::Read(error) => read(error),
+                CutError::Unstable { .. } => libc::EAGAIN,
+            },
             Self::Wait(error) => wait(error),
             Self::Watch(error) => match error {
                 WatchError::Wait(error) => wait(error),
@@ -145,6 +160,29 @@ impl Error {
                 InfoError::Io { source, .. } => code(source),
             },
         }
+    }
+}
+
+fn add(error: &AddError) -> i32 {
+    match error {
+        AddError::Begin(error) => begin(error),
+        AddError::Twice { .. } => libc::EEXIST,
+        AddError::TooMany { .. } => libc::E2BIG,
+        AddError::OtherMount { .. } => libc::EXDEV,
+    }
+}
+
+fn touch(error: &TouchError) -> i32 {
+    match error {
+        TouchError::NotAdded { .. } => libc::EINVAL,
+        TouchError::Read(error) => read(error),
+    }
+}
+
+fn commit_many(error: &CommitManyError) -> i32 {
+    match error {
+        CommitManyError::State(error) => commit(error),
+        CommitManyError::Record { source } | CommitManyError::Settle { source, .. } => code(source),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Every error of the library in one enum, for programs that do not tell them apart.
 
 use crate::{
-    BeginError, CapacityError, CommitError, InfoError, LiveError, MountError, PublishError,
-    ReadError, RemoveError, SubscribeError, TransactError, WaitError, WatchError,
+    AddError, BeginError, CapacityError, CommitError, CommitManyError, CutError, InfoError,
+    LiveError, MountError, PublishError, ReadError, RemoveError, SubscribeError, TouchError,
+    TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// Any error of this library. Each operation has an enum of its own, and all convert to this one.
@@ -30,6 +31,21 @@ pub enum Error {
     /// A transaction was retried in vain, or given up.
     #[error(transparent)]
     Transact(TransactError<Box<dyn std::error::Error + Send + Sync>>),
+    /// A state could not be added to a transaction over several.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// A value could not be had within a transaction over several states.
+    #[error(transparent)]
+    Touch(#[from] TouchError),
+    /// Several states could not be committed.
+    #[error(transparent)]
+    CommitMany(#[from] CommitManyError),
+    /// A transaction over several states was retried in vain, or given up.
+    #[error(transparent)]
+    TransactMany(TransactManyError<Box<dyn std::error::Error + Send + Sync>>),
+    /// No cut of several states could be taken.
+    #[error(transparent)]
+    Cut(#[from] CutError),
     /// A wait could not be begun.
     #[error(transparent)]
     Wait(#[from] WaitError),
@@ -53,6 +69,16 @@ pub enum Error {
 impl<E: std::error::Error + Send + Sync + 'static> From<TransactError<E>> for Error {
     fn from(error: TransactError<E>) -> Self {
         Self::Transact(
+            error.map_aborted(|reason| -> Box<dyn std::error::Error + Send + Sync> {
+                Box::new(reason)
+            }),
+        )
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<TransactManyError<E>> for Error {
+    fn from(error: TransactManyError<E>) -> Self {
+        Self::TransactMany(
             error.map_aborted(|reason| -> Box<dyn std::error::Error + Send + Sync> {
                 Box::new(reason)
             }),

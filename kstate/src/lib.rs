@@ -59,6 +59,7 @@ mod subscribe;
 mod subscription;
 mod ticket;
 mod transaction;
+mod turn;
 mod wait;
 mod watch;
 mod writing;

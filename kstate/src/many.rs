@@ -21,6 +21,7 @@ use crate::reader::{Reader, Untyped};
 use crate::snapshot::ReadError;
 use crate::state::State;
 use crate::transaction::BeginError;
+use crate::writing::Writing;
 use member::Member;
 
 /// An optimistic transaction over several states of one mount: all that it wrote becomes newest at
@@ -41,7 +42,7 @@ use member::Member;
 /// if tx.commit()?.is_conflict() {
 ///     println!("somebody was first");
 /// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), kstate::Error>(())
 /// ```
 pub struct Many<'s> {
     members: SmallVec<[Member<'s>; FEW]>,
@@ -305,6 +306,14 @@ impl<'s> Many<'s> {
 
     /// Throws away what was written.
     pub fn abort(self) {}
+
+    /// What the state of this name is to be written with.
+    #[cold]
+    fn writing_of(&self, name: &StateName) -> Option<&'s Writing> {
+        let mut members = self.members.iter();
+        let member = members.find(|member| member.reader().name() == name)?;
+        member.writing()
+    }
 
     #[inline]
     fn is_ours(&self) -> bool {

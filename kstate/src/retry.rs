@@ -10,9 +10,14 @@ use crate::content::Content;
 use crate::snapshot::ReadError;
 use crate::state::State;
 use crate::transaction::{BeginError, CommitError, Outcome, Transaction};
+use crate::turn::Given;
+use crate::writing::Writing;
 
 /// Pauses up to this long are spun through, because a sleep takes longer than it says.
 const LONGEST_SPIN: Duration = Duration::from_micros(20);
+
+/// What a turn lasts at least.
+const AT_LEAST: Duration = Duration::from_micros(500);
 
 /// The first pause is shorter than this: about the time a commit takes.
 const FIRST_PAUSE: Duration = Duration::from_nanos(200);
@@ -25,12 +30,19 @@ const FIRST_PAUSE: Duration = Duration::from_nanos(200);
 /// # Eventual success
 ///
 /// A closure that is short beside the time between foreign commits gets through after a few
-/// attempts. One that takes as long as others leave between their commits may never: it is given
-/// up after the attempts allowed.
+/// attempts. One that takes as long as others leave between their commits might never. So after some
+/// attempts a [turn](Retry::turn_after) is asked for: a while of at most 10 ms in which other handles of
+/// this library stand back after their next commit. Then a closure of up to some 4 ms gets
+/// through, at the first attempt that begins after each of them has seen it.
+///
+/// What cannot be guaranteed: a closure that takes longer; success beside writers that are not
+/// [polite](State::set_polite), or write the file; and a turn itself, of which a state gives one at a time and
+/// none in half of the time. Then it is given up after the attempts allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     attempts: u32,
     longest_pause: Duration,
+    turn_after: u32,
 }
 
 /// What a closure returned, and what it took to commit what it did.
@@ -78,11 +90,12 @@ pub enum TransactError<E = Infallible> {
 }
 
 impl Retry {
-    /// 1000 attempts, pauses of up to a millisecond.
+    /// 1000 attempts, pauses of up to a millisecond, a turn after 16 attempts.
     pub const fn new() -> Self {
         Self {
             attempts: 1000,
             longest_pause: Duration::from_millis(1),
+            turn_after: 16,
         }
     }
 
@@ -97,6 +110,14 @@ impl Retry {
     #[must_use]
     pub const fn longest_pause(mut self, pause: Duration) -> Self {
         self.longest_pause = pause;
+        self
+    }
+
+    /// Asking for a turn after so many attempts in vain, and again after as many; `u32::MAX` for
+    /// never.
+    #[must_use]
+    pub const fn turn_after(mut self, attempts: u32) -> Self {
+        self.turn_after = attempts;
         self
     }
 }
@@ -204,6 +225,7 @@ impl<T: Content> State<T> {
     ) -> Result<Retried<R>, TransactError<E>> {
         let mut backoff = Backoff::new(retry.longest_pause);
         let mut attempts = 0;
+        let mut insist = Insist::new(retry);
         loop {
             attempts += 1;
             match self.begin() {
@@ -225,7 +247,9 @@ impl<T: Content> State<T> {
             if attempts >= retry.attempts {
                 return Err(self.given_up(attempts, backoff.delay()));
             }
-            backoff.pause();
+            if !insist.after(attempts, &self.writing) {
+                backoff.pause();
+            }
         }
     }
 
@@ -236,6 +260,51 @@ impl<T: Content> State<T> {
             attempts,
             delay,
         }
+    }
+}
+
+/// Asks for turns, after attempts in vain.
+#[derive(Debug)]
+pub(crate) struct Insist<'w> {
+    every: u32,
+    /// When the last attempt ended.
+    last: Option<Instant>,
+    /// The longest that an attempt took, pause included.
+    longest: Duration,
+    turns: Vec<Given<'w>>,
+}
+
+impl<'w> Insist<'w> {
+    #[inline]
+    pub(crate) const fn new(retry: &Retry) -> Self {
+        Self {
+            every: retry.turn_after,
+            last: None,
+            longest: Duration::ZERO,
+            turns: Vec::new(),
+        }
+    }
+
+    /// After so many attempts, `writing` being what the last one conflicted on: whether others
+    /// stand back, so that the next attempt can begin at once.
+    #[cold]
+    pub(crate) fn after(&mut self, attempts: u32, writing: &'w Writing) -> bool {
+        let now = Instant::now();
+        if let Some(last) = self.last.replace(now) {
+            self.longest = self.longest.max(now - last);
+        }
+        self.turns.retain(Given::lasts);
+        if self.turns.iter().any(|turn| turn.is_of(writing)) {
+            return true;
+        }
+        if attempts % self.every.max(1) == 0 || !self.turns.is_empty() {
+            // One attempt may begin before the last of them has seen it.
+            let given = writing.ask_turn(self.longest * 2 + AT_LEAST);
+            self.turns.extend(given);
+            // Asking takes longer than an attempt: not a part of one.
+            self.last = None;
+        }
+        self.turns.iter().any(|turn| turn.is_of(writing))
     }
 }
 

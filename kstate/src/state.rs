@@ -119,6 +119,7 @@ impl<T: Content> State<T> {
     pub fn try_clone(&self) -> Result<Self, ClaimError> {
         let clone = Self::new(self.reader())?;
         clone.set_stamping(self.stamping());
+        clone.set_polite(self.is_polite());
         Ok(clone)
     }
 
@@ -130,6 +131,18 @@ impl<T: Content> State<T> {
     /// What versions written through this handle are stamped with.
     pub fn stamping(&self) -> Stamping {
         self.writing.stamping.get()
+    }
+
+    /// Whether publishing and committing through this handle stands back while another one has its
+    /// [turn](crate::Retry::turn_after), for at most 10 ms after a commit; on unless turned off. For a
+    /// writer that must not be late.
+    pub fn set_polite(&self, polite: bool) {
+        self.writing.polite.set(polite);
+    }
+
+    /// Whether this handle honours others' turns.
+    pub fn is_polite(&self) -> bool {
+        self.writing.polite.get()
     }
 
     /// Sets how many bytes the state has room for, and returns it: free before the first write,

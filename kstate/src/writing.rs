@@ -25,6 +25,8 @@ pub(crate) struct Writing {
     pub(crate) writer: Cell<Option<Writer>>,
     pub(crate) process: Cell<Process>,
     pub(crate) stamping: Cell<Stamping>,
+    /// Whether others' turns are honoured.
+    pub(crate) polite: Cell<bool>,
     /// The page of an earlier transaction over several states, to be used again.
     pub(crate) spare: Cell<Option<AnyPage>>,
 }
@@ -37,6 +39,7 @@ impl Writing {
             writer: Cell::new(None),
             process: Cell::new(Process::current()?),
             stamping: Cell::new(Stamping::default()),
+            polite: Cell::new(true),
             spare: Cell::new(None),
         })
     }
@@ -188,6 +191,9 @@ impl Writing {
         }
         if notice.contains(Notice::WAITERS) {
             futex::wake_all(&self.reader().memory().header().head);
+        }
+        if notice.contains(Notice::TURN) {
+            self.stand_back(owner.group());
         }
         !notice.contains(Notice::DELETED)
     }

@@ -18,10 +18,10 @@ use kstate_sys::name::StateName;
 
 use crate::attr::{Attr, Kind};
 use crate::backing::{Backing, RegionFile, Space, Transport};
+use crate::deadlines::Deadlines;
 use crate::errno::Errno;
 use crate::handle::{Handle, OpenMode};
 use crate::intents::{IntentRecord, Intents, Part};
-use crate::linger::Lingering;
 use crate::poll::{Hub, Poller};
 use crate::reaper::{Reaper, process_of};
 use crate::registry::RegistryFile;
@@ -58,7 +58,10 @@ pub(crate) struct Shared {
     pub(crate) registry: RegistryFile,
     /// The socket; none where passthrough makes it needless.
     pub(crate) desk: Option<Desk>,
-    pub(crate) lingering: Lingering,
+    /// When states evaporate that nobody is subscribed to.
+    pub(crate) lingering: Deadlines,
+    /// When writers' turns end.
+    pub(crate) turns: Deadlines,
     pub(crate) hub: Hub,
     pub(crate) backing: Backing,
     transport: Transport,
@@ -164,7 +167,8 @@ impl Shared {
                 Transport::Passthrough => None,
                 Transport::Socket => Some(Desk::open()?),
             },
-            lingering: Lingering::default(),
+            lingering: Deadlines::default(),
+            turns: Deadlines::default(),
             hub,
             backing,
             transport,
@@ -593,6 +597,15 @@ impl Shared {
         }
     }
 
+    /// A turn may be over.
+    pub(crate) fn end_turn_in_time(&self, ino: u64) {
+        if let Ok(state) = self.state(ino)
+            && let Some(left) = state.end_turn_in_time()
+        {
+            self.turns.schedule(ino, left);
+        }
+    }
+
     /// Removes the state if it is still abandoned.
     fn evaporate(&self, ino: u64) {
         let mut table = self.table_mut();
@@ -609,6 +622,7 @@ impl Shared {
                 tell(state.ino());
             }
             self.lingering.forget(state.ino());
+            self.turns.forget(state.ino());
             self.reaper.forget_state(state.ino());
             self.registry.bump();
         }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use kstate_sys::abi::{ABI_VERSION, page_size};
-use kstate_sys::ioctl::{self, Info, Settle, Subscribe, info_flags, outcome, transport};
+use kstate_sys::ioctl::{self, Info, Settle, Subscribe, Turn, info_flags, outcome, transport};
 use kstate_sys::region::{Generation, IntentRef};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -84,6 +84,26 @@ pub(crate) fn on_state(
             ticket(shared, descriptor, caller, handle.id)
         }
         ioctl::SETTLE => settle(shared, handle, caller, argument),
+        ioctl::TURN => {
+            let asked = Turn::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            let wanted = Duration::from_micros(asked.microseconds.into());
+            let given = state.give_turn(&shared.reaper, caller.tid, asked.group, wanted)?;
+            if let Some(given) = given {
+                shared.turns.schedule(state.ino(), given);
+            }
+            let micros = given.map_or(0, |given| given.as_micros());
+            let answer = Turn {
+                microseconds: u32::try_from(micros).unwrap_or(u32::MAX),
+                ..asked
+            };
+            Ok(answer.as_bytes().to_vec())
+        }
+        ioctl::TURN_END => {
+            let group = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            state.end_turn(&shared.reaper, caller.tid, group)?;
+            shared.turns.forget(state.ino());
+            Ok(Vec::new())
+        }
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
         _ => Err(Errno::ENOTTY),
     }

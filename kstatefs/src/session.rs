@@ -259,6 +259,7 @@ impl Server {
         self.shared.hub.stop();
         self.shared.reaper.stop();
         self.shared.lingering.stop();
+        self.shared.turns.stop();
         if let Some(desk) = &self.shared.desk {
             desk.stop();
         }
@@ -292,6 +293,9 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
     let theirs = shared.clone();
     let linger = move || theirs.lingering.run(|ino| theirs.look_again(ino));
     threads.push(spawn("kstate-linger", Box::new(linger))?);
+    let theirs = shared.clone();
+    let turns = move || theirs.turns.run(|ino| theirs.end_turn_in_time(ino));
+    threads.push(spawn("kstate-turns", Box::new(turns))?);
     if shared.desk.is_some() {
         let theirs = shared.clone();
         let serve = move || {

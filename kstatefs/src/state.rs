@@ -7,6 +7,7 @@ mod claims;
 mod intents;
 mod live;
 mod pollers;
+mod turn;
 mod value;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use kstate_sys::region::{self, Memory, Notice, Writer};
 use claims::Owner;
 pub(crate) use pollers::PollState;
 use pollers::Polled;
+use turn::Turns;
 pub(crate) use value::Expectation;
 
 use crate::backing::RegionFile;
@@ -122,6 +124,7 @@ struct Inner {
     /// By the file polled.
     pollers: HashMap<u64, Polled>,
     armed: bool,
+    turn: Turns,
     /// The daemon's own writer, once it has had to write.
     writer: Option<Writer>,
 }
@@ -164,6 +167,7 @@ impl State {
             waits: HashMap::new(),
             pollers: HashMap::new(),
             armed: false,
+            turn: Turns::default(),
             writer: None,
         };
         Ok(Self {

@@ -17,6 +17,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// | 64 | 8 | `head` | whoever commits |
 /// | 128 | 4 | `notice` bits | daemon |
 /// | 132 | 4 | `epoch`, counts restarts of the daemon | daemon |
+/// | 136 | 8 | `turn`: whose turn it is, and until when | daemon |
 /// | 192 | 8 | `live_tag`: the generation in the live page; with its top bit, who changes the page | writers |
 /// | 200 | 4 | `live_length` in bytes | who changes the page |
 ///
@@ -55,7 +56,9 @@ pub struct Header {
     pub notice: AtomicU32,
     /// Counts restarts of the daemon; who returns from a wait looks at it and registers again.
     pub epoch: AtomicU32,
-    reserved2: [AtomicU64; 7],
+    /// [`Turn`](super::Turn): who asked to be left alone for a moment.
+    pub turn: AtomicU64,
+    reserved2: [AtomicU64; 6],
     /// Generation in the live page. With its top bit set the page is no whole version: the other
     /// bits are the group of who changes it plus one, or 0 if that did not come to its end.
     pub live_tag: AtomicU64,
@@ -81,6 +84,7 @@ const _: () = {
     assert!(offset_of!(Header, head) == 64);
     assert!(offset_of!(Header, notice) == 128);
     assert!(offset_of!(Header, epoch) == 132);
+    assert!(offset_of!(Header, turn) == 136);
     assert!(offset_of!(Header, live_tag) == 192);
     assert!(offset_of!(Header, live_length) == 200);
 };
@@ -106,6 +110,7 @@ impl Header {
             reserved1: zeros(),
             notice: AtomicU32::new(0),
             epoch: AtomicU32::new(0),
+            turn: AtomicU64::new(0),
             reserved2: zeros(),
             live_tag: AtomicU64::new(0),
             live_length: AtomicU32::new(0),
@@ -159,6 +164,8 @@ impl Notice {
     pub const ARMED: Self = Self(2);
     /// The state was deleted: nobody will see what is committed here.
     pub const DELETED: Self = Self(4);
+    /// Another handle has asked for its turn: stand back for as long as that lasts.
+    pub const TURN: Self = Self(8);
 
     /// Whether nothing is owed.
     #[inline]

@@ -30,6 +30,12 @@ impl LiveOwner {
         Self(group.0 as u64 + 1)
     }
 
+    /// The writer's group.
+    pub const fn group(self) -> super::Group {
+        // Made from a group alone.
+        super::Group(self.0.wrapping_sub(1).to_le_bytes()[0])
+    }
+
     /// The tag while this owner changes the page.
     const fn tag(self) -> u64 {
         LIVE_UNFINISHED | self.0

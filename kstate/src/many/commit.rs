@@ -79,7 +79,7 @@ impl Many<'_> {
         self.try_commit()
     }
 
-    fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
+    pub(super) fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
         let mut targets = Targets::new();
         let (mut any_read, mut sorted, mut last) = (false, true, 0);
         for member in &self.members {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kstate_sys::name::StateName;
 
 use super::{AddError, CommitManyError, Many, ManyOutcome, TouchError};
-use crate::retry::{Backoff, Retry};
+use crate::retry::{Backoff, Insist, Retry};
 use crate::transaction::BeginError;
 
 /// What a closure returned, and what it took to commit what it did.
@@ -54,6 +54,27 @@ pub enum TransactManyError<E = Infallible> {
     Aborted(E),
 }
 
+impl<E> TransactManyError<E> {
+    /// The same error with another reason to abort.
+    pub fn map_aborted<F>(self, change: impl FnOnce(E) -> F) -> TransactManyError<F> {
+        match self {
+            Self::Add(error) => TransactManyError::Add(error),
+            Self::Touch(error) => TransactManyError::Touch(error),
+            Self::Commit(error) => TransactManyError::Commit(error),
+            Self::Exhausted {
+                name,
+                attempts,
+                delay,
+            } => TransactManyError::Exhausted {
+                name,
+                attempts,
+                delay,
+            },
+            Self::Aborted(reason) => TransactManyError::Aborted(change(reason)),
+        }
+    }
+}
+
 /// Runs `work` on a transaction over several states and commits it; again, on the newest values,
 /// for as long as others commit first, with the pauses of [`Retry::new`]. `work` adds its states
 /// each time.
@@ -68,7 +89,7 @@ pub enum TransactManyError<E = Infallible> {
 ///     *tx.get_mut(&bob)? += 10;
 ///     Ok::<_, kstate::TransactManyError>(())
 /// })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # Ok::<(), kstate::Error>(())
 /// ```
 ///
 /// # Errors
@@ -95,12 +116,16 @@ pub fn transact_many_with<'s, R, E>(
 ) -> Result<RetriedMany<R>, TransactManyError<E>> {
     let mut backoff = Backoff::new(retry.longest());
     let mut attempts = 0;
+    let mut insist = Insist::new(retry);
     loop {
         attempts += 1;
         let mut tx = Many::new();
-        let name = match work(&mut tx) {
-            Ok(value) => match tx.commit()? {
-                ManyOutcome::Conflict { name, .. } => name,
+        let (name, changed) = match work(&mut tx) {
+            Ok(value) => match tx.try_commit()? {
+                ManyOutcome::Conflict { name, .. } => {
+                    let changed = tx.writing_of(&name);
+                    (name, changed)
+                }
                 outcome => {
                     return Ok(RetriedMany {
                         value,
@@ -111,7 +136,9 @@ pub fn transact_many_with<'s, R, E>(
                 }
             },
             // As for a single state: contention is no reason to give up.
-            Err(TransactManyError::Add(AddError::Begin(BeginError::Undecided { name }))) => name,
+            Err(TransactManyError::Add(AddError::Begin(BeginError::Undecided { name }))) => {
+                (name, None)
+            }
             Err(error) => return Err(error),
         };
         if attempts >= retry.most_attempts() {
@@ -121,6 +148,9 @@ pub fn transact_many_with<'s, R, E>(
                 delay: backoff.delay(),
             });
         }
-        backoff.pause();
+        drop(tx);
+        if !changed.is_some_and(|changed| insist.after(attempts, changed)) {
+            backoff.pause();
+        }
     }
 }

@@ -82,6 +82,7 @@ impl State {
         if inner.groups.get(&group).map(|owner| owner.process) != Some(process) {
             return Err(Errno::EINVAL);
         }
+        self.end_turn_of(&mut inner, group);
         inner.groups.remove(&group);
         self.let_go_if_free(&inner, reaper, process);
         Ok(())
@@ -164,6 +165,7 @@ impl State {
             .collect();
         self.settle(&mut inner, &dead);
         for group in &dead {
+            self.end_turn_of(&mut inner, *group);
             inner.groups.remove(group);
         }
         inner.waits.retain(|(waiter, _), _| *waiter != process);

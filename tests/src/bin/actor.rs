@@ -355,7 +355,7 @@ impl Actor {
                 Ok(match several.ok_or("no such transaction")?.commit()? {
                     ManyOutcome::Committed { generations } => {
                         let mut answer = String::from("committed");
-                        for generation in generations {
+                        for generation in generations.iter() {
                             write!(answer, " {}", generation.0)?;
                         }
                         answer

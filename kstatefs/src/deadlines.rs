@@ -1,4 +1,5 @@
-//! States that outlive their last subscriber for a while.
+//! States that are to be looked at again at a time: how long one outlives its last subscriber, when
+//! a writer's turn is over.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Deadlines, earliest first, and the thread's reason to wake.
 #[derive(Debug, Default)]
-pub(crate) struct Lingering {
+pub(crate) struct Deadlines {
     due: Mutex<Due>,
     changed: Condvar,
 }
@@ -27,7 +28,7 @@ impl Due {
     }
 }
 
-impl Lingering {
+impl Deadlines {
     /// Has the state `ino` looked at again after `delay`, and not when it was to be before.
     pub(crate) fn schedule(&self, ino: u64, delay: Duration) {
         let mut due = self.lock();
@@ -46,7 +47,7 @@ impl Lingering {
         self.lock().forget(ino);
     }
 
-    /// Calls `look` for each state whose time has come, until [`Lingering::stop`].
+    /// Calls `look` for each state whose time has come, until [`Deadlines::stop`].
     pub(crate) fn run(&self, look: impl Fn(u64)) {
         let mut due = self.lock();
         while !due.stopped {
@@ -73,7 +74,7 @@ impl Lingering {
         }
     }
 
-    /// Ends [`Lingering::run`].
+    /// Ends [`Deadlines::run`].
     pub(crate) fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_one();
@@ -90,30 +91,30 @@ mod tests {
 
     #[test]
     fn a_state_has_one_deadline_and_none_when_it_has_gone() {
-        let lingering = Lingering::default();
+        let deadlines = Deadlines::default();
         for seconds in 1..1000 {
-            lingering.schedule(1, Duration::from_secs(seconds));
+            deadlines.schedule(1, Duration::from_secs(seconds));
         }
-        lingering.schedule(2, Duration::from_secs(1));
-        lingering.forget(2);
-        let due = lingering.lock();
+        deadlines.schedule(2, Duration::from_secs(1));
+        deadlines.forget(2);
+        let due = deadlines.lock();
         assert_eq!((due.deadlines.len(), due.by_state.len()), (1, 1));
     }
 
     #[test]
     fn the_earliest_comes_first_and_stop_ends_the_run() {
-        let lingering = Lingering::default();
-        lingering.schedule(2, Duration::from_millis(20));
-        lingering.schedule(1, Duration::from_millis(1));
-        lingering.schedule(3, Duration::from_secs(3600));
+        let deadlines = Deadlines::default();
+        deadlines.schedule(2, Duration::from_millis(20));
+        deadlines.schedule(1, Duration::from_millis(1));
+        deadlines.schedule(3, Duration::from_secs(3600));
         let seen = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                lingering.run(|ino| {
+                deadlines.run(|ino| {
                     let mut seen = seen.lock().unwrap();
                     seen.push(ino);
                     if seen.len() == 2 {
-                        lingering.stop();
+                        deadlines.stop();
                     }
                 });
             });
