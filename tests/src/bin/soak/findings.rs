@@ -67,10 +67,18 @@ impl Findings {
         self.faults().iter().all(|(_, count)| *count == 0)
     }
 
-    fn details(&self) -> impl Iterator<Item = &String> {
+    /// What was wrong, each thing once.
+    fn details(&self) -> Vec<String> {
         let wrong = &self.wrong;
         let all = wrong.stuck.iter().chain(&wrong.hung).chain(&wrong.ended);
-        all.chain(&self.leaks).chain(&self.errors)
+        let mut counted = BTreeMap::<&String, u64>::new();
+        for detail in all.chain(&self.leaks).chain(&self.errors) {
+            *counted.entry(detail).or_default() += 1;
+        }
+        let shown = counted.into_iter();
+        shown
+            .map(|(detail, count)| format!("{count} times: {detail}"))
+            .collect()
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -110,7 +118,7 @@ impl Findings {
             "placements": shares,
             "outcomes": pairs(&self.outcomes),
             "faults": pairs(&self.faults()),
-            "details": self.details().collect::<Vec<_>>(),
+            "details": self.details(),
         })
     }
 

@@ -67,6 +67,22 @@ impl Wild {
     }
 }
 
+/// How often it is tried to get hold of a damaged state, which others write meanwhile.
+const ATTEMPTS: u32 = 100;
+
+/// Makes a state of it that nobody has written.
+fn reset(mapped: &Mapped<'static>) {
+    let header = mapped.header();
+    header.magic.store(MAGIC, Ordering::Relaxed);
+    header.abi_version.store(ABI_VERSION, Ordering::Relaxed);
+    let page = mapped.geometry().page();
+    header.page_size.store(page, Ordering::Relaxed);
+    let slot = mapped.slot(Head::INITIAL.slot());
+    slot.size.store(0, Ordering::Relaxed);
+    slot.tag.store(0, Ordering::Release);
+    header.head.store(Head::INITIAL.raw(), Ordering::SeqCst);
+}
+
 /// A state to be damaged.
 struct State {
     wild: Wild,
@@ -80,11 +96,19 @@ impl State {
     fn open(mount: &Path, name: &str) -> Result<Self> {
         let geometry = Geometry::of_this_machine();
         let wild = Wild::map(&mount.join(name), geometry.region_len())?;
-        call::subscribe(&wild.file, &mut ioctl::Subscribe::default())?;
-        let mut claim = ioctl::Claim::default();
-        call::claim(&wild.file, &mut claim)?;
         // SAFETY: mapped so far, page aligned, writable, never unmapped.
         let mapped = unsafe { Mapped::new(wild.start, wild.len, geometry) }?;
+        let mut claim = ioctl::Claim::default();
+        // Of what an earlier one has left damaged the daemon gives no group.
+        for attempt in 1.. {
+            let claimed = call::subscribe(&wild.file, &mut ioctl::Subscribe::default())
+                .and_then(|()| call::claim(&wild.file, &mut claim));
+            match claimed {
+                Ok(()) => break,
+                Err(error) if attempt == ATTEMPTS => return Err(error.into()),
+                Err(_) => reset(&mapped),
+            }
+        }
         Ok(Self {
             wild,
             mapped,
@@ -122,11 +146,8 @@ impl State {
 
     /// Makes a sound state of it, so that there is something to damage.
     fn mend(&self, random: &mut Random) {
+        reset(&self.mapped);
         let header = self.mapped.header();
-        header.magic.store(MAGIC, Ordering::Relaxed);
-        header.abi_version.store(ABI_VERSION, Ordering::Relaxed);
-        let page = self.mapped.geometry().page();
-        header.page_size.store(page, Ordering::Relaxed);
         header.capacity.store(self.capacity, Ordering::Relaxed);
         header.live_tag.store(0, Ordering::Relaxed);
         // Waiters, the live page, or nobody; not always that it was deleted.
