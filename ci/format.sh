@@ -2,3 +2,4 @@
 # Formatting is rustfmt's.
 . "$(dirname "$0")/lib.sh"
 cargo fmt --all -- --check
+cargo fmt --manifest-path fuzz/Cargo.toml -- --check

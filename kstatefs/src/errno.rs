@@ -1,6 +1,8 @@
 //! The one place of the daemon where an error becomes an errno.
 
 use std::io;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use kstate_sys::name::NameError;
 use kstate_sys::region::{CommitError, ReadError};
@@ -51,7 +53,9 @@ impl From<NameError> for Errno {
 
 impl From<ReadError> for Errno {
     fn from(error: ReadError) -> Self {
-        tracing::warn!(%error, "a state cannot be read");
+        if may_tell_of_damage() {
+            tracing::warn!(%error, "a state cannot be read");
+        }
         Self::EIO
     }
 }
@@ -62,9 +66,54 @@ impl From<CommitError> for Errno {
             CommitError::TooLong { .. } => Self::EFBIG,
             CommitError::Conflict { .. } => Self::ESTALE,
             _ => {
-                tracing::warn!(%error, "a state cannot be written");
+                if may_tell_of_damage() {
+                    tracing::warn!(%error, "a state cannot be written");
+                }
                 Self::EIO
             }
         }
+    }
+}
+
+/// Whether to log that a state is damaged: once in a while. Who writes over a state and reads its file
+/// again and again could fill everybody's log.
+pub(crate) fn may_tell_of_damage() -> bool {
+    static TOLD: Seldom = Seldom::new();
+    TOLD.is_due(Instant::now())
+}
+
+/// What happens once a second at most.
+#[derive(Debug)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        // Who holds it says so in a moment.
+        let Ok(mut last) = self.0.try_lock() else {
+            return false;
+        };
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_seldom_happens_once_a_second() {
+        let seldom = Seldom::new();
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let due = [0, 1, 999, 1000, 1001, 3000].map(|millis| seldom.is_due(after(millis)));
+        assert_eq!(due, [true, false, false, true, false, true]);
     }
 }

@@ -1,6 +1,7 @@
 //! A daemon on a directory of its own.
 
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -18,6 +19,7 @@ use crate::process::Running;
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     arguments: Vec<String>,
+    apart: bool,
 }
 
 impl Setup {
@@ -25,6 +27,13 @@ impl Setup {
     #[must_use]
     pub fn with(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// In a process group of its own, so that an interrupt from the terminal does not end it.
+    #[must_use]
+    pub fn apart(mut self) -> Self {
+        self.apart = true;
         self
     }
 
@@ -39,7 +48,7 @@ impl Setup {
             .prefix("kstate-test-")
             .tempdir()
             .expect("a directory");
-        Daemon::start_in(home, &self.arguments)
+        Daemon::start_in(home, &self)
     }
 }
 
@@ -70,13 +79,16 @@ impl Daemon {
     }
 
     #[track_caller]
-    fn start_in(home: TempDir, arguments: &[String]) -> Self {
+    fn start_in(home: TempDir, setup: &Setup) -> Self {
         let mount = home.path().join("mount");
         if !std::fs::exists(&mount).unwrap_or(true) {
             std::fs::create_dir(&mount).expect("an empty directory");
         }
         let mut command = Command::new(kstatefs());
-        command.args(arguments).arg(&mount);
+        command.args(&setup.arguments).arg(&mount);
+        if setup.apart {
+            command.process_group(0);
+        }
         let mut running = Running::start(&mut command);
         await_mount(&mount, &mut running);
         Self {
@@ -168,7 +180,7 @@ impl Daemon {
             self.running.finish();
         }
         let home = self.home.take().expect("taken only here and when dropped");
-        Self::start_in(home, &[])
+        Self::start_in(home, &Setup::default())
     }
 }
 

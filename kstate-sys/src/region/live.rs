@@ -54,6 +54,9 @@ impl LiveOwner {
 /// One copy, one atomic swap and one store that is a barrier when nobody contends; no system call.
 pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadError> {
     let header = memory.header();
+    // For all rounds together: one who moves `head` in each round as often as a round bears would
+    // have us copy for minutes.
+    let mut attempts = super::MAX_READ_ATTEMPTS;
     for round in 1..=MAX_ROUNDS {
         // ORDERING: SeqCst behind a committer's swap of `head`: pairs with a holder's store of the
         // tag before its last look at `head`. If we find the page held, that store is yet to
@@ -72,14 +75,14 @@ pub fn refresh_live<M: Memory>(memory: &M, owner: LiveOwner) -> Result<(), ReadE
         if !lock(memory, seen, owner) {
             continue;
         }
-        let copied = copy_newest(memory, head, seen == LIVE_UNFINISHED);
+        let copied = copy_newest(memory, head, seen == LIVE_UNFINISHED, &mut attempts);
         let tag = copied.as_ref().map(|head| head.generation().0);
         let newest = unlock(memory, *tag.as_ref().unwrap_or(&LIVE_UNFINISHED));
         let newest = resolved(memory, newest)?;
         match copied {
             Ok(copied) if copied == newest => return Ok(()),
-            // Of a version that stands.
-            Err(error) if head == newest => return Err(error),
+            // Of a version that stands, or of too many.
+            Err(error) if head == newest || attempts == 0 => return Err(error),
             _ => {}
         }
         if round % ROUNDS_AT_ONCE == 0 {
@@ -214,10 +217,16 @@ pub fn live_generation<M: Memory>(memory: &M) -> Option<Generation> {
 }
 
 /// Copies the newest version, which `head` names or a later one, under the lock. `mixed` as for
-/// `end_at`.
-fn copy_newest<M: Memory>(memory: &M, mut head: Head, mut mixed: bool) -> Result<Head, ReadError> {
+/// `end_at`. Takes as many of `attempts` as it makes.
+fn copy_newest<M: Memory>(
+    memory: &M,
+    mut head: Head,
+    mut mixed: bool,
+    attempts: &mut u32,
+) -> Result<Head, ReadError> {
     let live = memory.live();
-    for _ in 0..super::MAX_READ_ATTEMPTS {
+    while *attempts > 0 {
+        *attempts -= 1;
         let attempt = visit_version(memory, head, |source, bytes| {
             source.copy_to(&live, bytes);
             Ok(())

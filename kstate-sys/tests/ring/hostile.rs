@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use kstate_sys::abi::{Class, Geometry, SLOTS};
 use kstate_sys::clock::Ticks;
 use kstate_sys::region::{
-    self, BUSY, Candidate, CommitError, Group, LiveOwner, Memory, ReadError, Writer,
+    self, BUSY, Candidate, CommitError, Generation, Group, Head, Header, LiveOwner, Mapped, Memory,
+    Payload, ReadError, Recorded, Slot, SlotMeta, Writer,
 };
+use kstate_sys::sync::Ordering;
 
 use super::shared::{Process, Region, Until, buffer};
 
@@ -212,4 +214,57 @@ fn a_head_that_never_stands_still_ends_in_a_typed_error() {
 #[test]
 fn tags_that_never_stand_still_end_in_a_typed_error() {
     attack(&[Target::Tags, Target::Head]);
+}
+
+/// A region whose head is another each time that a version's bytes are looked for: what a writer would
+/// do that were always just in time.
+struct AlwaysMoved<'a>(Mapped<'a>);
+
+impl Memory for AlwaysMoved<'_> {
+    fn header(&self) -> &Header {
+        self.0.header()
+    }
+
+    fn slot(&self, slot: Slot) -> &SlotMeta {
+        self.0.slot(slot)
+    }
+
+    fn payload(&self, slot: Slot, class: Class) -> Option<Payload<'_>> {
+        let next = Head::from_raw(self.0.header().head.load(Ordering::Relaxed)).generation();
+        let next = Head::new(Generation(next.0 + 1), slot);
+        self.0.header().head.store(next.raw(), Ordering::Relaxed);
+        let tag = &self.0.slot(slot).tag;
+        tag.store(next.generation().0, Ordering::Relaxed);
+        self.0.payload(slot, class)
+    }
+
+    fn live(&self) -> Payload<'_> {
+        self.0.live()
+    }
+
+    fn status(&self, record: u32) -> Recorded {
+        self.0.status(record)
+    }
+
+    fn slot_bytes(&self, class: Class) -> usize {
+        self.0.slot_bytes(class)
+    }
+}
+
+#[test]
+fn a_head_that_always_moves_in_time_holds_nobody_for_long() {
+    let region = Region::new();
+    let always_moved = AlwaysMoved(region.mapped());
+    let mut writer = Writer::claimed(&region.mapped(), Group(1), Class::Page);
+    writer
+        .publish(&region.mapped(), &[1; 4096], Ticks(1))
+        .unwrap();
+    let mut room = buffer(4096);
+    let start = Instant::now();
+    let read = region::read(&always_moved, &mut room);
+    assert_eq!(read.map(drop), Err(ReadError::Unstable));
+    let refreshed = region::refresh_live(&always_moved, LiveOwner::of(Group(1)));
+    assert_eq!(refreshed, Err(ReadError::Unstable));
+    let took = start.elapsed();
+    assert!(took < LONGEST_CALL, "{took:?}");
 }

@@ -8,7 +8,7 @@ use kstate_sys::ioctl::Claim;
 use kstate_sys::region::{self, Group, LiveOwner, Memory, Notice, Writer};
 
 use super::{Inner, State};
-use crate::errno::Errno;
+use crate::errno::{Errno, may_tell_of_damage};
 use crate::reaper::{Process, Reaper};
 
 /// Who has a slot group.
@@ -186,7 +186,9 @@ impl State {
         let mapped = mapping.mapped();
         for group in groups.iter().filter(|_| inner.armed) {
             let (dead, heir) = (LiveOwner::of(Group(*group)), LiveOwner::of(Group::DAEMON));
-            if let Err(error) = region::seize_live(&mapped, dead, heir) {
+            if let Err(error) = region::seize_live(&mapped, dead, heir)
+                && may_tell_of_damage()
+            {
                 tracing::warn!(name = %self.name, %error, "live page not refreshed");
             }
         }

@@ -9,7 +9,7 @@ use kstate_sys::futex;
 use kstate_sys::region::{self, CommitError, Group, Head, LiveOwner, Memory, Notice, Version};
 
 use super::{Inner, State};
-use crate::errno::Errno;
+use crate::errno::{Errno, may_tell_of_damage};
 use crate::reaper::Reaper;
 use crate::region::Region;
 
@@ -134,6 +134,7 @@ impl State {
         let notice = mapped.header().notice();
         if notice.contains(Notice::ARMED)
             && let Err(error) = region::refresh_live(mapped, LiveOwner::of(Group::DAEMON))
+            && may_tell_of_damage()
         {
             tracing::warn!(name = %self.name, %error, "live page not refreshed");
         }

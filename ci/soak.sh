@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Everything at once for a quarter of a minute, with processes that are stopped and killed, beside one
+# that writes any words over states and records it may write.
+. "$(dirname "$0")/lib.sh"
+soak() {
+    local summary status=0
+    summary=$(cargo run --quiet -p kstate-tests --bin soak -- --json "$@") || status=$?
+    [ "$status" = 2 ] && return 2
+    echo "$summary"
+    python3 - "$summary" <<'PY'
+import json, sys
+summary = json.loads(sys.argv[1])
+assert summary["passed"] and not any(summary["faults"].values()), summary
+assert summary["reads"] > 1000 and summary["commits"] > 1000 and summary["kills"] > 10, summary
+assert set(summary["placements"]) == {"across_cores", "one_core"}, summary
+if summary["hostile"]:
+    assert summary["outcomes"]["read: damaged"] > 100, summary
+PY
+}
+soak --seconds 5 --passthrough off
+soak --seconds 10 --hostile || {
+    [ $? = 2 ] || exit 1
+    echo "UNTESTED: beside a hostile writer: it takes passthrough"
+    soak --seconds 10
+}
