@@ -11,6 +11,7 @@ mod case;
 mod commit;
 mod place;
 mod read;
+mod retry;
 mod setup;
 mod several;
 mod transaction;
@@ -47,6 +48,12 @@ enum Question {
     Transaction(Options),
     /// What committing and reading several states at once costs beside one by one
     Several(Options),
+    /// How often transactions are tried before they commit, and how long that takes
+    Retry {
+        /// Print an array of objects {case, commits, given_up, attempts_p50, …} instead of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// A process of a measurement
     #[command(hide = true)]
     Worker(setup::Worker),
@@ -73,6 +80,7 @@ fn main() -> ExitCode {
         Question::Commit(options) => (options, commit::run(options.blocks)),
         Question::Transaction(options) => (options, transaction::run(options.blocks)),
         Question::Several(options) => (options, several::run(options.blocks)),
+        Question::Retry { json } => return contests(json),
         Question::Worker(worker) => return setup::work(&worker),
     };
     let cases = match cases {
@@ -101,5 +109,22 @@ fn main() -> ExitCode {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+fn contests(json: bool) -> ExitCode {
+    let shown = retry::run().and_then(|rows| {
+        match json {
+            true => println!("{}", serde_json::to_string_pretty(&rows)?),
+            false => retry::print_table(&rows),
+        }
+        Ok(())
+    });
+    match shown {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kstate-benches: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

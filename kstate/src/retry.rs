@@ -19,6 +19,10 @@ const LONGEST_SPIN: Duration = Duration::from_micros(20);
 /// What a turn lasts at least.
 const AT_LEAST: Duration = Duration::from_micros(500);
 
+/// Pauses within a turn: others stand back, but for one that may have been stopped in the middle of
+/// a commit of several states.
+pub(crate) const WITHIN_TURN: Duration = Duration::from_micros(20);
+
 /// The first pause is shorter than this: about the time a commit takes.
 const FIRST_PAUSE: Duration = Duration::from_nanos(200);
 
@@ -247,8 +251,9 @@ impl<T: Content> State<T> {
             if attempts >= retry.attempts {
                 return Err(self.given_up(attempts, backoff.delay()));
             }
-            if !insist.after(attempts, &self.writing) {
-                backoff.pause();
+            match insist.after(attempts, &self.writing) {
+                true => backoff.pause_for(WITHIN_TURN),
+                false => backoff.pause(),
             }
         }
     }
@@ -343,11 +348,18 @@ impl Backoff {
 
     #[cold]
     pub(crate) fn pause(&mut self) {
-        let start = Instant::now();
         let range = u64::try_from(self.range.as_nanos())
             .unwrap_or(u64::MAX)
             .max(1);
         let pause = Duration::from_nanos(self.random().u64(..range));
+        self.range = (self.range * 2).min(self.longest);
+        self.pause_for(pause);
+    }
+
+    /// A pause of a given length, which is no step on the way to longer ones.
+    #[cold]
+    pub(crate) fn pause_for(&mut self, pause: Duration) {
+        let start = Instant::now();
         if pause > LONGEST_SPIN {
             std::thread::sleep(pause);
         } else {
@@ -356,7 +368,6 @@ impl Backoff {
             }
         }
         self.delay += start.elapsed();
-        self.range = (self.range * 2).min(self.longest);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kstate_sys::name::StateName;
 
 use super::{AddError, CommitManyError, Many, ManyOutcome, TouchError};
-use crate::retry::{Backoff, Insist, Retry};
+use crate::retry::{Backoff, Insist, Retry, WITHIN_TURN};
 use crate::transaction::BeginError;
 
 /// What a closure returned, and what it took to commit what it did.
@@ -149,8 +149,9 @@ pub fn transact_many_with<'s, R, E>(
             });
         }
         drop(tx);
-        if !changed.is_some_and(|changed| insist.after(attempts, changed)) {
-            backoff.pause();
+        match changed.is_some_and(|changed| insist.after(attempts, changed)) {
+            true => backoff.pause_for(WITHIN_TURN),
+            false => backoff.pause(),
         }
     }
 }
