@@ -29,6 +29,11 @@ pub(crate) fn worker() -> PathBuf {
     artifacts().join("kstate-worker")
 }
 
+/// Path of `kstate-stepped`, likewise.
+pub(crate) fn stepped() -> PathBuf {
+    artifacts().join("kstate-stepped")
+}
+
 /// Cargo makes only the programs of the package that is tested; of the others there may be none,
 /// or one from before a change. When all is fresh this takes a fifth of a second.
 fn build(package: &str, program: &str) -> PathBuf {

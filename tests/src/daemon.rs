@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::binary::{kstatefs, worker};
+use crate::binary::{kstatefs, stepped, worker};
 use crate::deadline::PATIENCE;
 use crate::process::Running;
 
@@ -115,6 +115,18 @@ impl Daemon {
     pub fn worker(&self, name: &str, role: &[&str]) -> Running {
         let mut command = Command::new(worker());
         command.arg(&self.mount).arg(name).args(role);
+        Running::start(&mut command)
+    }
+
+    /// A process of `kstate-stepped` with an operation on the states whose names begin with `name`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn stepped(&self, name: &str, operation: &str) -> Running {
+        let mut command = Command::new(stepped());
+        command.arg(&self.mount).arg(name).arg(operation);
         Running::start(&mut command)
     }
 
