@@ -129,16 +129,60 @@ where
     }))
 }
 
+/// Adding one to a number, so that little is done between the marks but what the library does.
+struct Addition<V> {
+    from: V,
+    to: V,
+    told: u64,
+}
+
+impl<const N: usize> Addition<[u64; N]> {
+    /// To the number before the one that is `told`, or to what is there instead.
+    fn to_be(told: u64) -> Self {
+        Self {
+            from: words(told - 1),
+            to: words(told),
+            told,
+        }
+    }
+
+    /// The number after that; `None` if the value is torn.
+    fn apply(&self, value: &mut [u64; N]) -> Option<u64> {
+        if *value == self.from {
+            *value = self.to;
+            return Some(self.told);
+        }
+        let next = number_of(value)? + 1;
+        *value = words(next);
+        Some(next)
+    }
+}
+
+impl Addition<Vec<u8>> {
+    fn to_be(told: u64, length: usize) -> Self {
+        Self {
+            from: bytes_of(told - 1, length),
+            to: bytes_of(told, length),
+            told,
+        }
+    }
+
+    fn apply(&self, value: &mut Vec<u8>) -> Option<u64> {
+        if *value == self.from {
+            value.copy_from_slice(&self.to);
+            return Some(self.told);
+        }
+        let next = number_of_bytes(value)? + 1;
+        *value = bytes_of(next, value.len());
+        Some(next)
+    }
+}
+
 fn transact(state: Subscribe) -> Result<Operation> {
     let state = state.write().typed::<Checked>()?;
-    Ok(Box::new(move |_| {
-        let done = marked(|| {
-            state.transact(|value| {
-                let next = number_of(value)? + 1;
-                *value = words(next);
-                Some(next)
-            })
-        })?;
+    Ok(Box::new(move |told| {
+        let addition = Addition::<Checked>::to_be(told);
+        let done = marked(|| state.transact(|value| addition.apply(value)))?;
         let next = done.value.ok_or("torn")?;
         Ok(vec![(committed(done.outcome)?, next)])
     }))
@@ -146,14 +190,10 @@ fn transact(state: Subscribe) -> Result<Operation> {
 
 fn transact_bytes(state: Subscribe) -> Result<Operation> {
     let state = state.write().bytes()?;
-    Ok(Box::new(move |_| {
-        let done = marked(|| {
-            state.transact(|value| {
-                let next = number_of_bytes(value)? + 1;
-                *value = bytes_of(next, value.len());
-                Some(next)
-            })
-        })?;
+    Ok(Box::new(move |told| {
+        let length = state.snapshot()?.value.len();
+        let addition = Addition::<Vec<u8>>::to_be(told, length);
+        let done = marked(|| state.transact(|value| addition.apply(value)))?;
         let next = done.value.ok_or("torn")?;
         Ok(vec![(committed(done.outcome)?, next)])
     }))
@@ -163,25 +203,20 @@ fn transact_bytes(state: Subscribe) -> Result<Operation> {
 fn transact_raw(state: Subscribe) -> Result<Operation> {
     let state = state.write().typed::<Page>()?;
     state.set_trapping(Trapping::Signal);
-    let attempt = move || -> Result<Option<Version>> {
-        let mut tx = state.begin_raw()?;
-        let page = tx.as_mut_ptr().cast::<Page>();
-        // SAFETY: a page that is this transaction's, and aligned as one; any bytes are a value.
-        let value = unsafe { page.read_volatile() };
-        // What a doomed transaction shows is whole as well.
-        let next = number_of(&value).ok_or("torn")? + 1;
-        // SAFETY: as above.
-        unsafe { page.write_volatile(words(next)) };
-        Ok(match tx.commit()? {
-            Outcome::Conflict { .. } => None,
-            outcome => Some((committed(outcome)?, next)),
-        })
-    };
-    Ok(Box::new(move |_| {
+    Ok(Box::new(move |told| {
+        let addition = Addition::<Page>::to_be(told);
         marked(|| {
             loop {
-                if let Some(version) = attempt()? {
-                    return Ok(vec![version]);
+                let mut tx = state.begin_raw()?;
+                let page = tx.as_mut_ptr().cast::<Page>();
+                // SAFETY: a page that is this transaction's, and aligned as one; any bytes are a
+                // value. Nothing else refers to it before the commit.
+                let page = unsafe { &mut *page };
+                // What a doomed transaction shows is whole as well.
+                let next = addition.apply(page).ok_or("torn")?;
+                match tx.commit()? {
+                    Outcome::Conflict { .. } => {}
+                    outcome => return Ok(vec![(committed(outcome)?, next)]),
                 }
             }
         })
@@ -192,21 +227,18 @@ fn transact_many(x: Subscribe, y: Subscribe, z: Subscribe) -> Result<Operation> 
     let x = x.write().typed::<Small>()?;
     let y = y.write().typed::<Small>()?;
     let z = z.typed::<Small>()?;
-    Ok(Box::new(move |_| {
+    Ok(Box::new(move |told| {
+        let addition = Addition::<Small>::to_be(told);
         let done = marked(|| {
             kstate::transact_many(|tx| {
                 tx.add(&x)?;
                 tx.add(&y)?;
                 tx.add_reading(&z)?;
-                let read = number_of(tx.get(&z)?);
-                let mut next = [0; 2];
-                for (state, next) in [&x, &y].into_iter().zip(&mut next) {
-                    let value = tx.get_mut(state)?;
-                    let number = number_of(value).zip(read);
-                    *next = number.ok_or(TransactManyError::Aborted("torn"))?.0 + 1;
-                    *value = words(*next);
-                }
-                Ok(next)
+                let torn = || TransactManyError::Aborted("torn");
+                number_of(tx.get(&z)?).ok_or_else(torn)?;
+                let first = addition.apply(tx.get_mut(&x)?).ok_or_else(torn)?;
+                let second = addition.apply(tx.get_mut(&y)?).ok_or_else(torn)?;
+                Ok([first, second])
             })
         })?;
         match done.outcome {

@@ -48,6 +48,11 @@ const fn operation(
 }
 
 impl Operation {
+    /// Whether there is something for the daemon to do when it is not finished.
+    pub(crate) const fn owes(&self) -> bool {
+        self.several || self.armed || self.awaited
+    }
+
     const fn several(mut self) -> Self {
         self.several = true;
         self

@@ -20,7 +20,7 @@ const OTHERS_ADD: u64 = 1000;
 const ROUNDS_BESIDE_READERS: u32 = 6;
 
 /// Ways in which others commit.
-const WAYS: u32 = 5;
+pub(crate) const WAYS: u32 = 5;
 
 /// A version of a state, as others see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

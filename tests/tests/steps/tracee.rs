@@ -37,11 +37,20 @@ pub(crate) struct Tracee {
     address: u64,
     /// How often the instruction there has been repeated.
     repeated: u32,
-    /// How many places it has come by since the mark.
-    places: u32,
+    /// What it has come by since the mark.
+    course: Course,
     /// A signal it is to be given when it goes on.
     signal: Option<Signal>,
     at_end: bool,
+}
+
+/// What an operation comes by.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Course {
+    /// How many places there are, but for its beginning.
+    pub(crate) places: u32,
+    /// Those before atomic instructions.
+    pub(crate) atomic: Vec<u32>,
 }
 
 /// A place in the middle of an operation.
@@ -64,7 +73,7 @@ impl Tracee {
             pid,
             address: 0,
             repeated: 0,
-            places: 0,
+            course: Course::default(),
             signal: None,
             at_end: false,
         }
@@ -75,7 +84,8 @@ impl Tracee {
     pub(crate) fn begin(&mut self, number: u64) {
         self.worker.say(&number.to_string());
         self.until_mark();
-        (self.repeated, self.places, self.at_end) = (0, 0, false);
+        (self.repeated, self.at_end) = (0, false);
+        self.course = Course::default();
         self.address = instruction_pointer(self.pid);
     }
 
@@ -86,7 +96,7 @@ impl Tracee {
     #[track_caller]
     pub(crate) fn step_to(&mut self, place: u32) -> bool {
         for _ in 0..MAX_STEPS {
-            if self.at_end || self.places >= place {
+            if self.at_end || self.course.places >= place {
                 return !self.at_end;
             }
             ptrace::step(self.pid, self.signal.take()).expect("it stands");
@@ -105,12 +115,18 @@ impl Tracee {
         let same = address == self.address;
         self.address = address;
         self.repeated = if same { self.repeated + 1 } else { 0 };
-        self.places += u32::from(!same || self.repeated.is_power_of_two());
+        if same && !self.repeated.is_power_of_two() {
+            return;
+        }
+        self.course.places += 1;
+        if is_atomic(self.pid, address) {
+            self.course.atomic.push(self.course.places);
+        }
     }
 
-    /// How many places there are, once it has come to the end.
-    pub(crate) fn places(&self) -> u32 {
-        self.places
+    /// What it came by on the way to where it is.
+    pub(crate) fn course(&self) -> Course {
+        self.course.clone()
     }
 
     /// Where it stands.
@@ -119,7 +135,7 @@ impl Tracee {
         let (file, start) = mapping_of(&maps, self.address);
         Place {
             operation,
-            number: self.places,
+            number: self.course.places,
             file: file.to_owned(),
             offset: self.address.wrapping_sub(start),
         }
@@ -184,6 +200,21 @@ fn instruction_pointer(pid: Pid) -> u64 {
 #[cfg(not(target_arch = "x86_64"))]
 fn instruction_pointer(_: Pid) -> u64 {
     unreachable!("nothing is stepped along where that is not possible")
+}
+
+/// Whether the instruction at `address` reads and writes memory in one: it has the prefix `lock`, or
+/// is an `xchg`. Which prefix comes first is not said, but one of size may.
+fn is_atomic(pid: Pid, address: u64) -> bool {
+    let address = std::ptr::without_provenance_mut(usize::try_from(address).unwrap_or(0));
+    // What is not there to be read is not executed either, such as the page of `vsyscall`.
+    let bytes = ptrace::read(pid, address).unwrap_or(0).to_le_bytes();
+    let mut bytes = bytes.into_iter().skip_while(|byte| *byte == 0x66);
+    match bytes.next() {
+        Some(0xf0) => true,
+        Some(0x40..=0x4f) => matches!(bytes.next(), Some(0x86 | 0x87)),
+        Some(first) => matches!(first, 0x86 | 0x87),
+        None => false,
+    }
 }
 
 /// The file that is mapped at `address`, and where its first byte is.
