@@ -235,14 +235,16 @@ fn transact_many(x: Subscribe, y: Subscribe, z: Subscribe) -> Result<Operation> 
                 tx.add(&y)?;
                 tx.add_reading(&z)?;
                 let torn = || TransactManyError::Aborted("torn");
-                number_of(tx.get(&z)?).ok_or_else(torn)?;
+                let read = number_of(tx.get(&z)?).ok_or_else(torn)?;
                 let first = addition.apply(tx.get_mut(&x)?).ok_or_else(torn)?;
                 let second = addition.apply(tx.get_mut(&y)?).ok_or_else(torn)?;
-                Ok([first, second])
+                Ok([first, second, read])
             })
         })?;
         match done.outcome {
-            ManyOutcome::Committed { generations } => {
+            ManyOutcome::Committed { mut generations } => {
+                // A transaction does not say which one it has read.
+                generations.push(Generation::NEVER);
                 Ok(generations.into_iter().zip(done.value).collect())
             }
             other => Err(format!("{other:?}").into()),

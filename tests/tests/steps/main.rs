@@ -118,7 +118,6 @@ fn kill_at(
     true
 }
 
-#[track_caller]
 fn killed_at_each_place(daemon: &Daemon, operation: &'static Operation) {
     let start = Instant::now();
     let mut scene = Scene::new(daemon, operation);
@@ -176,20 +175,19 @@ fn stop_at(
         }
         Effect::Adds | Effect::Replaces => {
             // Either before all that the others did, or after.
-            let written = written(operation);
-            let expected: Vec<Version> = match committed {
-                true => seen[..written].to_vec(),
-                false => (after[..written]
-                    .iter()
-                    .map(|newest| next(operation, told, *newest)))
-                .collect(),
-            };
-            assert_eq!(said, expected, "committed: {committed}");
-            let newest = if committed { &after[..written] } else { &said };
-            assert_eq!(
-                (&last[..written], &last[written..]),
-                (newest, &after[written..])
-            );
+            let (at, written) = (if committed { &seen } else { &after }, written(operation));
+            let mut newest = after.clone();
+            for (index, said) in said.iter().enumerate() {
+                match index < written {
+                    true if committed => assert_eq!(*said, at[index]),
+                    true => {
+                        newest[index] = next(operation, told, at[index]);
+                        assert_eq!(*said, newest[index]);
+                    }
+                    false => assert_eq!(said.number, at[index].number, "it was read"),
+                }
+            }
+            assert_eq!((said.len(), &last), (after.len(), &newest));
         }
     }
     assert!(
@@ -213,7 +211,6 @@ fn assert_read(said: &[Version], before: &[Version], after: &[Version]) {
     );
 }
 
-#[track_caller]
 fn stopped_at_each_place(daemon: &Daemon, operation: &'static Operation) {
     let start = Instant::now();
     let mut scene = Scene::new(daemon, operation);
