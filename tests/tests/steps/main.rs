@@ -22,7 +22,7 @@ use scene::{Scene, Version};
 use tracee::{Course, Tracee};
 
 /// How many places of an operation are tried by default, besides those at atomic instructions.
-const SAMPLE: u32 = 16;
+const SAMPLE: u32 = 8;
 
 fn every_instruction() -> bool {
     std::env::var_os("KSTATE_EVERY_INSTRUCTION").is_some()
@@ -123,14 +123,13 @@ fn killed_at_each_place(daemon: &Daemon, operation: &'static Operation) {
     let mut scene = Scene::new(daemon, operation);
     let mut tracee = ready(daemon, operation);
     tracee.begin(scene.look()[0].number + 1);
-    tracee.step_to(u32::MAX);
-    let course = tracee.course();
+    let course = tracee.step_through();
     tracee.kill();
     let mut kills = 0;
     for (way, number) in (0..).zip(places(&course)) {
         let orders = match every_instruction() && operation.owes() {
             true => &[true, false][..],
-            false => &[way / scene::WAYS % 2 == 0][..],
+            false => &[(way / scene::WAYS).is_multiple_of(2)][..],
         };
         for daemon_first in orders {
             let others = (way, *daemon_first);
@@ -215,9 +214,9 @@ fn stopped_at_each_place(daemon: &Daemon, operation: &'static Operation) {
     let start = Instant::now();
     let mut scene = Scene::new(daemon, operation);
     let mut tracee = ready(daemon, operation);
-    // To the end of it.
-    stop_at(&mut scene, &mut tracee, operation, u32::MAX, 0);
-    let course = tracee.course();
+    tracee.begin(scene.look()[0].number + 1);
+    let course = tracee.step_through();
+    tracee.go_on();
     let mut stops = 0;
     for (way, number) in (0..).zip(places(&course)) {
         stops += u32::from(stop_at(&mut scene, &mut tracee, operation, number, way));

@@ -17,7 +17,7 @@ use crate::scene::Version;
 /// What the process raises before and after its operation.
 const MARK: Signal = Signal::SIGUSR1;
 
-/// More steps than any operation has; who takes them goes round in a circle.
+/// More steps than any operation has: whoever takes them goes round in a circle.
 const MAX_STEPS: u32 = 20_000_000;
 
 /// Whether processes can be stepped along here.
@@ -37,15 +37,17 @@ pub(crate) struct Tracee {
     address: u64,
     /// How often the instruction there has been repeated.
     repeated: u32,
-    /// What it has come by since the mark.
-    course: Course,
+    /// How many places it has come by since the mark.
+    places: u32,
+    /// How many steps that took.
+    steps: u32,
     /// A signal it is to be given when it goes on.
     signal: Option<Signal>,
     at_end: bool,
 }
 
 /// What an operation comes by.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Course {
     /// How many places there are, but for its beginning.
     pub(crate) places: u32,
@@ -73,7 +75,8 @@ impl Tracee {
             pid,
             address: 0,
             repeated: 0,
-            course: Course::default(),
+            places: 0,
+            steps: 0,
             signal: None,
             at_end: false,
         }
@@ -84,8 +87,8 @@ impl Tracee {
     pub(crate) fn begin(&mut self, number: u64) {
         self.worker.say(&number.to_string());
         self.until_mark();
-        (self.repeated, self.at_end) = (0, false);
-        self.course = Course::default();
+        (self.repeated, self.places, self.steps) = (0, 0, 0);
+        self.at_end = false;
         self.address = instruction_pointer(self.pid);
     }
 
@@ -95,38 +98,45 @@ impl Tracee {
     /// repetition, and is a place more after the first, the second, the fourth and so on.
     #[track_caller]
     pub(crate) fn step_to(&mut self, place: u32) -> bool {
-        for _ in 0..MAX_STEPS {
-            if self.at_end || self.course.places >= place {
-                return !self.at_end;
-            }
-            ptrace::step(self.pid, self.signal.take()).expect("it stands");
-            match self.stopped() {
-                Signal::SIGTRAP => self.arrive(),
-                MARK => self.at_end = true,
-                // An answer to what it did, such as touching a page that is trapped.
-                signal => self.signal = Some(signal),
-            }
+        while !self.at_end && self.places < place {
+            self.step();
         }
-        panic!("it has not ended after {MAX_STEPS} steps");
+        !self.at_end
     }
 
-    fn arrive(&mut self) {
-        let address = instruction_pointer(self.pid);
-        let same = address == self.address;
-        self.address = address;
-        self.repeated = if same { self.repeated + 1 } else { 0 };
-        if same && !self.repeated.is_power_of_two() {
-            return;
+    /// Steps it along to its end, and returns what it comes by.
+    #[track_caller]
+    pub(crate) fn step_through(&mut self) -> Course {
+        let mut atomic = Vec::new();
+        while !self.at_end {
+            if is_atomic(self.pid, self.address) {
+                atomic.push(self.places);
+            }
+            self.step();
         }
-        self.course.places += 1;
-        if is_atomic(self.pid, address) {
-            self.course.atomic.push(self.course.places);
+        Course {
+            places: self.places,
+            atomic,
         }
     }
 
-    /// What it came by on the way to where it is.
-    pub(crate) fn course(&self) -> Course {
-        self.course.clone()
+    #[track_caller]
+    fn step(&mut self) {
+        self.steps += 1;
+        assert!(self.steps < MAX_STEPS, "it has not ended after so many");
+        ptrace::step(self.pid, self.signal.take()).expect("it stands");
+        match self.stopped() {
+            Signal::SIGTRAP => {
+                let address = instruction_pointer(self.pid);
+                let same = address == self.address;
+                self.address = address;
+                self.repeated = if same { self.repeated + 1 } else { 0 };
+                self.places += u32::from(!same || self.repeated.is_power_of_two());
+            }
+            MARK => self.at_end = true,
+            // An answer to what it did, such as touching a page that is trapped.
+            signal => self.signal = Some(signal),
+        }
     }
 
     /// Where it stands.
@@ -135,7 +145,7 @@ impl Tracee {
         let (file, start) = mapping_of(&maps, self.address);
         Place {
             operation,
-            number: self.course.places,
+            number: self.places,
             file: file.to_owned(),
             offset: self.address.wrapping_sub(start),
         }
