@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+mod machine;
 mod operation;
 mod scene;
 mod tracee;
@@ -17,6 +18,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use kstate_tests::{Daemon, both_transports};
+use nix::sys::personality::{self, Persona};
 use operation::{Effect, Operation, PUBLISHING, READING, SEVERAL, TRANSACTIONS};
 use scene::{Scene, Version};
 use tracee::{Course, Tracee};
@@ -43,6 +45,9 @@ fn places(course: &Course) -> BTreeSet<u32> {
 /// A process that is ready for its operation.
 #[track_caller]
 fn ready(daemon: &Daemon, operation: &Operation) -> Tracee {
+    // What is at an address in one process is there in the next.
+    let persona = personality::get().unwrap() | Persona::ADDR_NO_RANDOMIZE;
+    personality::set(persona).unwrap();
     let mut worker = daemon.stepped(operation.name, operation.kind);
     assert_eq!(worker.line(), "ready");
     Tracee::seize(worker)
@@ -90,7 +95,7 @@ fn kill_at(
     scene: &mut Scene<'_>,
     daemon: &Daemon,
     operation: &'static Operation,
-    number: u32,
+    (course, number): (&Course, u32),
     (way, daemon_first): (u32, bool),
 ) -> bool {
     let mut tracee = ready(daemon, operation);
@@ -98,7 +103,7 @@ fn kill_at(
     let before = scene.look();
     let told = before[0].number + 1;
     tracee.begin(told);
-    if !tracee.step_to(number) {
+    if !tracee.step_to(course, number) {
         tracee.kill();
         scene.await_nothing_held();
         return false;
@@ -133,7 +138,13 @@ fn killed_at_each_place(daemon: &Daemon, operation: &'static Operation) {
         };
         for daemon_first in orders {
             let others = (way, *daemon_first);
-            kills += u32::from(kill_at(&mut scene, daemon, operation, number, others));
+            kills += u32::from(kill_at(
+                &mut scene,
+                daemon,
+                operation,
+                (&course, number),
+                others,
+            ));
         }
     }
     let what = format!("{} instructions, {kills} kills", course.places);
@@ -148,14 +159,14 @@ fn stop_at(
     scene: &mut Scene<'_>,
     tracee: &mut Tracee,
     operation: &'static Operation,
-    number: u32,
+    (course, number): (&Course, u32),
     way: u32,
 ) -> bool {
     scene.settle();
     let before = scene.look();
     let told = before[0].number + 1;
     tracee.begin(told);
-    let stopped = tracee.step_to(number);
+    let stopped = tracee.step_to(course, number);
     let _place = tracee.place(operation.name);
     let (seen, after) = match stopped {
         true => scene.disturb(way),
@@ -219,7 +230,13 @@ fn stopped_at_each_place(daemon: &Daemon, operation: &'static Operation) {
     tracee.go_on();
     let mut stops = 0;
     for (way, number) in (0..).zip(places(&course)) {
-        stops += u32::from(stop_at(&mut scene, &mut tracee, operation, number, way));
+        stops += u32::from(stop_at(
+            &mut scene,
+            &mut tracee,
+            operation,
+            (&course, number),
+            way,
+        ));
     }
     tracee.finish();
     scene.await_nothing_held();
@@ -247,7 +264,7 @@ fn with_all(
     operations: &'static [Operation],
     each: impl Fn(&Daemon, &'static Operation),
 ) {
-    if !tracee::is_possible() {
+    if !machine::is_possible() {
         let _ = writeln!(
             std::io::stderr(),
             "UNTESTED: {test}: processes are stepped along on x86-64 alone"

@@ -3,6 +3,7 @@
 //! The kernel answers the thread that has seized a process, and no other: all of this is done in
 //! the thread of the test.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::process::Command;
 
@@ -12,6 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::machine;
 use crate::scene::Version;
 
 /// What the process raises before and after its operation.
@@ -19,14 +21,6 @@ const MARK: Signal = Signal::SIGUSR1;
 
 /// More steps than any operation has: whoever takes them goes round in a circle.
 const MAX_STEPS: u32 = 20_000_000;
-
-/// Whether processes can be stepped along here.
-///
-/// On other processors a loop of exclusive loads and stores never ends that is stopped in its
-/// middle each time round, and they do not have the instruction pointer where it is read below.
-pub(crate) const fn is_possible() -> bool {
-    cfg!(target_arch = "x86_64")
-}
 
 /// A process of `kstate-stepped`, seized.
 #[derive(Debug)]
@@ -53,6 +47,8 @@ pub(crate) struct Course {
     pub(crate) places: u32,
     /// Those before atomic instructions.
     pub(crate) atomic: Vec<u32>,
+    /// Those at addresses where it was for the first time, and the addresses.
+    firsts: Vec<(u32, u64)>,
 }
 
 /// A place in the middle of an operation.
@@ -89,27 +85,66 @@ impl Tracee {
         self.until_mark();
         (self.repeated, self.places, self.steps) = (0, 0, 0);
         self.at_end = false;
-        self.address = instruction_pointer(self.pid);
+        self.address = machine::instruction_pointer(self.pid);
     }
 
-    /// Steps it along to the place of that number; `false` if the operation ends before.
+    /// Brings it to the place of that number; `false` if the operation ends before.
     ///
     /// Each instruction is a place. A repeated one (`rep movs`) is interrupted after each
     /// repetition, and is a place more after the first, the second, the fourth and so on.
+    ///
+    /// It runs as far as there is an instruction that it has not come by before, according to
+    /// `course`, and is stepped along from there.
     #[track_caller]
-    pub(crate) fn step_to(&mut self, place: u32) -> bool {
+    pub(crate) fn step_to(&mut self, course: &Course, place: u32) -> bool {
+        let firsts = &course.firsts;
+        let before = firsts.partition_point(|(number, _)| *number <= place);
+        if let Some(&(number, address)) = firsts[..before].last()
+            && number > 0
+        {
+            self.run_to(number, address);
+        }
         while !self.at_end && self.places < place {
             self.step();
         }
         !self.at_end
     }
 
+    /// Lets it run to the place of that number, which is the first at that address; not if no
+    /// breakpoint can be put there, as in the pages of the kernel's.
+    #[track_caller]
+    fn run_to(&mut self, number: u32, address: u64) {
+        let Ok(text) = machine::set_breakpoint(self.pid, address) else {
+            return;
+        };
+        loop {
+            ptrace::cont(self.pid, self.signal.take()).expect("it stands");
+            match self.stopped() {
+                Signal::SIGTRAP => break,
+                MARK => {
+                    self.at_end = true;
+                    break;
+                }
+                signal => self.signal = Some(signal),
+            }
+        }
+        machine::remove_breakpoint(self.pid, address, text).expect("it was set");
+        if !self.at_end {
+            machine::set_instruction_pointer(self.pid, address).expect("it stands");
+            (self.places, self.address) = (number, address);
+        }
+    }
+
     /// Steps it along to its end, and returns what it comes by.
     #[track_caller]
     pub(crate) fn step_through(&mut self) -> Course {
-        let mut atomic = Vec::new();
+        let (mut atomic, mut firsts) = (Vec::new(), Vec::new());
+        let mut known = HashSet::new();
         while !self.at_end {
-            if is_atomic(self.pid, self.address) {
+            if known.insert(self.address) {
+                firsts.push((self.places, self.address));
+            }
+            if machine::is_atomic(self.pid, self.address) {
                 atomic.push(self.places);
             }
             self.step();
@@ -117,6 +152,7 @@ impl Tracee {
         Course {
             places: self.places,
             atomic,
+            firsts,
         }
     }
 
@@ -127,7 +163,7 @@ impl Tracee {
         ptrace::step(self.pid, self.signal.take()).expect("it stands");
         match self.stopped() {
             Signal::SIGTRAP => {
-                let address = instruction_pointer(self.pid);
+                let address = machine::instruction_pointer(self.pid);
                 let same = address == self.address;
                 self.address = address;
                 self.repeated = if same { self.repeated + 1 } else { 0 };
@@ -199,31 +235,6 @@ impl Tracee {
     pub(crate) fn finish(mut self) {
         self.worker.close_input();
         assert!(self.worker.finish().success(), "it ends well");
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn instruction_pointer(pid: Pid) -> u64 {
-    ptrace::getregs(pid).expect("it stands").rip
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_pointer(_: Pid) -> u64 {
-    unreachable!("nothing is stepped along where that is not possible")
-}
-
-/// Whether the instruction at `address` reads and writes memory in one: it has the prefix `lock`, or
-/// is an `xchg`. Which prefix comes first is not said, but one of size may.
-fn is_atomic(pid: Pid, address: u64) -> bool {
-    let address = std::ptr::without_provenance_mut(usize::try_from(address).unwrap_or(0));
-    // What is not there to be read is not executed either, such as the page of `vsyscall`.
-    let bytes = ptrace::read(pid, address).unwrap_or(0).to_le_bytes();
-    let mut bytes = bytes.into_iter().skip_while(|byte| *byte == 0x66);
-    match bytes.next() {
-        Some(0xf0) => true,
-        Some(0x40..=0x4f) => matches!(bytes.next(), Some(0x86 | 0x87)),
-        Some(first) => matches!(first, 0x86 | 0x87),
-        None => false,
     }
 }
 
