@@ -302,7 +302,7 @@ impl<'w> Insist<'w> {
         if self.turns.iter().any(|turn| turn.is_of(writing)) {
             return true;
         }
-        if attempts % self.every.max(1) == 0 || !self.turns.is_empty() {
+        if attempts.is_multiple_of(self.every.max(1)) || !self.turns.is_empty() {
             // One attempt may begin before the last of them has seen it.
             let given = writing.ask_turn(self.longest * 2 + AT_LEAST);
             self.turns.extend(given);

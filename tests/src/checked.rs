@@ -8,16 +8,47 @@ pub type Checked = [u64; WORDS];
 
 /// The value that carries `number`.
 pub fn checked(number: u64) -> Checked {
-    let mut value = [number; WORDS];
-    for (at, word) in (0_u64..).zip(&mut value).skip(1) {
-        *word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7) ^ at;
-    }
-    value
+    words(number)
+}
+
+/// A value of so many words that carries `number`.
+pub fn words<const N: usize>(number: u64) -> [u64; N] {
+    let mut at = 0;
+    [(); N].map(|()| {
+        at += 1;
+        word(number, at - 1)
+    })
 }
 
 /// The number that a value carries; `None` when it is torn.
-pub fn number_of(value: &Checked) -> Option<u64> {
-    (*value == checked(value[0])).then_some(value[0])
+pub fn number_of(value: &[u64]) -> Option<u64> {
+    let number = *value.first()?;
+    let whole = (0..)
+        .zip(value)
+        .all(|(at, found)| *found == word(number, at));
+    whole.then_some(number)
+}
+
+/// The bytes of a value of `length` bytes, whole words, that carries `number`.
+pub fn bytes_of(number: u64, length: usize) -> Vec<u8> {
+    let words = (0..).take(length / size_of::<u64>());
+    words
+        .flat_map(|at| word(number, at).to_ne_bytes())
+        .collect()
+}
+
+/// The number that the bytes of a value carry; `None` when it is torn.
+pub fn number_of_bytes(bytes: &[u8]) -> Option<u64> {
+    let (words, rest) = bytes.as_chunks();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_ne_bytes(*word)).collect();
+    number_of(&words).filter(|_| rest.is_empty())
+}
+
+fn word(number: u64, at: u64) -> u64 {
+    match at {
+        0 => number,
+        _ => number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7) ^ at,
+    }
 }
 
 #[cfg(test)]

@@ -142,6 +142,18 @@ impl Daemon {
         Running::start(&mut command)
     }
 
+    /// A process of `kstate-stepped` with an operation on the states whose names begin with `name`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn stepped(&self, name: &str, operation: &str) -> Running {
+        let mut command = Command::new(own("kstate-stepped"));
+        command.arg(&self.mount).arg(name).arg(operation);
+        Running::start(&mut command)
+    }
+
     /// A process of `kstate-actor`, which is told what to do over `socket`.
     ///
     /// # Panics

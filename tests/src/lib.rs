@@ -12,7 +12,7 @@ mod process;
 mod root;
 
 pub use binary::{kstate, kstatefs};
-pub use checked::{Checked, WORDS, checked, number_of};
+pub use checked::{Checked, WORDS, bytes_of, checked, number_of, number_of_bytes, words};
 pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
 pub use process::{Running, output_of};

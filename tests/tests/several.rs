@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use kstate::{
     AddError, Bytes, Generation, ManyOutcome, Reader, State, TouchError, TransactManyError,
 };
-use kstate_tests::{Daemon, Running, both_transports, eventually, is_real_root};
+use kstate_tests::{Daemon, Running, both_transports, eventually};
 use nix::sys::signal::Signal;
 
 const ACCOUNTS: usize = 5;
@@ -153,82 +152,6 @@ fn a_stopped_committer_holds_others_up_for_milliseconds_and_readers_not_at_all()
         assert!(longest < Duration::from_secs(1), "{longest:?}");
         assert!(finish(&mut teller) > 0);
         assert_eq!(sum(&readers), ALL);
-    });
-}
-
-/// Whether the committer's own mapping can be had as it wants it: by passthrough, which takes root.
-fn has_passthrough(test: &str) -> bool {
-    if !is_real_root() {
-        // Not eprintln!, which the harness swallows when the test passes.
-        let _ = writeln!(
-            std::io::stderr(),
-            "UNTESTED: {test}: takes root of the machine"
-        );
-    }
-    is_real_root()
-}
-
-/// Has a committer stop at each step, and hands it over there.
-fn at_each_step(daemon: &Daemon, then: impl Fn(&mut Running)) {
-    let accounts = bank(daemon);
-    let readers = readers(&accounts);
-    rotate(&accounts);
-    for step in 0.. {
-        let mut committer = daemon.worker("bank", &["step", &step.to_string()]);
-        assert_eq!(committer.line(), "ready");
-        let status = format!("/proc/{}/stat", committer.pid());
-        let stopped = eventually("it stops or ends", || {
-            let status = std::fs::read_to_string(&status).unwrap();
-            match status.rsplit_once(") ").unwrap().1.as_bytes()[0] {
-                b'T' => Some(true),
-                b'Z' => Some(false),
-                _ => None,
-            }
-        });
-        if !stopped {
-            assert!(step > 12, "a commit of two has more steps than {step}");
-            return;
-        }
-        for reader in &readers {
-            reader.snapshot().unwrap();
-        }
-        assert_eq!(sum(&readers), ALL, "at step {step}");
-        let took = rotate(&accounts);
-        assert!(took < Duration::from_secs(1), "{took:?} at step {step}");
-        accounts[0].transact(|value| *value += 1).unwrap();
-        accounts[1].transact(|value| *value -= 1).unwrap();
-        assert_eq!(sum(&readers), ALL, "at step {step}");
-        then(&mut committer);
-        rotate(&accounts);
-        assert_eq!(sum(&readers), ALL, "at step {step}");
-    }
-}
-
-#[test]
-fn a_committer_stopped_at_any_step_goes_on_later() {
-    if !has_passthrough("a committer stopped at any step") {
-        return;
-    }
-    at_each_step(&Daemon::start(), |committer| {
-        committer.signal(Signal::SIGCONT);
-        assert_eq!(committer.line(), "done");
-        assert!(committer.finish().success());
-    });
-}
-
-#[test]
-fn a_committer_killed_at_any_step_is_settled() {
-    if !has_passthrough("a committer killed at any step") {
-        return;
-    }
-    let daemon = Daemon::start();
-    at_each_step(&daemon, |committer| {
-        committer.signal(Signal::SIGKILL);
-        committer.finish();
-        eventually("its record is gone", || {
-            let files = std::fs::read_dir(daemon.file(".kstate/intents")).unwrap();
-            (files.count() == 2).then_some(())
-        });
     });
 }
 

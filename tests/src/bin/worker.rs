@@ -10,9 +10,6 @@ use clap::{Parser, Subcommand};
 use kstate::{Generation, Mount, Stamping, State, Waited};
 use kstate_tests::{Checked, checked, number_of};
 
-#[path = "worker/step.rs"]
-mod step;
-
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A process of a test
@@ -55,8 +52,6 @@ enum Role {
     /// Takes cuts of so many accounts until its input ends; prints how many there were and how many
     /// did not sum up to the amount there is
     Audit { accounts: u32, amount: i64 },
-    /// Moves 1 from the first account to the second, and stops itself at a step of the commit
-    Step { stop_at: u32 },
     /// Begins a transaction over both of two accounts, forks, and has the child try to commit it and
     /// then one of its own
     ForkAndTransfer,
@@ -87,7 +82,6 @@ fn run(cli: &Cli) -> Result {
         Role::ForkAndTransfer => {
             return bank::fork_and_transfer(&bank::open(&mount, &cli.name, 2, true)?);
         }
-        Role::Step { stop_at } => return step::transfer(&cli.mount, &cli.name, stop_at),
         _ => {}
     }
     let subscribe = mount.subscribe(&cli.name);
@@ -111,9 +105,7 @@ fn run(cli: &Cli) -> Result {
         }
         Role::Exec { times } => publish_and_exec(cli, &subscribe.write().typed()?, times),
         Role::ForkAndHold => fork_and_hold(&subscribe.write().typed()?),
-        Role::Transfer { .. } | Role::Audit { .. } | Role::Step { .. } | Role::ForkAndTransfer => {
-            Ok(())
-        }
+        Role::Transfer { .. } | Role::Audit { .. } | Role::ForkAndTransfer => Ok(()),
     }
 }
 
