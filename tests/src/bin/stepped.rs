@@ -242,10 +242,11 @@ fn transact_many(x: Subscribe, y: Subscribe, z: Subscribe) -> Result<Operation> 
             })
         })?;
         match done.outcome {
-            ManyOutcome::Committed { mut generations } => {
+            ManyOutcome::Committed { generations } => {
                 // A transaction does not say which one it has read.
-                generations.push(Generation::NEVER);
-                Ok(generations.into_iter().zip(done.value).collect())
+                let read = std::iter::once(Generation::NEVER);
+                let generations = generations.iter().copied().chain(read);
+                Ok(generations.zip(done.value).collect())
             }
             other => Err(format!("{other:?}").into()),
         }

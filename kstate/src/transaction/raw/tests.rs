@@ -400,11 +400,10 @@ fn a_page_that_is_put_out_of_memory_comes_back_as_it_was() {
             return;
         }
         let put_out = || {
+            let page = pointer.cast();
             // SAFETY: a whole page of the transaction; what it holds is in its file.
-            assert_eq!(
-                unsafe { libc::madvise(pointer.cast(), 4096, libc::MADV_DONTNEED) },
-                0
-            );
+            let gone = unsafe { libc::madvise(page, tx.page_len(), libc::MADV_DONTNEED) };
+            assert_eq!(gone, 0);
         };
         assert_eq!(read(pointer), 1);
         put_out();
