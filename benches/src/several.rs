@@ -65,7 +65,7 @@ fn commit(states: &[State<[u64; WORDS]>], blocks: usize) -> Result<Case> {
         },
     );
     let title = format!("commit {} states at once, beside one by one", states.len());
-    Ok(Case::new(title, ours, limit, Bound::None))
+    Ok(Case::new(title, ours, limit, Bound::Times(1.5)))
 }
 
 /// A cut of all, beside a snapshot of each.

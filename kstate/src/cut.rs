@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Decision, Standing};
+use kstate_sys::region::{self, Decision, Head};
+use smallvec::SmallVec;
 
 use crate::content::Content;
 use crate::reader::Reader;
@@ -97,23 +98,36 @@ mod sealed {
 }
 
 /// How a state stood, and its value as of then.
-type Copied<T> = (Standing, Snapshot<<T as Content>::Owned>);
+type Copied<T> = (Head, Snapshot<<T as Content>::Owned>);
 
 /// A state's part in an attempt.
+#[inline]
 fn copy<T: Content>(reader: &Reader<T>) -> Result<Option<Copied<T>>, ReadError> {
-    let standing = reader.look()?;
-    let snapshot = T::snapshot_at(reader, standing.head)?;
-    Ok(snapshot.map(|snapshot| (standing, snapshot)))
+    let head = match reader.newest() {
+        Some(head) => head,
+        None => reader.look()?.head,
+    };
+    let snapshot = T::snapshot_at(reader, head)?;
+    Ok(snapshot.map(|snapshot| (head, snapshot)))
 }
 
-/// Whether the state stands as it did before.
-fn stands<T>(reader: &Reader<T>, before: &Standing) -> Result<bool, ReadError> {
+/// Whether the state stands as it did when `before` counted.
+#[inline]
+fn stands<T>(reader: &Reader<T>, before: Head) -> Result<bool, ReadError> {
+    match reader.newest() {
+        Some(head) => Ok(head == before),
+        None => stands_beside_an_intent(reader, before),
+    }
+}
+
+#[cold]
+fn stands_beside_an_intent<T>(reader: &Reader<T>, before: Head) -> Result<bool, ReadError> {
     let again = reader.look()?;
     if let Some((commit, Decision::Checking)) = again.intent {
         // It is decided in a moment, unless its owner was stopped.
         reader.subscription().urge(commit);
     }
-    Ok(again.head == before.head && again.may_be_cut())
+    Ok(again.head == before && again.may_be_cut())
 }
 
 macro_rules! tuples {
@@ -128,7 +142,7 @@ macro_rules! tuples {
                     None => return Ok(Err($index)),
                 },)+);
                 region::cut_fence();
-                $(if !stands($reader, &copies.$index.0)? {
+                $(if !stands($reader, copies.$index.0)? {
                     return Ok(Err($index));
                 })+
                 Ok(Ok(($(copies.$index.1,)+)))
@@ -154,18 +168,18 @@ impl<T: Content> sealed::Attempt for &[Reader<T>] {
     type Values = Vec<Snapshot<T::Owned>>;
 
     fn attempt(&self) -> Result<Result<Self::Values, usize>, ReadError> {
-        let mut looks = Vec::with_capacity(self.len());
+        let mut looks: SmallVec<[Head; 16]> = SmallVec::new();
         let mut values = Vec::with_capacity(self.len());
         for (index, reader) in self.iter().enumerate() {
-            let Some((standing, snapshot)) = copy(reader)? else {
+            let Some((head, snapshot)) = copy(reader)? else {
                 return Ok(Err(index));
             };
-            looks.push(standing);
+            looks.push(head);
             values.push(snapshot);
         }
         region::cut_fence();
         for (index, (reader, before)) in self.iter().zip(&looks).enumerate() {
-            if !stands(reader, before)? {
+            if !stands(reader, *before)? {
                 return Ok(Err(index));
             }
         }

@@ -7,6 +7,7 @@ use kstate_sys::ioctl::{self, call, settled};
 use kstate_sys::region::{
     self, Decision, Generation, Head, IntentRef, Memory, Standing, WithRecords,
 };
+use kstate_sys::sync::Ordering;
 
 use crate::errno;
 use crate::reader::Reader;
@@ -61,6 +62,14 @@ impl<T> Reader<T> {
     /// The region with what decides commits of several states.
     pub(crate) fn region(&self) -> Region<'_> {
         Region::new(self.memory_copied(), self.subscription().records())
+    }
+
+    /// The newest head, unless a commit of several states is under way there.
+    #[inline]
+    pub(crate) fn newest(&self) -> Option<Head> {
+        // ORDERING: Acquire with the committer's swap, as in `region::read`.
+        let head = self.memory().header().head.load(Ordering::Acquire);
+        Some(Head::from_raw(head)).filter(|head| !head.has_intent())
     }
 
     /// How the newest version stands.

@@ -154,12 +154,14 @@ pub enum TouchError {
 }
 
 /// Begins a transaction over several states, none of which is in it yet.
+#[inline]
 pub fn begin_many<'s>() -> Many<'s> {
     Many::new()
 }
 
 impl<'s> Many<'s> {
     /// A transaction over no state yet.
+    #[inline]
     pub fn new() -> Self {
         Self {
             members: SmallVec::new(),

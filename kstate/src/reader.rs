@@ -51,6 +51,7 @@ const MAX_RECORDS: u32 = 100;
 pub struct Reader<T> {
     map: AtomicPtr<Map>,
     clock: ClockWord,
+    state_id: u64,
     subscription: Arc<Subscription>,
     content: PhantomData<fn() -> T>,
 }
@@ -76,6 +77,7 @@ impl<T> Reader<T> {
         Ok(Self {
             map: AtomicPtr::new(map),
             clock,
+            state_id: subscription.state_id(),
             subscription,
             content: PhantomData,
         })
@@ -193,8 +195,9 @@ impl<T> Reader<T> {
     }
 
     /// The state's inode number, which no later state of the same mount has.
+    #[inline]
     pub fn state_id(&self) -> u64 {
-        self.subscription.state_id()
+        self.state_id
     }
 
     /// How many bytes the state has room for, as the daemon has announced it last.
@@ -302,6 +305,7 @@ impl<T> Clone for Reader<T> {
         Self {
             map: AtomicPtr::new(self.map.load(Ordering::Acquire)),
             clock: self.clock,
+            state_id: self.state_id,
             subscription: Arc::clone(&self.subscription),
             content: PhantomData,
         }

@@ -47,25 +47,17 @@ impl<T: Layout> Content for T {
 
     #[inline]
     fn snapshot_at(reader: &Reader<Self>, head: Head) -> Result<Option<Snapshot<T>>, ReadError> {
-        let mut value = T::new_zeroed();
         let memory = reader.memory_copied();
+        let mut snapshot = MaybeUninit::<Snapshot<T>>::uninit();
         let candidate = Candidate::at(&memory, head, size_of::<T>());
-        if let Some(version) = copy_if_whole(candidate, maybe_uninit(value.as_mut_bytes())) {
-            return Ok(Some(Snapshot::new(value, &version, reader.clock())));
+        match copy_if_whole(candidate, place::value_bytes(&mut snapshot)) {
+            Some(version) => {
+                let label = Label::new(&version, reader.clock());
+                // SAFETY: all bytes of the value were written.
+                Ok(Some(unsafe { place::labelled(snapshot, label) }))
+            }
+            None => snapshot_slowly_at(reader, head),
         }
-        let version = reader.retry_grown(|memory| {
-            region::read_at(memory, head, maybe_uninit(value.as_mut_bytes()))
-        });
-        let version = match version {
-            Ok(None) => return Ok(None),
-            Ok(Some(version)) => Ok(version),
-            Err(error) => Err(error),
-        };
-        let version = check_length::<T>(reader, version)?;
-        if version.length == 0 {
-            value = T::new_zeroed();
-        }
-        Ok(Some(Snapshot::new(value, &version, reader.clock())))
     }
 
     #[inline]
@@ -170,6 +162,28 @@ pub(super) fn typed_slowly<T: Layout>(
         *value = T::new_zeroed();
     }
     Ok(version)
+}
+
+/// As [`typed_slowly`], of the version that `head` names.
+#[cold]
+#[inline(never)]
+fn snapshot_slowly_at<T: Layout>(
+    reader: &Reader<T>,
+    head: Head,
+) -> Result<Option<Snapshot<T>>, ReadError> {
+    let mut value = T::new_zeroed();
+    let version = reader
+        .retry_grown(|memory| region::read_at(memory, head, maybe_uninit(value.as_mut_bytes())));
+    let version = match version {
+        Ok(None) => return Ok(None),
+        Ok(Some(version)) => Ok(version),
+        Err(error) => Err(error),
+    };
+    let version = check_length::<T>(reader, version)?;
+    if version.length == 0 {
+        value = T::new_zeroed();
+    }
+    Ok(Some(Snapshot::new(value, &version, reader.clock())))
 }
 
 /// A version has the length of its type, or was never written.
