@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use kstate::{Generation, Mount, Stamping, State, Waited};
+use kstate_sys::ioctl;
 use kstate_tests::{Checked, checked, number_of};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -33,6 +34,9 @@ enum Role {
     Check { reads: u64 },
     /// Subscribes for reading and stays until its input ends
     Hold,
+    /// Asks for a turn of so many microseconds until it is given one, prints how long it is, and
+    /// stays until its input ends
+    HoldTurn { microseconds: u32 },
     /// Waits for each change and prints the number of the newest value
     Wait,
     /// Publishes and reads a million times with every system call forbidden, then says how many
@@ -95,6 +99,7 @@ fn run(cli: &Cli) -> Result {
             say("ready")?;
             until_input_ends()
         }
+        Role::HoldTurn { microseconds } => hold_turn(&subscribe.write().bytes()?, microseconds),
         Role::Wait => wait(&subscribe.typed()?),
         Role::Silent => {
             let other = mount
@@ -106,6 +111,23 @@ fn run(cli: &Cli) -> Result {
         Role::Exec { times } => publish_and_exec(cli, &subscribe.write().typed()?, times),
         Role::ForkAndHold => fork_and_hold(&subscribe.write().typed()?),
         Role::Transfer { .. } | Role::Audit { .. } | Role::ForkAndTransfer => Ok(()),
+    }
+}
+
+fn hold_turn(state: &State<kstate::Bytes>, microseconds: u32) -> Result {
+    loop {
+        for group in 1..=255 {
+            let mut turn = ioctl::Turn {
+                group,
+                microseconds,
+            };
+            // Of a group of another process it is an error.
+            let asked = ioctl::call::turn(state, &mut turn);
+            if asked.is_ok() && turn.microseconds > 0 {
+                say(&turn.microseconds.to_string())?;
+                return until_input_ends();
+            }
+        }
     }
 }
 
