@@ -184,6 +184,9 @@ impl<'s> Many<'s> {
     pub fn add<T: Content>(&mut self, state: &'s State<T>) -> Result<(), AddError> {
         self.check_new(state.as_of())?;
         let base = state.writing.base()?;
+        if self.members.len() == FEW {
+            self.make_room();
+        }
         self.members.push(Member::to_write::<T>(state, base));
         Ok(())
     }
@@ -209,6 +212,12 @@ impl<'s> Many<'s> {
             .head;
         self.members.push(Member::to_read::<T>(reader, base));
         Ok(())
+    }
+
+    /// For all there can be, rather than little by little.
+    #[cold]
+    fn make_room(&mut self) {
+        self.members.reserve(MAX_WRITTEN - FEW);
     }
 
     #[inline]

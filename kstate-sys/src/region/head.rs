@@ -15,6 +15,13 @@ impl Generation {
     /// The generation of a state that nobody has written.
     pub const NEVER: Self = Self(0);
 
+    /// The one after it.
+    #[must_use]
+    #[inline]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
     /// Whether nobody has written yet.
     #[inline]
     pub const fn is_never(self) -> bool {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::io;
 
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Check, Generation, Memory, Notice, SeveralError, Write, Writer};
+use kstate_sys::region::{self, Check, Memory, Notice, SeveralError, Write, Writer};
 use smallvec::SmallVec;
 
 use super::member::Member;
-use super::{FEW, Many, ManyOutcome};
+use super::{FEW, Generations, Many, ManyOutcome};
 use crate::claim::ClaimError;
 use crate::errno;
 use crate::intent::Region;
@@ -49,6 +49,9 @@ pub enum CommitManyError {
 /// States that are going to be changed, in ascending order of their numbers.
 type Targets<'t> = SmallVec<[Target<'t>; FEW]>;
 
+/// What writes to them.
+type Writers = SmallVec<[Writer; FEW]>;
+
 /// One of them.
 #[derive(Clone, Copy)]
 struct Target<'t> {
@@ -81,6 +84,7 @@ impl Many<'_> {
 
     pub(super) fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
         let mut targets = Targets::new();
+        targets.reserve(self.members.len());
         let (mut any_read, mut sorted, mut last) = (false, true, 0);
         for member in &self.members {
             match member.writing().filter(|_| member.is_dirty()) {
@@ -110,12 +114,15 @@ impl Many<'_> {
             read.extend(self.members.iter().filter(|member| member.is_read_alone()));
         }
         Ok(match commit_all(&targets, &read)? {
-            None => ManyOutcome::Committed {
-                generations: (self.members.iter())
-                    .filter(|member| member.is_dirty())
-                    .map(|member| Generation(member.base.generation().0 + 1))
-                    .collect(),
-            },
+            None => {
+                let mut generations = SmallVec::new();
+                generations.reserve(targets.len());
+                let dirty = self.members.iter().filter(|member| member.is_dirty());
+                generations.extend(dirty.map(|member| member.base.generation().next()));
+                ManyOutcome::Committed {
+                    generations: Generations(generations),
+                }
+            }
             Some(member) => ManyOutcome::Conflict {
                 name: member.reader().name().clone(),
                 base: member.base.generation(),
@@ -238,16 +245,30 @@ fn attempt(
     read: &[&Member<'_>],
     prepared: bool,
 ) -> Option<Result<(), SeveralError>> {
-    let mut writes: SmallVec<[Write<'_, Region<'_>, Writer>; FEW]> = SmallVec::new();
+    let mut writers = Writers::new();
     for target in targets {
-        match target.write(prepared) {
-            Some(write) => writes.push(write),
+        match target.writer(prepared) {
+            Some(writer) => writers.push(writer),
             None => {
-                put_back(targets, writes);
+                put_back(targets, writers);
                 return None;
             }
         }
     }
+    let mut writes: SmallVec<[Write<'_, Region<'_>, &mut Writer>; FEW]> = SmallVec::new();
+    writes.extend(
+        targets
+            .iter()
+            .zip(&mut writers)
+            .map(|(target, writer)| Write {
+                memory: target.writing.reader().region(),
+                state: target.member.state_id(),
+                writer,
+                base: target.member.base,
+                bytes: target.member.bytes(),
+                time: target.writing.now(),
+            }),
+    );
     let mut checks: SmallVec<[Check<Region<'_>>; FEW]> = SmallVec::new();
     checks.extend(read.iter().map(|member| Check {
         memory: member.reader().region(),
@@ -257,18 +278,16 @@ fn attempt(
     if !matches!(done, Err(SeveralError::Killed)) {
         record.note_last();
     }
-    put_back(targets, writes);
+    drop(writes);
+    put_back(targets, writers);
     Some(done)
 }
 
 /// Gives the writers back to their handles.
 #[inline]
-fn put_back<'w>(
-    targets: &[Target<'_>],
-    writes: impl IntoIterator<Item = Write<'w, Region<'w>, Writer>>,
-) {
-    for (target, write) in targets.iter().zip(writes) {
-        target.writing.writer.set(Some(write.writer));
+fn put_back(targets: &[Target<'_>], writers: Writers) {
+    for (target, writer) in targets.iter().zip(writers) {
+        target.writing.writer.set(Some(writer));
     }
 }
 
@@ -296,27 +315,17 @@ fn meet_reading(member: &Member<'_>) {
     }
 }
 
-impl<'t> Target<'t> {
-    /// What is to be written, if nothing has to be done before that: neither are there slots to be
-    /// claimed nor, unless it is prepared, is the version longer than was announced or the state
-    /// deleted.
+impl Target<'_> {
+    /// What writes, if nothing has to be done before that: neither are there slots to be claimed nor,
+    /// unless it is prepared, is the version longer than was announced or the state deleted.
     #[inline]
-    fn write(&self, prepared: bool) -> Option<Write<'t, Region<'t>, Writer>> {
-        let (memory, bytes) = (self.writing.reader().region(), self.member.bytes());
-        let header = memory.header();
-        let fits = bytes.len() <= header.announced_capacity();
+    fn writer(&self, prepared: bool) -> Option<Writer> {
+        let header = self.writing.reader().memory().header();
+        let fits = self.member.bytes().len() <= header.announced_capacity();
         if !prepared && (!fits || header.notice().contains(Notice::DELETED)) {
             return None;
         }
-        let writer = self.writing.own_writer()?;
-        Some(Write {
-            memory,
-            state: self.member.state_id(),
-            writer,
-            base: self.member.base,
-            bytes,
-            time: self.writing.now(),
-        })
+        self.writing.own_writer()
     }
 
     /// Pays what the commit owes; `false` if the state was deleted.
