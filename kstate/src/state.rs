@@ -22,7 +22,7 @@ use crate::writing::Writing;
 /// a `fork` the child's first write claims slots for the child, and the parent's go on being the
 /// parent's.
 ///
-/// What does not depend on the content is [`Writing`]'s.
+/// What does not depend on the content is in `writing.rs`.
 pub struct State<T: Content> {
     pub(crate) writing: Writing,
     /// The private page of an earlier transaction, to be used again.

@@ -34,7 +34,7 @@ const SLEEP: Duration = Duration::from_micros(50);
 /// # Invariants
 ///
 /// 1. It is in private memory of a process.
-/// 2. `value` is reached only by who made `holder` the token of its process, from [`FREE`] or from the
+/// 2. `value` is reached only by who made `holder` the token of its process, from `FREE` or from the
 ///    token of another process, and has not let go since; or through `&mut self`.
 /// 3. If `holder` is the token of another process no thread of this one has the lock. A process
 ///    writes its own token only, so by 1 a `fork` has copied it; and the one thread that came
