@@ -21,7 +21,6 @@ use crate::layout::Layout;
 use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
 
-#[doc(hidden)]
 pub(crate) use page::{AnyPage, ValuePage};
 
 /// The content of an untyped state: bytes, as many as the newest version has.
@@ -73,6 +72,10 @@ pub trait Content: sealed::Sealed + Sized + 'static {
     fn owned_in(page: &AnyPage) -> Option<&Self::Owned>;
     #[doc(hidden)]
     fn owned_in_mut(page: &mut AnyPage) -> Option<&mut Self::Owned>;
+
+    /// Whether all versions have the same length.
+    #[doc(hidden)]
+    const HAS_LENGTH: bool;
 
     /// How long a version is that was written by pointer, over one of `found` bytes.
     #[doc(hidden)]

@@ -1,9 +1,9 @@
 //! Traps the first touch of a transaction's raw page, and fills it then.
 //!
-//! A raw page is private memory registered with userfaultfd. Nothing is there until somebody
-//! touches it: the program, or code that was only handed the pointer. The touch is trapped, the
-//! page filled with the version the transaction began from, and the first write told apart from
-//! a read.
+//! A raw page is memory of the process's own, registered with userfaultfd. Unless it holds the base of the
+//! transaction already, nothing is there until somebody touches it: the program, or code that was only
+//! handed the pointer. The touch is trapped, the page filled with the version the transaction began
+//! from, and the first write told apart from a read.
 //!
 //! | part | what |
 //! |---|---|

@@ -318,6 +318,14 @@ impl<'s> Many<'s> {
     /// Throws away what was written.
     pub fn abort(self) {}
 
+    /// A state that was touched and has changed since it was added, and what it is to be written with.
+    #[cold]
+    fn changed(&self) -> Option<(StateName, Option<&'s Writing>)> {
+        let touched = self.members.iter().filter(|member| member.is_touched());
+        let changed = touched.filter(|member| !member.is_current()).next()?;
+        Some((changed.reader().name().clone(), changed.writing()))
+    }
+
     /// What the state of this name is to be written with.
     #[cold]
     fn writing_of(&self, name: &StateName) -> Option<&'s Writing> {

@@ -3,10 +3,9 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use kstate_sys::clock::monotonic_ns;
 use kstate_sys::futex::{self, Deadline};
 use kstate_sys::ioctl::{self, call};
-use kstate_sys::region::{Group, LONGEST_TURN, Memory};
+use kstate_sys::region::{Group, LONGEST_TURN, Memory, Turn};
 
 use crate::errno;
 use crate::writing::Writing;
@@ -14,7 +13,7 @@ use crate::writing::Writing;
 /// A turn that was given; it ends with this.
 pub(crate) struct Given<'w> {
     writing: &'w Writing,
-    group: Group,
+    turn: Turn,
     ends: Instant,
 }
 
@@ -41,9 +40,12 @@ impl fmt::Debug for Given<'_> {
 
 impl Drop for Given<'_> {
     fn drop(&mut self) {
-        let descriptor = self.writing.reader().subscription().descriptor();
-        // A turn that is over already cannot be ended, which is as well.
-        let _ = errno::uninterrupted(|| call::turn_end(descriptor, self.group.0.into()));
+        // Not by the daemon, which may be slow: it sees this when it is asked for the next one, or at
+        // the turn's end, and only then lowers the bit.
+        let header = self.writing.reader().memory().header();
+        if header.leave_turn(self.turn) {
+            futex::wake_all(&header.turn);
+        }
     }
 }
 
@@ -53,7 +55,7 @@ impl Writing {
     ///
     /// # Cost
     ///
-    /// A FUSE request, and another one at its end.
+    /// A FUSE request.
     #[cold]
     pub(crate) fn ask_turn(&self, length: Duration) -> Option<Given<'_>> {
         let writer = self.own_writer()?;
@@ -67,30 +69,91 @@ impl Writing {
         let descriptor = self.reader().subscription().descriptor();
         errno::uninterrupted(|| call::turn(descriptor, &mut asked)).ok()?;
         let given = Duration::from_micros(asked.microseconds.into());
-        (!given.is_zero()).then(|| Given {
+        let turn = self.reader().memory().header().turn();
+        (!given.is_zero() && turn.group() == group).then(|| Given {
             writing: self,
-            group,
+            turn,
             ends: Instant::now() + given,
         })
     }
 
-    /// Waits for the end of another handle's turn, at most as long as a turn may last.
+    /// Waits for the end of another handle's turn, at most until `latest`.
     #[cold]
-    pub(crate) fn stand_back(&self, own: Group) {
-        if !self.polite.get() {
-            return;
-        }
+    pub(crate) fn stand_back(&self, own: Group, latest: Deadline) {
         let header = self.reader().memory().header();
         let turn = header.turn();
-        let now = monotonic_ns();
-        // A writer could have put any end there.
-        let longest = u64::try_from(LONGEST_TURN.as_nanos()).unwrap_or(u64::MAX);
-        let end = Deadline(turn.end_ns().min(now.saturating_add(longest)));
+        // A writer could have put any turn there, and once is enough for each.
+        if !self.polite.get() || self.waited_for.replace(turn) == turn {
+            return;
+        }
+        let end = latest.min(Deadline(turn.end_ns()));
         while turn.group() != own && header.turn() == turn && !end.has_passed() {
-            // Without a daemon nobody ends it before its time. Errors leave nothing to wait for.
+            // Errors leave nothing to wait for.
             if futex::wait(&header.turn, turn.futex_word(), Some(end)).is_err() {
                 return;
             }
         }
+    }
+
+    /// The same of this handle's own, if it has slots.
+    #[cold]
+    pub(crate) fn stand_back_own(&self, latest: Deadline) {
+        if let Some(writer) = self.own_writer() {
+            let group = writer.group();
+            self.writer.set(Some(writer));
+            self.stand_back(group, latest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Region;
+
+    #[test]
+    fn a_turn_that_nobody_gave_and_nobody_takes_back_delays_each_handle_once() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let header = state.memory().header();
+        header.give_turn(Turn::new(Group(200), (1 << 56) - 1));
+        let start = Instant::now();
+        state.publish(&0).unwrap();
+        assert!(start.elapsed() >= LONGEST_TURN);
+        let before = (0..5).map(|_| {
+            let start = Instant::now();
+            for value in 0..50 {
+                state.publish(&value).unwrap();
+            }
+            start.elapsed()
+        });
+        // A busy machine may put the process aside.
+        assert!(before.min().unwrap() < LONGEST_TURN);
+    }
+
+    #[test]
+    fn ones_own_turn_and_one_that_was_left_are_nothing_to_wait_for() {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let header = state.memory().header();
+        let quickest = |publish: &dyn Fn()| {
+            let times = (0..5).map(|_| {
+                let start = Instant::now();
+                publish();
+                start.elapsed()
+            });
+            times.min().unwrap()
+        };
+        let publish = || assert!(state.publish(&1).is_ok());
+        let own = Turn::new(Group(1), (1 << 56) - 1);
+        header.give_turn(own);
+        assert!(quickest(&publish) < LONGEST_TURN);
+        let others = Turn::new(Group(2), (1 << 56) - 1);
+        header.give_turn(others);
+        assert!(header.leave_turn(others) && !header.leave_turn(others));
+        assert!(quickest(&publish) < LONGEST_TURN);
+        state.set_polite(false);
+        header.give_turn(Turn::new(Group(3), (1 << 56) - 1));
+        assert!(quickest(&publish) < LONGEST_TURN);
     }
 }

@@ -6,8 +6,10 @@ use std::io;
 use kstate_sys::access::Access;
 use kstate_sys::clock::Ticks;
 use kstate_sys::fork::Process;
-use kstate_sys::futex;
-use kstate_sys::region::{self, Group, Head, LiveOwner, Memory, Notice, Writer};
+use kstate_sys::futex::{self, Deadline};
+use kstate_sys::region::{
+    self, Group, Head, LONGEST_TURN, LiveOwner, Memory, Notice, Turn, Writer,
+};
 
 use crate::claim::{self, ClaimError, Claimed};
 use crate::content::AnyPage;
@@ -27,6 +29,8 @@ pub(crate) struct Writing {
     pub(crate) stamping: Cell<Stamping>,
     /// Whether others' turns are honoured.
     pub(crate) polite: Cell<bool>,
+    /// The last of them that was.
+    pub(crate) waited_for: Cell<Turn>,
     /// The page of an earlier transaction over several states, to be used again.
     pub(crate) spare: Cell<Option<AnyPage>>,
 }
@@ -40,6 +44,7 @@ impl Writing {
             process: Cell::new(Process::current()?),
             stamping: Cell::new(Stamping::default()),
             polite: Cell::new(true),
+            waited_for: Cell::new(Turn::NOBODYS),
             spare: Cell::new(None),
         })
     }
@@ -161,14 +166,20 @@ impl Writing {
         Ok(Room::Made { capacity })
     }
 
-    /// As [`State::settle_value`](crate::State::settle_value), where the value is not at hand.
+    /// As [`State::settle_value`](crate::State::settle_value), where the value is not at hand: pays what
+    /// the commit owes, then stands back if it is another's turn.
     #[cold]
     #[inline(never)]
     pub(crate) fn settle(&self, notice: Notice, head: Head) -> bool {
-        self.pay(notice, live_owner(head))
+        let owner = live_owner(head);
+        let there = self.pay(notice, owner);
+        if notice.contains(Notice::TURN) {
+            self.stand_back(owner.group(), Deadline::after(LONGEST_TURN));
+        }
+        there
     }
 
-    /// Pays what a commit owes of this handle's. `false` if the state was deleted.
+    /// Pays what a commit owes of this handle's, but for standing back. `false` if the state was deleted.
     #[cold]
     #[inline(never)]
     pub(crate) fn settle_own(&self, notice: Notice) -> bool {
@@ -180,7 +191,7 @@ impl Writing {
         self.pay(notice, owner)
     }
 
-    /// Pays what a commit owes, refreshing the live page in the name of `owner`.
+    /// Pays what a commit owes, refreshing the live page in the name of `owner`; it does not stand back.
     pub(crate) fn pay(&self, notice: Notice, owner: LiveOwner) -> bool {
         if notice.contains(Notice::ARMED) {
             // Another writer may have grown the state. What else fails is damage, which readers
@@ -191,9 +202,6 @@ impl Writing {
         }
         if notice.contains(Notice::WAITERS) {
             futex::wake_all(&self.reader().memory().header().head);
-        }
-        if notice.contains(Notice::TURN) {
-            self.stand_back(owner.group());
         }
         !notice.contains(Notice::DELETED)
     }

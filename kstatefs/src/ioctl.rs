@@ -100,8 +100,8 @@ pub(crate) fn on_state(
         }
         ioctl::TURN_END => {
             let group = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            // Its deadline stays, and finds nothing to be done or the next one's still to come.
             state.end_turn(&shared.reaper, caller.tid, group)?;
-            shared.turns.forget(state.ino());
             Ok(Vec::new())
         }
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),

@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use kstate::{Retry, State, TransactError};
+use kstate::{Retry, State, TransactError, TransactManyError};
 use kstate_sys::ioctl::{Turn, call};
 use kstate_tests::{Checked, PATIENCE, both_transports, checked, eventually, number_of};
 use nix::sys::signal::Signal;
@@ -139,4 +139,69 @@ fn who_is_not_polite_does_not_wait() {
             (given == "10000" && took < Duration::from_millis(2)).then_some(())
         });
     });
+}
+
+#[test]
+fn a_turn_of_one_state_does_not_delay_who_waits_for_another() {
+    both_transports(|daemon| {
+        let mount = daemon.library();
+        let writer = |name| mount.subscribe(name).write().typed::<u64>().unwrap();
+        let (x, y) = (writer("x"), writer("y"));
+        // A machine that is busy may wake late: then another time.
+        eventually("a wake at once", || {
+            let mut holder = daemon.worker("x", &["hold-turn", "10000"]);
+            assert_eq!(holder.line(), "10000");
+            let (seen, reader) = (y.generation(), y.reader());
+            let waiter = std::thread::spawn(move || {
+                let _ = reader.wait(seen, Some(PATIENCE)).unwrap();
+                Instant::now()
+            });
+            let start = Instant::now();
+            let done = kstate::transact_many(|tx| {
+                tx.add(&x)?;
+                tx.add(&y)?;
+                *tx.get_mut(&x)? += 1;
+                *tx.get_mut(&y)? += 1;
+                Ok::<_, TransactManyError>(())
+            });
+            let took = start.elapsed();
+            assert!(done.unwrap().outcome.is_committed());
+            let woken = waiter.join().unwrap().duration_since(start);
+            holder.close_input();
+            holder.finish();
+            (took > Duration::from_millis(5) && woken < Duration::from_millis(3)).then_some(())
+        });
+    });
+}
+
+#[test]
+fn an_aborted_closure_that_saw_changed_values_runs_again() {
+    let daemon = kstate_tests::Daemon::start();
+    let mount = daemon.library();
+    let writer = |name| mount.subscribe(name).write().typed::<u64>().unwrap();
+    let (x, y, other) = (writer("x"), writer("y"), writer("x"));
+    let mut runs = 0;
+    let done = kstate::transact_many(|tx| {
+        runs += 1;
+        tx.add(&x)?;
+        tx.add(&y)?;
+        let seen = *tx.get(&x)?;
+        if runs == 1 {
+            other.publish(&5).unwrap();
+        }
+        match seen {
+            5 => Ok(seen),
+            _ => Err(TransactManyError::Aborted("it does not add up")),
+        }
+    });
+    assert_eq!((done.unwrap().value, runs), (5, 2));
+    let aborted = kstate::transact_many(|tx| {
+        tx.add(&x)?;
+        let _ = tx.get(&x)?;
+        Err::<(), _>(TransactManyError::Aborted("for good"))
+    });
+    assert!(matches!(
+        aborted,
+        Err(TransactManyError::Aborted("for good"))
+    ));
 }

@@ -63,6 +63,15 @@ impl Header {
         self.raise(Notice::TURN);
     }
 
+    /// Ends `turn` in its holder's place; `false` if it is over. Who does it wakes those that wait on the
+    /// word. The bit stays until the daemon comes by.
+    pub fn leave_turn(&self, turn: Turn) -> bool {
+        // ORDERING: Release: what the holder committed comes before.
+        self.turn
+            .compare_exchange(turn.0, 0, Ordering::Release, Ordering::Relaxed)
+            .is_ok()
+    }
+
     /// Ends it. The daemon's alone, who wakes those that wait on the word afterwards.
     pub fn end_turn(&self) {
         self.lower(Notice::TURN);

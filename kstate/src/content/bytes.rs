@@ -15,6 +15,8 @@ impl Content for Bytes {
     type Owned = Vec<u8>;
     type Page = Vec<u8>;
 
+    const HAS_LENGTH: bool = false;
+
     #[inline]
     fn bytes(value: &[u8]) -> &[u8] {
         value

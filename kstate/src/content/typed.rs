@@ -18,6 +18,8 @@ impl<T: Layout> Content for T {
     type Owned = T;
     type Page = ValuePage<T>;
 
+    const HAS_LENGTH: bool = true;
+
     #[inline]
     fn bytes(value: &T) -> &[u8] {
         value.as_bytes()

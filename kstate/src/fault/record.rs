@@ -6,6 +6,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kstate_sys::region::{Head, ReadError};
 
@@ -77,10 +78,17 @@ impl Buffer {
     }
 }
 
+/// Rounds of waiting that only yield.
+const YIELDS: u32 = 200;
+/// Between two looks after those.
+const SLEEP: Duration = Duration::from_micros(50);
+
 /// The record of a page.
 ///
-/// A lock that spins: it is held for a copy or a system call, and a signal handler takes it, which
-/// the holder cannot be interrupted by: whoever holds it touches no raw page.
+/// A lock that waits by looking again: it is held for a copy or a system call, and the handler of SIGBUS
+/// takes it, which the holder cannot be interrupted by: whoever holds it touches no raw page. A handler
+/// of the program's own that touched one while it interrupts the library would break that, and wait for
+/// ever; see [`RawTransaction`](crate::RawTransaction).
 ///
 /// # Invariants
 ///
@@ -115,10 +123,17 @@ impl Record {
     }
 
     pub(super) fn lock(&self) -> Held<'_> {
+        let mut rounds = 0;
         // ORDERING: Acquire with the Release in `drop`.
         while self.locked.swap(true, Ordering::Acquire) {
-            // The holder may have been put aside; a yield is a plain system call.
-            std::thread::yield_now();
+            rounds += 1;
+            if rounds < YIELDS {
+                // The holder may have been put aside. Both are plain system calls.
+                std::thread::yield_now();
+            } else {
+                // It may be one of lower priority, which a yield does not let on.
+                std::thread::sleep(SLEEP);
+            }
         }
         // INVARIANT: 1: the word was false, and only `drop` makes it so.
         Held(self)

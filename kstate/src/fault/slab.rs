@@ -4,12 +4,9 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use kstate_sys::region::{Head, ReadError};
-use nix::fcntl::FallocateFlags;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::record::{Contents, Phase, Record, Source};
 use super::trap::Trap;
@@ -38,7 +35,7 @@ pub(super) struct Slab {
 /// What is behind raw pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Memory {
-    /// Memory of a nameless file of this process's own. A page is made to appear with what its
+    /// Shared memory without a name, this process's own. A page is made to appear with what its
     /// buffer holds, and to go and keep that.
     Shared,
     /// Anonymous memory: a page appears as a copy of its buffer, and goes with what it holds.
@@ -50,23 +47,28 @@ impl Slab {
     fn new(trap: &Trap) -> io::Result<Self> {
         let page = kstate_sys::abi::page_size() as usize;
         let length = 2 * PAGES * page;
-        let start = Mapping::new(length, libc::PROT_NONE, None)?;
-        let writable = libc::PROT_READ | libc::PROT_WRITE;
-        let buffers = match trap.memory() {
-            Memory::Anonymous => Mapping::new(PAGES * page, writable, None)?,
-            Memory::Shared => {
-                let file = memory_file(PAGES * page)?;
-                for index in 0..PAGES {
-                    start.replace(2 * index * page, &file, index * page, page)?;
-                }
-                Mapping::new(PAGES * page, writable, Some(&file))?
-            }
+        let start = Mapping::new(length, libc::PROT_NONE, libc::MAP_PRIVATE)?;
+        let sharing = match trap.memory() {
+            Memory::Anonymous => libc::MAP_PRIVATE,
+            Memory::Shared => libc::MAP_SHARED,
         };
+        let writable = libc::PROT_READ | libc::PROT_WRITE;
+        let buffers = Mapping::new(PAGES * page, writable, sharing)?;
+        if trap.memory() == Memory::Shared {
+            buffers.populate()?;
+            for index in 0..PAGES {
+                start.show_again(2 * index * page, &buffers, index * page, page)?;
+            }
+            start.seal()?;
+        }
+        // A program that locks what it maps has had pages mapped here, and would again.
+        start.unlock()?;
         // In a child a trapped page would read as zeros: there it shall not be at all.
         start.not_in_children()?;
         buffers.not_in_children()?;
         for index in 0..PAGES {
             let raw = start.start.wrapping_byte_add(2 * index * page);
+            take_away(raw, page)?;
             trap.register(raw, page)?;
         }
         let (start, buffers) = (start.keep(), buffers.keep());
@@ -180,50 +182,52 @@ struct Mapping {
 }
 
 impl Mapping {
-    fn new(length: usize, protection: i32, file: Option<&OwnedFd>) -> io::Result<Self> {
-        let flags = match file {
-            Some(_) => libc::MAP_SHARED,
-            None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-        };
-        let file = file.map_or(-1, AsRawFd::as_raw_fd);
+    fn new(length: usize, protection: i32, sharing: i32) -> io::Result<Self> {
+        let flags = sharing | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let start =
-            unsafe { libc::mmap(core::ptr::null_mut(), length, protection, flags, file, 0) };
+        let start = unsafe { libc::mmap(core::ptr::null_mut(), length, protection, flags, -1, 0) };
         match start == libc::MAP_FAILED {
             true => Err(io::Error::last_os_error()),
             false => Ok(Self { start, length }),
         }
     }
 
-    /// Puts a page of `file`, inaccessible, in the place of what is mapped `at`.
-    fn replace(&self, at: usize, file: &OwnedFd, offset: usize, page: usize) -> io::Result<()> {
-        debug_assert!(at + page <= self.length);
-        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-        let place = self.start.wrapping_byte_add(at);
-        // SAFETY: within this mapping, into which nobody has an address.
-        let mapped = unsafe {
-            libc::mmap(
-                place,
-                page,
-                libc::PROT_NONE,
-                flags,
-                file.as_raw_fd(),
-                offset,
-            )
-        };
+    /// Has all its memory there, so that it cannot lack later.
+    fn populate(&self) -> io::Result<()> {
+        // SAFETY: mapped, and nothing is in it. Known since Linux 5.14, as what it is needed for.
+        done(unsafe { libc::madvise(self.start, self.length, libc::MADV_POPULATE_WRITE) })
+    }
+
+    /// Maps a page of `other`, which is shared memory, once more in the place of what is mapped `at`.
+    fn show_again(&self, at: usize, other: &Self, offset: usize, page: usize) -> io::Result<()> {
+        debug_assert!(at + page <= self.length && offset + page <= other.length);
+        let (from, to) = (
+            other.start.wrapping_byte_add(offset),
+            self.start.wrapping_byte_add(at),
+        );
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: both are within mappings into which nobody has an address. An old size of 0 maps
+        // the same memory again and leaves the old mapping (mremap(2)).
+        let mapped = unsafe { libc::mremap(from, 0, page, flags, to) };
         match mapped == libc::MAP_FAILED {
             true => Err(io::Error::last_os_error()),
             false => Ok(()),
         }
     }
 
+    fn unlock(&self) -> io::Result<()> {
+        // SAFETY: mapped; it changes no byte.
+        done(unsafe { libc::munlock(self.start, self.length) })
+    }
+
+    fn seal(&self) -> io::Result<()> {
+        // SAFETY: mapped, and nobody has an address in it.
+        done(unsafe { libc::mprotect(self.start, self.length, libc::PROT_NONE) })
+    }
+
     fn not_in_children(&self) -> io::Result<()> {
         // SAFETY: mapped, and nothing is in it.
-        match unsafe { libc::madvise(self.start, self.length, libc::MADV_DONTFORK) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        done(unsafe { libc::madvise(self.start, self.length, libc::MADV_DONTFORK) })
     }
 
     /// For the rest of the process's life.
@@ -241,12 +245,12 @@ impl Drop for Mapping {
     }
 }
 
-/// A file of memory that nobody else can open, all of it there.
-fn memory_file(length: usize) -> io::Result<OwnedFd> {
-    let file = memfd_create(c"kstate-pages", MFdFlags::MFD_CLOEXEC)?;
-    let length = libc::off_t::try_from(length).map_err(io::Error::other)?;
-    nix::fcntl::fallocate(&file, FallocateFlags::empty(), 0, length)?;
-    Ok(file)
+/// What a system call says that answers 0 when it is done.
+fn done(answer: i32) -> io::Result<()> {
+    match answer {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// A raw page, owned: nobody else opens or ends it.
@@ -370,8 +374,11 @@ impl Page {
         self.present |= phase == Phase::Filled;
         let keeps = phase == Phase::Filled && self.trap.memory() == Memory::Shared;
         self.holds = holds.filter(|_| keeps);
-        // Tried again at the next beginning, which reports what the kernel says.
-        let _ = self.clear();
+        if self.clear().is_err() {
+            // Tried again at the next beginning, which reports what the kernel says.
+            let mut known = self.record.lock();
+            known.sealed |= self.protect(libc::PROT_NONE).is_ok();
+        }
     }
 
     /// Forgets where its bytes came from and gives its memory back.
@@ -384,11 +391,7 @@ impl Page {
     /// Takes the page away: a touch is trapped from here on.
     fn clear(&mut self) -> io::Result<()> {
         if self.present {
-            let start = self.start().as_ptr().cast();
-            // SAFETY: a page of ours (invariant 1 of `Slab`) that no transaction has.
-            if unsafe { libc::madvise(start, self.length, libc::MADV_DONTNEED) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            take_away(self.start().as_ptr().cast(), self.length)?;
             self.present = false;
         }
         Ok(())
@@ -398,11 +401,23 @@ impl Page {
         let start = self.start().as_ptr().cast();
         // SAFETY: a page of ours (invariant 1 of `Slab`). To make it inaccessible is the meaning
         // of a transaction's end.
-        match unsafe { libc::mprotect(start, self.length, protection) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+        done(unsafe { libc::mprotect(start, self.length, protection) })
     }
+}
+
+/// Unmaps a page of ours that no transaction has, so that touching it is trapped again.
+fn take_away(start: *mut libc::c_void, length: usize) -> io::Result<()> {
+    // SAFETY: a page of ours (invariant 1 of `Slab`), which nobody refers to.
+    let advise = |advice| done(unsafe { libc::madvise(start, length, advice) });
+    if advise(libc::MADV_DONTNEED).is_ok() {
+        return Ok(());
+    }
+    // A program that has locked its memory. The second advice is known since Linux 5.18.
+    advise(libc::MADV_DONTNEED_LOCKED).or_else(|_| {
+        // SAFETY: as above.
+        done(unsafe { libc::munlock(start, length) })?;
+        advise(libc::MADV_DONTNEED)
+    })
 }
 
 impl std::fmt::Debug for Page {

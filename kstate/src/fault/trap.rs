@@ -137,26 +137,33 @@ impl Trap {
             builder.create()
         };
         let noting = (noting == Noting::WherePossible).then(|| create(noted | signal));
-        let (uffd, writes) = match (noting, Pagemap::open()) {
-            (Some(Ok(uffd)), Ok(pagemap)) => (uffd, Writes::Noted(pagemap)),
+        let noting = noting.map(|uffd| uffd.map(|uffd| (uffd, Pagemap::open())));
+        let (uffd, writes) = match noting {
+            Some(Ok((uffd, Ok(pagemap)))) => (uffd, Writes::Noted(pagemap)),
             _ => {
-                let uffd = create(trapped | signal).map_err(TrapError::Refused)?;
+                let uffd = create(trapped | signal).map_err(refused)?;
                 (uffd, Writes::Trapped)
             }
         };
+        let process = Process::current()?;
+        if way == Trapping::Signal {
+            sigbus::install()?;
+        }
         let trap: &'static Self = Box::leak(Box::new(Self {
-            process: Process::current()?,
+            process,
             uffd,
             writes,
             way,
             slabs: Slabs::new(),
             free: Mutex::new(Vec::new()),
         }));
-        if way == Trapping::Signal {
-            sigbus::install()?;
-        } else {
+        if way != Trapping::Signal {
             let thread = std::thread::Builder::new().name("kstate-fault".into());
-            thread.spawn(|| trap.answer())?;
+            if let Err(error) = thread.spawn(|| trap.answer()) {
+                // SAFETY: made just above, by a box, and nobody else has it: there is no thread.
+                drop(unsafe { Box::from_raw(core::ptr::from_ref(trap).cast_mut()) });
+                return Err(error.into());
+            }
         }
         // ORDERING: Release with the Acquire in `current`: the trap is complete.
         place.store(core::ptr::from_ref(trap).cast_mut(), Ordering::Release);
@@ -368,6 +375,16 @@ fn current(place: &AtomicPtr<Trap>) -> Option<&'static Trap> {
     let trap = place.load(Ordering::Acquire);
     // SAFETY: null, or leaked by `make`.
     unsafe { trap.as_ref() }.filter(|trap| trap.is_ours())
+}
+
+/// What making a userfaultfd failed for: a lack that may pass, or for good.
+fn refused(error: userfaultfd::Error) -> TrapError {
+    match error.errno() {
+        Some(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => {
+            TrapError::Io(io::Error::from(errno))
+        }
+        _ => TrapError::Refused(error),
+    }
 }
 
 /// A program's handlers shall not run in a thread it knows nothing of.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 
+use kstate_sys::futex::Deadline;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Check, Memory, Notice, SeveralError, Write, Writer};
+use kstate_sys::region::{self, Check, LONGEST_TURN, Memory, Notice, SeveralError, Write, Writer};
 use smallvec::SmallVec;
 
 use super::member::Member;
@@ -195,6 +196,10 @@ fn commit_all<'m>(
         }
     }
     records.put_back(record);
+    if let Ok(None) = &done {
+        // When nobody waits for anything any more.
+        stand_back(targets);
+    }
     match deleted {
         Some(member) => Err(is_deleted(member).into()),
         None => done,
@@ -218,6 +223,19 @@ fn prepare(targets: &[Target<'_>], asked: &mut Asked) -> Result<(), CommitError>
         }
     }
     Ok(())
+}
+
+/// Lets others have their turns of the states just committed: once, however many there are.
+#[inline]
+fn stand_back(targets: &[Target<'_>]) {
+    let mut latest = None;
+    for target in targets {
+        let header = target.writing.reader().memory().header();
+        if header.notice().contains(Notice::TURN) {
+            let latest = *latest.get_or_insert_with(|| Deadline::after(LONGEST_TURN));
+            target.writing.stand_back_own(latest);
+        }
+    }
 }
 
 #[cold]

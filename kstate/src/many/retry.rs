@@ -22,7 +22,9 @@ pub struct RetriedMany<R> {
     pub delay: Duration,
 }
 
-/// Why a transaction over several states was not committed. Nothing was changed.
+/// Why a transaction over several states was not committed. Nothing was changed, except as
+/// [`CommitError::Deleted`](crate::CommitError::Deleted) says: if one of them was deleted at the same
+/// moment, the others are committed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransactManyError<E = Infallible> {
@@ -77,7 +79,10 @@ impl<E> TransactManyError<E> {
 
 /// Runs `work` on a transaction over several states and commits it; again, on the newest values,
 /// for as long as others commit first, with the pauses of [`Retry::new`]. `work` adds its states
-/// each time.
+/// each time. If it aborts, that counts when what it has touched is as it was; else it may have seen
+/// values that do not belong together, and runs again.
+///
+/// A state that was added for reading alone gets no [turn](Retry::turn_after).
 ///
 /// ```no_run
 /// let alice = kstate::subscribe("bank.alice").write().typed::<i64>()?;
@@ -139,6 +144,15 @@ pub fn transact_many_with<'s, R, E>(
             Err(TransactManyError::Add(AddError::Begin(BeginError::Undecided { name }))) => {
                 (name, None)
             }
+            // It may have seen values that do not belong together: then it does not count.
+            Err(TransactManyError::Aborted(reason)) => match tx.changed() {
+                Some((name, _)) if attempts >= retry.most_attempts() => {
+                    drop(name);
+                    return Err(TransactManyError::Aborted(reason));
+                }
+                Some((name, changed)) => (name, changed),
+                None => return Err(TransactManyError::Aborted(reason)),
+            },
             Err(error) => return Err(error),
         };
         if attempts >= retry.most_attempts() {

@@ -78,8 +78,12 @@ impl<T: Content> Source for Reader<T> {
 /// write is told apart from a read. How is [`State::set_trapping`]'s choice; what it costs is said
 /// there: where the library can see the access, [`State::begin`] costs a hundredth of it.
 ///
-/// The pointer is good until the transaction ends. Whoever touches it afterwards dies by
-/// `SIGSEGV`, as does a forked child that touches its parent's.
+/// The pointer is good until the transaction ends. Whoever touches it afterwards dies by `SIGSEGV`, as
+/// does a forked child that touches its parent's; until a later transaction of the process is given
+/// the same page, whose pointer it then is.
+///
+/// No signal handler of the program's may touch the page: one that interrupts this library while it is
+/// at work on that page waits for ever.
 ///
 /// # The kernel's own accesses
 ///
@@ -305,9 +309,12 @@ impl<T: Content> RawTransaction<'_, T> {
         length.min(self.page_len())
     }
 
-    /// Says how many bytes a commit makes the version, at most a page.
+    /// Says how many bytes a commit makes the version. Another length than the version's counts as a
+    /// write. A type has the length it has: of one it says nothing.
     pub fn set_length(&mut self, bytes: usize) {
-        self.length = Some(u32::try_from(bytes).unwrap_or(u32::MAX));
+        if !T::HAS_LENGTH {
+            self.length = Some(u32::try_from(bytes).unwrap_or(u32::MAX));
+        }
     }
 
     /// The generation it began from.
@@ -367,6 +374,7 @@ impl<T: Content> RawTransaction<'_, T> {
             return Err(self.state.writing.forked());
         }
         let base = self.base.generation();
+        self.apply_length()?;
         let (filled, known_dirty) = match &self.page {
             RawPage::Trapped(page) => page.seen(),
             RawPage::Software(page) => (page.filled, page.dirty),
@@ -414,6 +422,28 @@ impl<T: Content> RawTransaction<'_, T> {
 
     /// Throws away what was written.
     pub fn abort(self) {}
+
+    /// Makes a length that was said, if it is another one, a write.
+    fn apply_length(&mut self) -> Result<(), CommitError> {
+        let Some(length) = self.length.map(|length| length as usize) else {
+            return Ok(());
+        };
+        if length > self.page_len() {
+            let name = self.state.name().clone();
+            return Err(CommitError::TooLong {
+                name,
+                length,
+                capacity: self.state.capacity(),
+            });
+        }
+        // What cannot be read is reported, or conflicts, below.
+        let _ = self.touched(false);
+        let found = self.filled().and_then(Result::ok);
+        if found.is_some_and(|contents| contents.length as usize != length) {
+            let _ = self.touched(true);
+        }
+        Ok(())
+    }
 
     /// Whether the page, which has `contents`, was written to, though nobody said so. Whose bytes are
     /// others than it was filled with was; only of one that has the same the kernel must be asked.

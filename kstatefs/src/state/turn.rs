@@ -21,6 +21,7 @@ pub(super) struct Turns {
 #[derive(Debug)]
 struct Held {
     group: u8,
+    turn: Turn,
     began: Instant,
     ends: Instant,
 }
@@ -56,7 +57,12 @@ impl State {
         let turn = Turn::new(Group(group), monotonic_ns().saturating_add(ns));
         self.mapping().mapped().header().give_turn(turn);
         let (began, ends) = (now, now + given);
-        inner.turn.held = Some(Held { group, began, ends });
+        inner.turn.held = Some(Held {
+            group,
+            turn,
+            began,
+            ends,
+        });
         Ok(Some(given))
     }
 
@@ -97,13 +103,11 @@ impl State {
         }
     }
 
+    /// Its time has passed, or its holder has left it.
     fn end_if_over(&self, inner: &mut Inner, now: Instant) {
-        if inner
-            .turn
-            .held
-            .as_ref()
-            .is_some_and(|held| held.ends <= now)
-        {
+        let said = self.mapping().mapped().header().turn();
+        let over = |held: &Held| held.ends <= now || held.turn != said;
+        if inner.turn.held.as_ref().is_some_and(over) {
             self.take_turn_back(inner);
         }
     }

@@ -280,7 +280,9 @@ fn in_child(work: impl FnOnce() -> i32) -> Result<i32, i32> {
     // a fork with glibc, whose allocator resets itself.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let result = work();
+        // A panic would end the thread alone, and another one of the child's would go on.
+        let work = std::panic::AssertUnwindSafe(work);
+        let result = std::panic::catch_unwind(work).unwrap_or(101);
         // SAFETY: ends the child at once.
         unsafe { libc::_exit(result) }
     }
@@ -417,4 +419,158 @@ fn a_page_that_is_put_out_of_memory_comes_back_as_it_was() {
         assert!(tx.is_dirty(), "{way:?}");
         assert!(tx.commit().unwrap().is_committed());
     });
+}
+
+#[test]
+fn a_type_keeps_its_length_and_of_bytes_another_one_is_a_write() {
+    let region = Region::new(8);
+    let state = region.state::<u64>(1);
+    state.publish(&1).unwrap();
+    let mut tx = state.begin_raw().unwrap();
+    tx.set_length(3);
+    tx.bytes_mut().unwrap()[0] = 2;
+    assert!(tx.commit().unwrap().is_committed());
+    assert_eq!(state.snapshot().unwrap().value, 2);
+    for (way, noting) in WAYS {
+        let region = Region::new(8);
+        let state = region.state::<crate::Bytes>(1);
+        state.set_trapping(way);
+        state.raw.noting.set(noting);
+        state.publish(b"12345678").unwrap();
+        let Ok(mut tx) = state.begin_raw() else {
+            continue;
+        };
+        tx.set_length(8);
+        let base = Generation(1);
+        assert_eq!(tx.commit().unwrap(), Outcome::Unchanged { base }, "{way:?}");
+        let mut tx = state.begin_raw().unwrap();
+        tx.set_length(4);
+        assert!(tx.commit().unwrap().is_committed(), "{way:?}");
+        assert_eq!(state.snapshot().unwrap().value, b"1234");
+        let mut tx = state.begin_raw().unwrap();
+        tx.set_length(5000);
+        let error = tx.commit().unwrap_err();
+        assert!(
+            matches!(error, CommitError::TooLong { length: 5000, .. }),
+            "{error}"
+        );
+    }
+}
+
+/// Says what is wrong, past the harness, which is the parent's.
+fn wrong(what: &dyn std::fmt::Display) -> i32 {
+    let _ = writeln!(std::io::stderr(), "{what}");
+    1
+}
+
+#[test]
+fn a_program_that_has_locked_its_memory_has_raw_transactions() {
+    // The kernel itself touches locked memory, and in the way left out it would wait for itself.
+    let ways = WAYS.into_iter();
+    for (way, noting) in ways.filter(|(way, _)| *way != Trapping::Kernel) {
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        state.publish(&1).unwrap();
+        let ended = in_child(|| {
+            // SAFETY: takes flags.
+            if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
+                return 77;
+            }
+            let state = region.state::<u64>(2);
+            state.set_trapping(way);
+            state.raw.noting.set(noting);
+            for round in 0..3 {
+                let pointer = match state.begin_raw() {
+                    Ok(mut tx) if tx.trapping() == way => {
+                        let pointer = tx.as_ptr();
+                        assert_eq!(read(pointer), 1);
+                        pointer
+                    }
+                    Ok(_) | Err(BeginError::Trap { .. }) => return 0,
+                    Err(error) => return wrong(&format!("{way:?}, round {round}: {error}")),
+                };
+                let (_reader, writer) = std::io::pipe().unwrap();
+                // SAFETY: the kernel says what is there.
+                let sent = unsafe { libc::write(writer.as_raw_fd(), pointer.cast(), 8) };
+                if way != Trapping::Software && sent == 8 {
+                    return wrong(&format!(
+                        "{way:?}, round {round}: it is there after the end"
+                    ));
+                }
+            }
+            0
+        });
+        assert!(matches!(ended, Ok(0 | 77)), "{way:?} {noting:?}: {ended:?}");
+    }
+}
+
+/// Sets a limit of the process's own.
+fn limit(resource: libc::__rlimit_resource_t, most: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: 4096,
+    };
+    // SAFETY: a valid place.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_nothing_to_raw_pages() {
+    let region = Region::new(8);
+    let state = region.state::<u64>(1);
+    let ended = in_child(|| {
+        limit(libc::RLIMIT_FSIZE, 0);
+        match state.begin_raw() {
+            Ok(_) => 0,
+            Err(error) => wrong(&error),
+        }
+    });
+    assert_eq!(ended, Ok(0));
+}
+
+#[test]
+fn a_lack_of_descriptors_is_an_error_and_changes_no_meaning() {
+    let region = Region::new(8);
+    let state = region.state::<u64>(1);
+    state.publish(&1).unwrap();
+    let ended = in_child(|| {
+        limit(libc::RLIMIT_NOFILE, 3);
+        let refused = match state.begin_raw() {
+            Err(BeginError::Trap { .. }) => 0,
+            Ok(tx) => wrong(&format!("{:?}", tx.trapping())),
+            Err(error) => wrong(&error),
+        };
+        limit(libc::RLIMIT_NOFILE, 64);
+        match state.begin_raw() {
+            Ok(_) => refused,
+            Err(error) => wrong(&error),
+        }
+    });
+    assert_eq!(ended, Ok(0));
+}
+
+#[test]
+fn an_attempt_that_gets_no_thread_leaves_nothing_behind() {
+    let region = Region::new(8);
+    let state = region.state::<u64>(1);
+    let ended = in_child(|| {
+        let open = || {
+            let descriptors = std::fs::read_dir("/proc/self/fd");
+            descriptors.map_or(0, Iterator::count)
+        };
+        limit(libc::RLIMIT_NPROC, 0);
+        // SAFETY: takes numbers. Root is not limited so.
+        let left = unsafe { libc::setresuid(65534, 65534, 65534) };
+        // SAFETY: takes numbers. Else /proc is not to be read any more.
+        let readable = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) };
+        let before = open();
+        if (left, readable) != (0, 0) || before == 0 {
+            return 77;
+        }
+        for _ in 0..5 {
+            let _ = state.begin_raw();
+        }
+        i32::from(open() != before)
+    });
+    assert!(matches!(ended, Ok(0 | 77)), "{ended:?}");
 }
