@@ -91,8 +91,9 @@ impl<T: Content> State<T> {
     ///
     /// # Cost
     ///
-    /// One copy and one compare-and-swap; no system call unless somebody waits. The first one
-    /// of a forked child claims slots by a FUSE request.
+    /// One copy and one compare-and-swap; no system call unless somebody waits. While another handle has
+    /// its [turn](crate::Retry::turn_after) it sleeps, up to 10 ms; see [`set_polite`](State::set_polite). The
+    /// first one of a forked child claims slots by a FUSE request.
     #[inline(always)]
     pub fn publish(&self, value: &T::Borrowed) -> Result<Generation, PublishError> {
         self.publish_at(value, self.writing.now())

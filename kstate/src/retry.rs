@@ -39,6 +39,9 @@ const FIRST_PAUSE: Duration = Duration::from_nanos(200);
 /// this library stand back after their next commit. Then a closure of up to some 4 ms gets
 /// through, at the first attempt that begins after each of them has seen it.
 ///
+/// A turn is asked for by a request to the daemon: one that is stopped holds that up, and
+/// [`turn_after`](Retry::turn_after)`(u32::MAX)` does without.
+///
 /// What cannot be guaranteed: a closure that takes longer; success beside writers that are not
 /// [polite](State::set_polite), or write the file; and a turn itself, of which a state gives one at a time and
 /// none in half of the time. Then it is given up after the attempts allowed.
@@ -190,8 +193,9 @@ impl<T: Content> State<T> {
     ///
     /// # Cost
     ///
-    /// Two copies and one compare-and-swap an attempt; no system call unless somebody waits or a
-    /// pause is long.
+    /// Two copies and one compare-and-swap an attempt; no system call unless somebody waits, a pause is
+    /// long, or it is another handle's turn. After 16 attempts in vain, and again after as many, a FUSE
+    /// request, which takes as long as the daemon does.
     #[inline]
     pub fn transact<R>(
         &self,

@@ -174,8 +174,7 @@ impl<T: Content> Transaction<'_, T> {
     ///
     /// # Cost
     ///
-    /// One copy and one compare-and-swap; no system call unless somebody waits. The first one
-    /// of a forked child claims slots by a FUSE request.
+    /// As [`State::publish`], turns included.
     #[inline(always)]
     pub fn commit(self) -> Result<Outcome, CommitError> {
         // Its parts, so that the compiler need not keep it together for the sake of `drop`.

@@ -76,7 +76,8 @@ impl Many<'_> {
     /// # Cost
     ///
     /// A copy and two compare-and-swaps a state and one for all; no system call unless somebody
-    /// waits. The first of a process asks the daemon for a record, 1 ms.
+    /// waits. While other handles have their turns it sleeps at the end, up to 10 ms in all. The first of
+    /// a process asks the daemon for a record, 1 ms.
     #[inline]
     pub fn commit(self) -> Result<ManyOutcome, CommitManyError> {
         // Not moved any further: it is long.
