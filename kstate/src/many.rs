@@ -321,8 +321,8 @@ impl<'s> Many<'s> {
     /// A state that was touched and has changed since it was added, and what it is to be written with.
     #[cold]
     fn changed(&self) -> Option<(StateName, Option<&'s Writing>)> {
-        let touched = self.members.iter().filter(|member| member.is_touched());
-        let changed = touched.filter(|member| !member.is_current()).next()?;
+        let mut touched = self.members.iter().filter(|member| member.is_touched());
+        let changed = touched.find(|member| !member.is_current())?;
         Some((changed.reader().name().clone(), changed.writing()))
     }
 
