@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use kstate_sys::clock::monotonic_ns;
 use kstate_sys::futex::{self, Deadline};
 use kstate_sys::ioctl::{self, call};
 use kstate_sys::region::{Group, LONGEST_TURN, Memory, Turn};
@@ -43,7 +44,7 @@ impl Drop for Given<'_> {
         // Not by the daemon, which may be slow: it sees this when it is asked for the next one, or at
         // the turn's end, and only then lowers the bit.
         let header = self.writing.reader().memory().header();
-        if header.leave_turn(self.turn) {
+        if header.leave_turn(self.turn, monotonic_ns()) {
             futex::wake_all(&header.turn);
         }
     }
@@ -150,7 +151,7 @@ mod tests {
         assert!(quickest(&publish) < LONGEST_TURN);
         let others = Turn::new(Group(2), (1 << 56) - 1);
         header.give_turn(others);
-        assert!(header.leave_turn(others) && !header.leave_turn(others));
+        assert!(header.leave_turn(others, 1) && !header.leave_turn(others, 1));
         assert!(quickest(&publish) < LONGEST_TURN);
         state.set_polite(false);
         header.give_turn(Turn::new(Group(3), (1 << 56) - 1));

@@ -19,7 +19,7 @@ pub const LONGEST_TURN: Duration = Duration::from_millis(10);
 const GROUP_BITS: u32 = 8;
 
 /// Who has the turn, and until when: group in the low eight bits, above it the end in nanoseconds of
-/// `CLOCK_MONOTONIC`. All zeros when nobody has it.
+/// `CLOCK_MONOTONIC`. When nobody has it group 0, and the time when the last one was left, or 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn(u64);
 
@@ -63,12 +63,13 @@ impl Header {
         self.raise(Notice::TURN);
     }
 
-    /// Ends `turn` in its holder's place; `false` if it is over. Who does it wakes those that wait on the
-    /// word. The bit stays until the daemon comes by.
-    pub fn leave_turn(&self, turn: Turn) -> bool {
+    /// Ends the holder's own `turn`, at the time `now_ns`, which the word says from then on; `false` if it
+    /// is over. Who does it wakes those that wait on the word. The bit stays until the daemon comes by.
+    pub fn leave_turn(&self, turn: Turn, now_ns: u64) -> bool {
+        let left = Turn::new(Group::DAEMON, now_ns);
         // ORDERING: Release: what the holder committed comes before.
         self.turn
-            .compare_exchange(turn.0, 0, Ordering::Release, Ordering::Relaxed)
+            .compare_exchange(turn.0, left.0, Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 

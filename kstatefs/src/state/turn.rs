@@ -23,6 +23,8 @@ struct Held {
     group: u8,
     turn: Turn,
     began: Instant,
+    /// The same by the clock that the word is in.
+    began_ns: u64,
     ends: Instant,
 }
 
@@ -54,13 +56,15 @@ impl State {
         }
         let given = wanted.min(LONGEST_TURN);
         let ns = u64::try_from(given.as_nanos()).unwrap_or(u64::MAX);
-        let turn = Turn::new(Group(group), monotonic_ns().saturating_add(ns));
+        let began_ns = monotonic_ns();
+        let turn = Turn::new(Group(group), began_ns.saturating_add(ns));
         self.mapping().mapped().header().give_turn(turn);
         let (began, ends) = (now, now + given);
         inner.turn.held = Some(Held {
             group,
             turn,
             began,
+            began_ns,
             ends,
         });
         Ok(Some(given))
@@ -116,11 +120,17 @@ impl State {
         let Some(held) = inner.turn.held.take() else {
             return;
         };
-        let now = Instant::now();
-        inner.turn.rest_until = Some(now + (now - held.began));
         let mapping = self.mapping();
         let mapped = mapping.mapped();
         let header = mapped.header();
+        let mut lasted = held.began.elapsed().min(held.ends - held.began);
+        let said = header.turn();
+        if said.group() == Group::DAEMON {
+            // Left in between. Whoever may write could say so, and have turns follow each other.
+            let left = said.end_ns().saturating_sub(held.began_ns);
+            lasted = lasted.min(Duration::from_nanos(left));
+        }
+        inner.turn.rest_until = Some(held.began + 2 * lasted);
         header.end_turn();
         futex::wake_all(&header.turn);
     }
