@@ -16,6 +16,8 @@
 //!    reader that still knows the first head.
 //! 10. A group is claimed whose slot counts until an intent is decided.
 //! 11. The live page converges on what was committed, whoever finishes.
+//! 12. The daemon gives a round up that is committed just then, and the owner begins the next one by
+//!     a store: neither undoes what the other has said.
 //!
 //! Bounds on preemptions: three threads two, or three in 8; two threads three to five, but two where
 //! one commits again and again. A reader that resolves a head of an earlier round needs two.
@@ -28,7 +30,8 @@ mod loom_memory;
 use std::sync::Arc;
 
 use kstate_sys::region::{
-    self, CommitError, Decision, Group, Head, LiveOwner, SeveralError, Standing, look,
+    self, CommitError, Decision, Group, Head, LiveOwner, Round, SeveralError, Standing, StatusWord,
+    look,
 };
 use loom::thread;
 use loom_memory::{Death, Ledger, Owner, Value, Words, explore};
@@ -670,5 +673,32 @@ fn the_live_page_shows_what_was_committed_whoever_finishes() {
             Some(Value::new(1).in_live_page())
         );
         mount.end();
+    });
+}
+
+#[test]
+fn a_round_that_is_given_up_late_does_not_meet_the_next_one() {
+    // Case 12.
+    explore(None, || {
+        let word = Arc::new(StatusWord::for_loom());
+        let first = word.open(Round(0), Decision::Aborted).unwrap();
+        let daemon = {
+            let word = word.clone();
+            thread::spawn(move || word.kill(first))
+        };
+        let committed = word.decide(first, Decision::Undecided, Decision::Committed);
+        if committed.is_ok() {
+            let second = word.open(first, Decision::Committed).unwrap();
+            word.decide(second, Decision::Undecided, Decision::Committed)
+                .unwrap();
+        }
+        let killed = daemon.join().unwrap() == Some(Decision::Killed);
+        assert_ne!(killed, committed.is_ok());
+        let status = word.load();
+        let expected = match killed {
+            true => (first, Decision::Killed),
+            false => (first.next().unwrap(), Decision::Committed),
+        };
+        assert_eq!((status.round(), status.decision()), expected);
     });
 }

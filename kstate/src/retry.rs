@@ -127,9 +127,7 @@ impl Retry {
         self.turn_after = attempts;
         self
     }
-}
 
-impl Retry {
     pub(crate) const fn longest(&self) -> Duration {
         self.longest_pause
     }

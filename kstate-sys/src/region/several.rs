@@ -268,8 +268,8 @@ impl<M: Memory, W: BorrowMut<Writer>> Write<'_, M, W> {
 /// Commits all of `writes`, if all they replace and all of `checks` are still the newest.
 ///
 /// `writes` are in ascending order of states, each once. `last` is the record's last round and what
-/// it came to: committed, aborted after an error, killed if the daemon has settled it. What follows a commit is owed by the caller for each state written, before the
-/// record serves again: [`Header::notice`](super::Header::notice).
+/// it came to: committed, aborted after an error, killed if the daemon has settled it. What follows a
+/// commit is owed by the caller for each state written, before the record serves again: [`Header::notice`](super::Header::notice).
 ///
 /// # Errors
 ///
