@@ -53,6 +53,15 @@ impl Single {
         })
     }
 
+    /// Another length than the version's, if one was said, is a write.
+    fn apply_length(&mut self, states: &[State; STATES]) {
+        if let Some(length) = self.length {
+            self.fill(states);
+            let found = self.page.as_ref().map_or(0, |page| page.found);
+            self.dirty |= found != length;
+        }
+    }
+
     /// What it shows, and would commit.
     fn value(&self) -> Vec<u8> {
         let bytes = self.page.as_ref().map_or(&[][..], |page| &page.bytes);
@@ -192,7 +201,10 @@ impl Reference {
                 (format!("ask {tx}"), told)
             }
             step::Single::Commit => {
-                let single = open.singles.remove(&tx).expect("it is open");
+                let mut single = open.singles.remove(&tx).expect("it is open");
+                if !single.inherited {
+                    single.apply_length(states);
+                }
                 (format!("commit {tx}"), self.commit(actor, &single))
             }
             step::Single::Drop => {
