@@ -98,6 +98,29 @@ impl Running {
         writeln!(input, "{line}").expect("it reads");
     }
 
+    /// Stops it, and waits until none of its threads runs any more: the signal alone does not.
+    ///
+    /// # Panics
+    ///
+    /// When it has been waited for, or goes on.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("all its threads are stopped", || {
+            let mut tasks = std::fs::read_dir(&tasks).expect("it lives");
+            let stopped = tasks.all(|task| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                // The state is the first field behind the name, which may have anything in it.
+                stat.is_ok_and(|stat| {
+                    let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+                    state == Some("T")
+                })
+            });
+            stopped.then_some(())
+        });
+    }
+
     /// Closes its input.
     pub fn close_input(&mut self) {
         self.input = None;

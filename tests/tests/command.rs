@@ -111,7 +111,7 @@ fn a_command_that_runs_on_bears_a_daemon_that_pauses() {
     let mut watching = start(&daemon, &["watch", "x", "--count", "2"]);
     let waits = || daemon.library().info("x").unwrap().waiters == 1;
     eventually("it waits", || waits().then_some(()));
-    daemon.process().signal(Signal::SIGSTOP);
+    daemon.process().stop();
     // Longer than it leaves between two looks.
     std::thread::sleep(std::time::Duration::from_secs(3));
     let is_there = watching.try_wait().unwrap().is_none();

@@ -152,7 +152,7 @@ fn a_daemon_that_does_not_answer_is_said_not_to_and_can_be_unmounted_at_once() {
     for how in [&[][..], &["--lazy"]] {
         let mut daemon = Daemon::start();
         let mount = daemon.mount().to_owned();
-        daemon.process().signal(Signal::SIGSTOP);
+        daemon.process().stop();
         let again = finish(Command::new(kstate()).arg("mount").arg(&mount));
         let unmounted = finish(Command::new(kstate()).arg("umount").args(how).arg(&mount));
         daemon.process().signal(Signal::SIGCONT);
@@ -170,7 +170,7 @@ fn a_daemon_that_does_not_answer_is_said_not_to_and_can_be_unmounted_at_once() {
 fn a_daemon_whose_mount_has_gone_leaves_alone_who_mounts_there_next() {
     let mut first = Daemon::start();
     let mount = first.mount().to_owned();
-    first.process().signal(Signal::SIGSTOP);
+    first.process().stop();
     // Both the path and the device number are free now.
     kstate_tests::unmount(&mount);
     let mut second = Running::start(Command::new(kstatefs()).arg(&mount));
@@ -188,7 +188,7 @@ fn a_mount_is_found_through_a_symbolic_link_while_its_daemon_does_not_answer() {
     let mut daemon = Daemon::start();
     let link = daemon.home().join("link");
     std::os::unix::fs::symlink("mount/", &link).unwrap();
-    daemon.process().signal(Signal::SIGSTOP);
+    daemon.process().stop();
     let unmounted = finish(Command::new(kstate()).arg("umount").arg(&link));
     daemon.process().signal(Signal::SIGCONT);
     assert!(unmounted.status.success(), "{unmounted:?}");
