@@ -25,8 +25,6 @@ use crate::subscription::Subscription;
 
 /// Records that are mapped for one reading. Two are rare; who names more of them forges them.
 const MAX_RECORDS: u32 = 100;
-/// How often a record is asked for that cannot be mapped.
-const MAX_REFUSALS: u32 = 3;
 
 /// A state as a reader sees it: shared between threads, cloned at the price of a counter.
 ///
@@ -146,7 +144,7 @@ impl<T> Reader<T> {
         &self,
         mut read: impl FnMut(&Region<'_>) -> Result<R, region::ReadError>,
     ) -> Result<R, ReadError> {
-        let (mut records, mut refused) = (0, 0);
+        let mut records = 0;
         loop {
             return Err(match read(&self.region()) {
                 Ok(done) => return Ok(done),
@@ -162,13 +160,6 @@ impl<T> Reader<T> {
                     records += 1;
                     match self.subscription.records().map(record) {
                         Ok(()) => continue,
-                        // Its owner may be just gone, and an open that comes between the settling and
-                        // the end of its files is refused with EIO: then the head tells more.
-                        Err(_) if refused < MAX_REFUSALS => {
-                            refused += 1;
-                            std::thread::yield_now();
-                            continue;
-                        }
                         Err(source) => ReadError::Undecided {
                             name: self.name().clone(),
                             source,

@@ -126,9 +126,13 @@ impl Region<'_> {
         }
     }
 
-    /// Whether its state has gone.
+    /// Whether its state, or its record, has gone.
     pub(crate) fn is_gone(&self) -> bool {
-        matches!(self, Self::State(state) if state.is_gone())
+        match self {
+            Self::State(state) => state.is_gone(),
+            Self::Registry(_) => false,
+            Self::Record(record, _) => record.is_gone(),
+        }
     }
 }
 

@@ -69,14 +69,16 @@ impl Fuse {
         // meanwhile takes no lock of the table or of open files: a state that goes is taken out
         // of here with the table locked.
         let mut known = self.backing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Gone since the name was looked up: its id was taken out, and while somebody has it open a
+        // second one would be refused. What goes from here on waits for the lock to be taken out.
+        if region.is_gone() {
+            return Err(Errno::ESTALE);
+        }
         if let Some(id) = known.get(&opened.ino) {
             return Ok(Some(id.clone()));
         }
         let id = Arc::new(region.file().with(register)?);
-        // Deleted meanwhile by another thread of the opener: nobody would take it out again.
-        if !region.is_gone() {
-            known.insert(opened.ino, id.clone());
-        }
+        known.insert(opened.ino, id.clone());
         Ok(Some(id))
     }
 }

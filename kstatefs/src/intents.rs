@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub(crate) struct IntentRecord {
     gid: u32,
     status: Page,
     list: Page,
+    /// Its numbers name nothing any more.
+    gone: AtomicBool,
     /// One settles at a time. In it: the round that somebody has asked to have settled, and since
     /// when.
     asked: Mutex<Option<(Round, Instant)>>,
@@ -149,6 +152,11 @@ impl IntentRecord {
         }
     }
 
+    /// Whether it was removed; an open that began before may still come to it.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
     /// Settles `round` for somebody whom it is in the way of, unless it is young; `false` then.
     ///
     /// How long it has been undecided nobody can say but who asks, and who asks may lie: it is
@@ -217,6 +225,7 @@ impl Intents {
             gid,
             status: Page::new(backing, ino, transport)?,
             list: Page::new(backing, ino + 1, transport)?,
+            gone: AtomicBool::new(false),
             asked: Mutex::default(),
         });
         record.status().initialise();
@@ -229,6 +238,8 @@ impl Intents {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         records.by_number.remove(&record.number);
         drop(records);
+        // ORDERING: Release before those are told that look at it.
+        record.gone.store(true, Ordering::Release);
         if let Some(tell) = self.on_gone.get() {
             tell(record.ino(Part::Status));
             tell(record.ino(Part::List));

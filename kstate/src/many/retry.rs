@@ -146,12 +146,8 @@ pub fn transact_many_with<'s, R, E>(
             }
             // It may have seen values that do not belong together: then it does not count.
             Err(TransactManyError::Aborted(reason)) => match tx.changed() {
-                Some((name, _)) if attempts >= retry.most_attempts() => {
-                    drop(name);
-                    return Err(TransactManyError::Aborted(reason));
-                }
-                Some((name, changed)) => (name, changed),
-                None => return Err(TransactManyError::Aborted(reason)),
+                Some(changed) if attempts < retry.most_attempts() => changed,
+                _ => return Err(TransactManyError::Aborted(reason)),
             },
             Err(error) => return Err(error),
         };

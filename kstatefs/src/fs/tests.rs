@@ -290,3 +290,23 @@ fn a_records_files_are_its_users_and_last_as_long_as_it() {
     fs.intents.remove(&record);
     assert!(fs.lookup(INTENTS, b"1").is_err());
 }
+
+#[test]
+fn an_open_that_comes_late_to_a_record_finds_it_gone() {
+    let fs = shared(Transport::Passthrough);
+    let caller = Caller {
+        tid: std::process::id(),
+        ..OWNER
+    };
+    let hold = |process| {
+        let (backing, transport) = (&fs.backing, fs.transport());
+        fs.intents.create(backing, transport, process, (0, 0))
+    };
+    let number = fs.reaper.hold_record(caller.tid, hold).unwrap();
+    let record = fs.intents.get(number).unwrap();
+    let status = crate::intents::Part::Status;
+    let opened = fs.open(caller, record.ino(status), libc::O_RDONLY).unwrap();
+    assert!(!fs.region_of(&opened).unwrap().is_gone());
+    assert!(fs.reaper.release_record(caller.tid, number));
+    assert!(fs.region_of(&opened).unwrap().is_gone());
+}
