@@ -41,7 +41,8 @@ pub enum Trapping {
     /// As [`Trapping::Thread`], and the kernel's own accesses are trapped too, so that an
     /// untouched page can be given to `read` and `write`. Needs a privilege (`CAP_SYS_PTRACE`, or
     /// `vm.unprivileged_userfaultfd`, or a right to `/dev/userfaultfd`). A debugger that reads such a page
-    /// of a stopped process hangs until it goes on.
+    /// of a stopped process hangs until it goes on, and so may a program that locks its memory
+    /// (`mlockall`), which the kernel touches in its place.
     Kernel,
     /// Nothing is trapped: the page is filled when its address is asked for, and counts as
     /// written when that is asked for to write.

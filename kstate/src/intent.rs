@@ -7,7 +7,6 @@ use kstate_sys::ioctl::{self, call, settled};
 use kstate_sys::region::{
     self, Decision, Generation, Head, IntentRef, Memory, Standing, WithRecords,
 };
-use kstate_sys::sync::Ordering;
 
 use crate::errno;
 use crate::reader::Reader;
@@ -67,9 +66,8 @@ impl<T> Reader<T> {
     /// The newest head, unless a commit of several states is under way there.
     #[inline]
     pub(crate) fn newest(&self) -> Option<Head> {
-        // ORDERING: Acquire with the committer's swap, as in `region::read`.
-        let head = self.memory().header().head.load(Ordering::Acquire);
-        Some(Head::from_raw(head)).filter(|head| !head.has_intent())
+        // Without records an intent is what cannot be resolved.
+        region::newest(self.memory()).ok()
     }
 
     /// How the newest version stands.

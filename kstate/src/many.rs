@@ -10,7 +10,7 @@ use std::ops::Deref;
 
 use kstate_sys::fork::Process;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{Generation, MAX_WRITTEN, Memory, Notice};
+use kstate_sys::region::{Generation, MAX_WRITTEN};
 use smallvec::SmallVec;
 
 pub use commit::CommitManyError;
@@ -203,7 +203,7 @@ impl<'s> Many<'s> {
     pub fn add_reading<T: Content>(&mut self, reader: &'s Reader<T>) -> Result<(), AddError> {
         self.check_new(reader.as_of())?;
         let name = || reader.name().clone();
-        if reader.memory().header().notice().contains(Notice::DELETED) {
+        if reader.is_deleted() {
             return Err(BeginError::Deleted { name: name() }.into());
         }
         let looked = reader.look();

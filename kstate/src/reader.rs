@@ -12,7 +12,7 @@ use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::access::Access;
 use kstate_sys::ioctl::call;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Head, Mapped, Memory};
+use kstate_sys::region::{self, Generation, Head, Mapped, Memory, Notice};
 
 use crate::content::Content;
 use crate::errno;
@@ -181,6 +181,21 @@ impl<T> Reader<T> {
             }
             region::ReadError::Corrupt(corruption) => ReadError::Damaged { name, corruption },
             _ => ReadError::Unstable { name },
+        }
+    }
+
+    /// Whether the state was deleted, as far as its header says.
+    #[inline]
+    pub(crate) fn is_deleted(&self) -> bool {
+        let header = self.memory().header();
+        header.notice().contains(Notice::DELETED)
+    }
+
+    /// What a forked child gets that touches its parent's transaction.
+    #[cold]
+    pub(crate) fn touched_by_child(&self) -> ReadError {
+        ReadError::Forked {
+            name: self.name().clone(),
         }
     }
 

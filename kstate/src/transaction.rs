@@ -228,13 +228,6 @@ impl<T: Content> State<T> {
     fn is_newest(&self, base: Head) -> bool {
         self.look().is_ok_and(|standing| standing.head == base)
     }
-
-    #[cold]
-    pub(crate) fn touched_by_child(&self) -> ReadError {
-        ReadError::Forked {
-            name: self.name().clone(),
-        }
-    }
 }
 
 /// Fills `page` with `base` or, if that is gone, with the newest version: then `true`.

@@ -214,7 +214,7 @@ type Asked = HashMap<u64, u32>;
 #[cold]
 fn prepare(targets: &[Target<'_>], asked: &mut Asked) -> Result<(), CommitError> {
     for target in targets {
-        if target.member.is_deleted() {
+        if target.member.reader().is_deleted() {
             return Err(is_deleted(target.member));
         }
         target.writing.ensure_claimed()?;

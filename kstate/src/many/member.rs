@@ -3,7 +3,7 @@
 use std::any::TypeId;
 use std::fmt;
 
-use kstate_sys::region::{Head, Memory, Notice};
+use kstate_sys::region::Head;
 
 use crate::content::{AnyPage, Content};
 use crate::reader::{Reader, Untyped};
@@ -135,12 +135,6 @@ impl<'s> Member<'s> {
         standing.is_ok_and(|standing| standing.head == self.base)
     }
 
-    #[inline]
-    pub(super) fn is_deleted(&self) -> bool {
-        let header = self.reader.memory().header();
-        header.notice().contains(Notice::DELETED)
-    }
-
     /// The value, for reading. `ours` says that this process began the transaction.
     #[inline]
     pub(super) fn filled<T: Content>(&mut self, ours: bool) -> Result<&T::Owned, ReadError> {
@@ -183,7 +177,7 @@ impl<'s> Member<'s> {
     #[inline]
     fn fill<T: Content>(&mut self, ours: bool) -> Result<(), ReadError> {
         if !ours {
-            return Err(self.touched_by_child());
+            return Err(self.reader.touched_by_child());
         }
         let mut page = self.fresh::<T>();
         let reader = self.reader.as_of();
@@ -200,13 +194,6 @@ impl<'s> Member<'s> {
         let spare = self.writing.and_then(|writing| writing.spare.take());
         let spare = spare.and_then(T::unmix);
         spare.unwrap_or_else(|| T::page(self.reader.capacity()))
-    }
-
-    #[cold]
-    fn touched_by_child(&self) -> ReadError {
-        ReadError::Forked {
-            name: self.reader.name().clone(),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Head, Memory, Notice};
+use kstate_sys::region::Head;
 
 use super::Transaction;
 use crate::content::Content;
@@ -89,9 +89,8 @@ impl Writing {
     /// The newest head, if a transaction can begin from it just so.
     #[inline]
     fn base_quickly(&self) -> Option<Head> {
-        let memory = self.reader().memory();
-        let base = region::newest(memory).ok()?;
-        let deleted = memory.header().notice().contains(Notice::DELETED);
+        let base = self.reader().newest()?;
+        let deleted = self.reader().is_deleted();
         let ours = self.process.get().is_current() && self.is_writable();
         (ours && !deleted).then_some(base)
     }
@@ -103,13 +102,7 @@ impl Writing {
         if !self.is_writable() {
             return Err(BeginError::ReadOnly { name: name() });
         }
-        if self
-            .reader()
-            .memory()
-            .header()
-            .notice()
-            .contains(Notice::DELETED)
-        {
+        if self.reader().is_deleted() {
             return Err(BeginError::Deleted { name: name() });
         }
         if !self.process.get().is_current() {
