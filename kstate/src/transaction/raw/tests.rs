@@ -574,3 +574,64 @@ fn an_attempt_that_gets_no_thread_leaves_nothing_behind() {
     });
     assert!(matches!(ended, Ok(0 | 77)), "{ended:?}");
 }
+
+/// Has userfaultfd(2) refused from here on, as a container's filter does, and its device closed.
+fn refuse_userfaultfd() -> bool {
+    let code = |code: u32| u16::try_from(code).unwrap();
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let call = u32::try_from(libc::SYS_userfaultfd).unwrap();
+    let refusal = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
+    let answer = code(libc::BPF_RET | libc::BPF_K);
+    let mut program = [
+        // The number is the first word of seccomp_data.
+        step(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0, 0, 0),
+        step(
+            code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K),
+            0,
+            1,
+            call,
+        ),
+        step(answer, 0, 0, refusal),
+        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog {
+        len: 4,
+        filter: program.as_mut_ptr(),
+    };
+    // In a user namespace there may be no such user, and the device is closed anyway.
+    // SAFETY: takes numbers.
+    let _ = unsafe { libc::setresuid(65534, 65534, 65534) };
+    // SAFETY: takes numbers.
+    let alone = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    let mode = libc::SECCOMP_MODE_FILTER;
+    // SAFETY: `filter` names a program of four steps that outlives the call.
+    let filtered = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter) };
+    (alone, filtered) == (0, 0)
+}
+
+#[test]
+fn where_userfaultfd_is_refused_the_page_is_copied_in_software() {
+    let region = Region::new(8);
+    let state = region.state::<u64>(1);
+    state.publish(&1).unwrap();
+    let ended = in_child(|| {
+        if !refuse_userfaultfd() {
+            return wrong(&"no filter");
+        }
+        let state = region.state::<u64>(2);
+        for way in [Trapping::Signal, Trapping::Kernel] {
+            state.set_trapping(way);
+            if !matches!(state.begin_raw(), Err(BeginError::Trap { .. })) {
+                return wrong(&format!("{way:?} is to be had"));
+            }
+        }
+        state.set_trapping(Trapping::Thread);
+        let mut tx = state.begin_raw().unwrap();
+        assert_eq!(tx.trapping(), Trapping::Software);
+        assert_eq!(read(tx.as_ptr()), 1);
+        write(tx.as_mut_ptr(), 2);
+        assert!(tx.commit().unwrap().is_committed());
+        i32::from(state.snapshot().unwrap().value != 2)
+    });
+    assert_eq!(ended, Ok(0));
+}
