@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use kstate_sys::duration;
+
 use crate::errno::Errno;
 use crate::state::State;
 
@@ -80,15 +82,12 @@ pub(crate) fn set(state: &State, name: &str, value: &[u8]) -> Result<(), Errno> 
     }
 }
 
-/// `250ms`, `2s`, or bare milliseconds.
+/// A duration as everywhere, or bare milliseconds.
 pub(crate) fn parse_duration(value: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim();
-    if let Some(number) = text.strip_suffix("ms") {
-        number.parse().ok().map(Duration::from_millis)
-    } else if let Some(number) = text.strip_suffix('s') {
-        number.parse().ok().map(Duration::from_secs)
-    } else {
-        text.parse().ok().map(Duration::from_millis)
+    match text.parse() {
+        Ok(millis) => Some(Duration::from_millis(millis)),
+        Err(_) => duration::parse(text).ok(),
     }
 }
 
@@ -101,7 +100,7 @@ mod tests {
         assert_eq!(parse_duration(b"250ms"), Some(Duration::from_millis(250)));
         assert_eq!(parse_duration(b" 2s\n"), Some(Duration::from_secs(2)));
         assert_eq!(parse_duration(b"7"), Some(Duration::from_millis(7)));
-        for bad in [&b""[..], b"s", b"-1", b"1.5s", b"\xff"] {
+        for bad in [&b""[..], b"s", b"-1", b"1.5", b"\xff"] {
             assert_eq!(parse_duration(bad), None);
         }
     }
