@@ -67,6 +67,7 @@ struct kstate_info {
     uint64_t age_ns;    /* UINT64_MAX: never written or not stamped */
     uint64_t layout_id; /* 0: none */
     uint64_t linger_ms;
+    uint64_t deadline_ns; /* 0 for none */
     uint32_t length;    /* bytes */
     uint32_t capacity;  /* bytes */
     uint32_t subscribers;
@@ -77,6 +78,7 @@ struct kstate_info {
 
 #define KSTATE_INFO_ARMED 1
 #define KSTATE_INFO_KEPT 2
+#define KSTATE_INFO_OVERDUE 4
 
 struct kstate_ticket {
     uint8_t secret[16];
@@ -118,6 +120,7 @@ struct kstate_turn {
 #define KSTATE_IOC_SETTLE _IOWR(KSTATE_IOC_TYPE, 13, struct kstate_settle)
 #define KSTATE_IOC_TURN _IOWR(KSTATE_IOC_TYPE, 15, struct kstate_turn)
 #define KSTATE_IOC_TURN_END _IOW(KSTATE_IOC_TYPE, 16, uint32_t)
+#define KSTATE_IOC_SET_DEADLINE _IOW(KSTATE_IOC_TYPE, 17, uint64_t)
 #define KSTATE_IOC_VERSION _IOR(KSTATE_IOC_TYPE, 255, uint32_t)
 
 #ifdef __cplusplus

@@ -14,6 +14,7 @@
 //! | [`SEEN`] | in `u64`: a generation | none |
 //! | [`ARM`] | none | `ENOSPC`, `EIO` damaged region |
 //! | [`SET_LINGER`] | in `u64` milliseconds | `EPERM` not the owner |
+//! | [`SET_DEADLINE`] | in `u64` nanoseconds, 0 for none | `EPERM` not the owner, `EINVAL` less than a millisecond |
 //! | [`INFO`] | out [`Info`] | `EIO` damaged region |
 //! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EAGAIN` too many outstanding |
 //! | [`RECORD`], of the registry file | out `u32`: a record of the calling process | `ESRCH`, `EUSERS` too many, `ENOSPC` |
@@ -81,6 +82,8 @@ pub const RELEASE_RECORD: u32 = ioc(WRITE, 14, size_of::<u32>());
 pub const TURN: u32 = ioc(READ | WRITE, 15, size_of::<Turn>());
 /// Ends that before its time.
 pub const TURN_END: u32 = ioc(WRITE, 16, size_of::<u32>());
+/// How long after a commit the next one is expected.
+pub const SET_DEADLINE: u32 = ioc(WRITE, 17, size_of::<u64>());
 /// The daemon's ABI version. This one never changes.
 pub const VERSION: u32 = ioc(READ, 255, size_of::<u32>());
 
@@ -205,13 +208,15 @@ pub struct Info {
     pub layout_id: u64,
     /// Milliseconds the state outlives its last subscriber.
     pub linger_ms: u64,
+    /// Nanoseconds after a commit within which the next one is expected; 0 for no such deadline.
+    pub deadline_ns: u64,
     /// Length of the newest version in bytes.
     pub length: u32,
     /// Capacity in bytes.
     pub capacity: u32,
     /// Open descriptors.
     pub subscribers: u32,
-    /// Claimed groups.
+    /// Claimed groups, plus descriptors that programs without the library have open for writing.
     pub writers: u32,
     /// Processes that wait, plus descriptors polled.
     pub waiters: u32,
@@ -225,6 +230,8 @@ pub mod info_flags {
     pub const ARMED: u32 = 1;
     /// The sticky bit keeps the state until unmount.
     pub const KEPT: u32 = 2;
+    /// No commit came within the deadline, or the last writer has gone.
+    pub const OVERDUE: u32 = 4;
 }
 
 /// Result of [`TICKET`].
@@ -321,10 +328,11 @@ const _: () = {
     assert!(offset_of!(Subscribe, layout_text_length) == 48);
     assert!(offset_of!(Subscribe, layout_text) == 56);
     assert!(size_of::<Claim>() == 16);
-    assert!(size_of::<Info>() == 64);
+    assert!(size_of::<Info>() == 72);
     assert!(offset_of!(Info, linger_ms) == 32);
-    assert!(offset_of!(Info, length) == 40);
-    assert!(offset_of!(Info, flags) == 60);
+    assert!(offset_of!(Info, deadline_ns) == 40);
+    assert!(offset_of!(Info, length) == 48);
+    assert!(offset_of!(Info, flags) == 68);
     assert!(size_of::<Ticket>() == 128);
     assert!(offset_of!(Ticket, address_length) == 16);
     assert!(offset_of!(Ticket, address) == 24);
@@ -337,7 +345,7 @@ const _: () = {
     assert!(SEEN == 0x4008_b507);
     assert!(ARM == 0x0000_b508);
     assert!(SET_LINGER == 0x4008_b509);
-    assert!(INFO == 0x8040_b50a);
+    assert!(INFO == 0x8048_b50a);
     assert!(TICKET == 0x8080_b50b);
     assert!(size_of::<Settle>() == 16);
     assert!(RECORD == 0x8004_b50c);
@@ -346,6 +354,7 @@ const _: () = {
     assert!(size_of::<Turn>() == 8);
     assert!(TURN == 0xc008_b50f);
     assert!(TURN_END == 0x4004_b510);
+    assert!(SET_DEADLINE == 0x4008_b511);
     assert!(VERSION == 0x8004_b5ff);
 };
 
@@ -420,6 +429,7 @@ pub mod call {
     ioctl!(/** [`SETTLE`](super::SETTLE). */ settle, SETTLE, inout Settle);
     ioctl!(/** [`TURN`](super::TURN). */ turn, TURN, inout Turn);
     ioctl!(/** [`TURN_END`](super::TURN_END). */ turn_end, TURN_END, in u32);
+    ioctl!(/** [`SET_DEADLINE`](super::SET_DEADLINE). */ set_deadline, SET_DEADLINE, in u64);
     ioctl!(/** [`VERSION`](super::VERSION). */ version, VERSION, inout u32);
 }
 

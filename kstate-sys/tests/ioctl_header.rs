@@ -48,6 +48,7 @@ fn constants() -> Values {
         of("KSTATE_TRANSPORT_SOCKET", ioctl::transport::SOCKET.into()),
         of("KSTATE_INFO_ARMED", ioctl::info_flags::ARMED.into()),
         of("KSTATE_INFO_KEPT", ioctl::info_flags::KEPT.into()),
+        of("KSTATE_INFO_OVERDUE", ioctl::info_flags::OVERDUE.into()),
         of("KSTATE_IOC_SUBSCRIBE", ioctl::SUBSCRIBE.into()),
         of("KSTATE_IOC_CLAIM", ioctl::CLAIM.into()),
         of("KSTATE_IOC_RELEASE", ioctl::RELEASE.into()),
@@ -66,6 +67,7 @@ fn constants() -> Values {
         of("KSTATE_SETTLED_NOT_YET", ioctl::settled::NOT_YET.into()),
         of("KSTATE_IOC_TURN", ioctl::TURN.into()),
         of("KSTATE_IOC_TURN_END", ioctl::TURN_END.into()),
+        of("KSTATE_IOC_SET_DEADLINE", ioctl::SET_DEADLINE.into()),
         of("KSTATE_IOC_VERSION", ioctl::VERSION.into()),
     ])
 }

@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use crate::errno::Errno;
 use crate::state::State;
 
 /// Kind of a file.
@@ -38,12 +37,12 @@ pub(crate) struct Attr {
 }
 
 impl Attr {
-    pub(crate) fn of_state(state: &State) -> Result<Self, Errno> {
+    pub(crate) fn of_state(state: &State) -> Self {
         let attributes = state.attributes();
         // A damaged region is reported when it is read; it must not hide the file from `rm`.
         let version = state.describe().ok();
         let modified = version.map_or(attributes.changed, |version| state.modified(&version));
-        Ok(Self {
+        Self {
             ino: state.ino(),
             kind: Kind::File,
             mode: attributes.mode,
@@ -53,6 +52,6 @@ impl Attr {
             modified,
             changed: attributes.changed.max(modified),
             block: state.page(),
-        })
+        }
     }
 }

@@ -21,8 +21,28 @@ macro_rules! errnos {
 }
 
 errnos!(
-    EACCES, EBADF, EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ENFILE, ENODATA, ENOENT, ENOSPC,
-    ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM, ESTALE, EUSERS
+    EACCES,
+    EBADF,
+    EBUSY,
+    EEXIST,
+    EFBIG,
+    EINTR,
+    EINVAL,
+    EIO,
+    EISDIR,
+    ENAMETOOLONG,
+    ENFILE,
+    ENODATA,
+    ENODEV,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    ENOTTY,
+    EOPNOTSUPP,
+    EPERM,
+    ESTALE,
+    ETIMEDOUT,
+    EUSERS
 );
 
 impl Errno {

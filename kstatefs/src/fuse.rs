@@ -18,10 +18,13 @@ use fuser::{
 
 use crate::attr::{Attr, Kind};
 use crate::backing::Transport;
+use crate::blocked::{BlockedRead, Given};
 use crate::capabilities;
 use crate::errno::Errno;
 use crate::fs::{Caller, Change, Opened, Shared};
+use crate::metrics::Request as Counted;
 use crate::poll::Poller;
+use crate::xattr::Mode;
 
 /// Nothing is cached: the length changes with each commit and a name may evaporate.
 const NO_CACHE: Duration = Duration::ZERO;
@@ -50,8 +53,11 @@ impl Fuse {
         let _ = self.shared.set(shared);
     }
 
-    fn fs(&self) -> Result<&Shared, Errno> {
-        self.shared.get().map(Arc::as_ref).ok_or(Errno::EIO)
+    /// The file system, for a request.
+    fn fs(&self, request: Counted) -> Result<&Shared, Errno> {
+        let fs = self.shared.get().map(Arc::as_ref).ok_or(Errno::EIO)?;
+        fs.requests.count(request);
+        Ok(fs)
     }
 
     /// The backing id of an open file's region, or `None` where there is no passthrough.
@@ -60,8 +66,8 @@ impl Fuse {
         opened: &Opened,
         register: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Result<Option<Arc<BackingId>>, Errno> {
-        let fs = self.fs()?;
-        if fs.transport() != Transport::Passthrough {
+        let fs = self.shared.get().ok_or(Errno::EIO)?;
+        if fs.transport() != Transport::Passthrough || !opened.mappable {
             return Ok(None);
         }
         let region = fs.region_of(opened)?;
@@ -138,13 +144,19 @@ impl Filesystem for Fuse {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self
-            .fs()
+            .fs(Counted::Lookup)
             .and_then(|fs| fs.lookup(parent.0, name.as_bytes()));
         reply!(reply, found, attr => reply.entry(&NO_CACHE, &file_attr(&attr), Generation(0)));
     }
 
+    fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
+        if let Some(fs) = self.shared.get() {
+            fs.forget(ino.0, lookups);
+        }
+    }
+
     fn getattr(&self, _: &Request, ino: INodeNo, file: Option<FileHandle>, reply: ReplyAttr) {
-        let found = self.fs().and_then(|fs| match file {
+        let found = self.fs(Counted::Getattr).and_then(|fs| match file {
             Some(file) => fs.getattr_open(ino.0, file.0),
             None => fs.getattr(ino.0),
         });
@@ -176,7 +188,7 @@ impl Filesystem for Fuse {
             size,
         };
         let done = self
-            .fs()
+            .fs(Counted::Other)
             .and_then(|fs| fs.setattr(ino.0, file.map(|file| file.0), change));
         reply!(reply, done, attr => reply.attr(&NO_CACHE, &file_attr(&attr)));
     }
@@ -225,23 +237,23 @@ impl Filesystem for Fuse {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self
-            .fs()
+            .fs(Counted::Other)
             .and_then(|fs| fs.unlink(caller(request), parent.0, name.as_bytes()));
         reply!(reply, done, () => reply.ok());
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let opened = self
-            .fs()
+            .fs(Counted::Open)
             .and_then(|fs| fs.open(caller(request), ino.0, flags.0));
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => return reply.error(errno(error)),
         };
-        let file = FileHandle(opened.file);
+        let (file, flags) = (FileHandle(opened.file), open_flags(&opened));
         match self.backing_id(&opened, |fd| reply.open_backing(fd)) {
-            Ok(Some(id)) => reply.opened_passthrough(file, FopenFlags::FOPEN_DIRECT_IO, &id),
-            Ok(None) => reply.opened(file, FopenFlags::FOPEN_DIRECT_IO),
+            Ok(Some(id)) => reply.opened_passthrough(file, flags, &id),
+            Ok(None) => reply.opened(file, flags),
             Err(error) => {
                 self.forget_file(opened.file);
                 reply.error(errno(error));
@@ -260,14 +272,14 @@ impl Filesystem for Fuse {
         reply: ReplyCreate,
     ) {
         let created = self
-            .fs()
+            .fs(Counted::Open)
             .and_then(|fs| fs.create(caller(request), parent.0, name.as_bytes(), mode, flags));
         let (attr, opened) = match created {
             Ok(created) => created,
             Err(error) => return reply.error(errno(error)),
         };
         let (attr, file) = (file_attr(&attr), FileHandle(opened.file));
-        let flags = FopenFlags::FOPEN_DIRECT_IO;
+        let flags = open_flags(&opened);
         match self.backing_id(&opened, |fd| reply.open_backing(fd)) {
             Ok(Some(id)) => {
                 reply.created_passthrough(&NO_CACHE, &attr, Generation(0), file, flags, &id);
@@ -282,12 +294,12 @@ impl Filesystem for Fuse {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _ino: INodeNo,
         file: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
@@ -296,10 +308,18 @@ impl Filesystem for Fuse {
         if lock_owner.is_none() {
             return reply.error(fuser::Errno::EINVAL);
         }
-        let read = self
-            .fs()
-            .and_then(|fs| fs.read(file.0, offset, size as usize));
-        reply!(reply, read, bytes => reply.data(&bytes));
+        let (fs, size) = (self.fs(Counted::Read), size as usize);
+        let read = fs.and_then(|fs| Ok((fs, fs.read(file.0, offset, size)?)));
+        reply!(reply, read, (fs, given) => match given {
+            Given::Bytes(bytes) => reply.data(&bytes),
+            Given::NotYet if flags.0 & libc::O_NONBLOCK != 0 => reply.error(fuser::Errno::EAGAIN),
+            Given::NotYet => {
+                let read = BlockedRead::new(request.pid(), size, move |read| {
+                    reply!(reply, read, bytes => reply.data(&bytes));
+                });
+                fs.block(file.0, read);
+            }
+        });
     }
 
     fn write(
@@ -314,7 +334,9 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let written = self.fs().and_then(|fs| fs.write(file.0, offset, data));
+        let written = self
+            .fs(Counted::Write)
+            .and_then(|fs| fs.write(file.0, offset, data));
         // A request is at most 16 MiB.
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         reply!(reply, written, () => reply.written(length));
@@ -391,7 +413,9 @@ impl Filesystem for Fuse {
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        let opened = self.fs().and_then(|fs| fs.open_directory(ino.0));
+        let opened = self
+            .fs(Counted::Other)
+            .and_then(|fs| fs.open_directory(ino.0));
         reply!(reply, opened, file => reply.opened(FileHandle(file), FopenFlags::empty()));
     }
 
@@ -403,7 +427,7 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.fs().and_then(|fs| fs.entries(file.0)) {
+        let entries = match self.fs(Counted::Other).and_then(|fs| fs.entries(file.0)) {
             Ok(entries) => entries,
             Err(error) => return reply.error(errno(error)),
         };
@@ -424,7 +448,10 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (fs, entries) = match self.fs().and_then(|fs| Ok((fs, fs.entries(file.0)?))) {
+        let (fs, entries) = match self
+            .fs(Counted::Other)
+            .and_then(|fs| Ok((fs, fs.entries(file.0)?)))
+        {
             Ok(found) => found,
             Err(error) => return reply.error(errno(error)),
         };
@@ -454,7 +481,7 @@ impl Filesystem for Fuse {
     }
 
     fn statfs(&self, _: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply!(reply, self.fs().and_then(Shared::space), (space, states) => {
+        reply!(reply, self.fs(Counted::Other).and_then(Shared::space), (space, states) => {
             let block = u32::try_from(space.block).unwrap_or(4096);
             let longest = u32::try_from(kstate_sys::name::MAX_NAME_BYTES).unwrap_or(247);
             reply.statfs(space.blocks, space.free, space.free, states, 0, block, longest, block);
@@ -467,19 +494,20 @@ impl Filesystem for Fuse {
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
-        _flags: i32,
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let done = self
-            .fs()
-            .and_then(|fs| fs.set_xattr(caller(request), ino.0, &name.to_string_lossy(), value));
+        let done = self.fs(Counted::Other).and_then(|fs| {
+            let (name, mode) = (name.to_string_lossy(), Mode::from_flags(flags));
+            fs.set_xattr(caller(request), ino.0, &name, Some(value), mode)
+        });
         reply!(reply, done, () => reply.ok());
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let value = self
-            .fs()
+            .fs(Counted::Other)
             .and_then(|fs| fs.get_xattr(ino.0, &name.to_string_lossy()));
         match value {
             Ok(value) => sized(reply, size, &value),
@@ -487,15 +515,22 @@ impl Filesystem for Fuse {
         }
     }
 
-    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        match self.fs().and_then(|fs| fs.list_xattr(ino.0)) {
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self
+            .fs(Counted::Other)
+            .and_then(|fs| fs.list_xattr(caller(request), ino.0));
+        match names {
             Ok(names) => sized(reply, size, &names),
             Err(error) => reply.error(errno(error)),
         }
     }
 
-    fn removexattr(&self, _: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::EPERM);
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.fs(Counted::Other).and_then(|fs| {
+            let name = name.to_string_lossy();
+            fs.set_xattr(caller(request), ino.0, &name, None, Mode::Replace)
+        });
+        reply!(reply, done, () => reply.ok());
     }
 
     fn ioctl(
@@ -510,7 +545,7 @@ impl Filesystem for Fuse {
         reply: ReplyIoctl,
     ) {
         let answer = self
-            .fs()
+            .fs(Counted::Ioctl)
             .and_then(|fs| fs.ioctl(caller(request), file.0, command, argument));
         reply!(reply, answer, bytes => {
             // The number says how much the caller has room for.
@@ -537,10 +572,13 @@ impl Filesystem for Fuse {
                 }
             })
         });
-        reply!(reply, self.fs().and_then(|fs| fs.poll(file.0, poller)), ready => {
+        reply!(reply, self.fs(Counted::Poll).and_then(|fs| fs.poll(file.0, poller)), ready => {
             let mut events = PollEvents::empty();
             if ready.readable {
                 events |= PollEvents::POLLIN | PollEvents::POLLRDNORM;
+            }
+            if ready.overdue {
+                events |= PollEvents::POLLPRI;
             }
             if ready.gone {
                 events |= PollEvents::POLLHUP | PollEvents::POLLERR;
@@ -555,9 +593,16 @@ impl Filesystem for Fuse {
 
 impl Fuse {
     fn forget_file(&self, file: u64) {
-        if let Ok(fs) = self.fs() {
+        if let Ok(fs) = self.fs(Counted::Release) {
             fs.release(file);
         }
+    }
+}
+
+fn open_flags(opened: &Opened) -> FopenFlags {
+    match opened.stream {
+        true => FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_STREAM,
+        false => FopenFlags::FOPEN_DIRECT_IO,
     }
 }
 

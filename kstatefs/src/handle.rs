@@ -2,12 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kstate_sys::region::{Generation, Head};
 
+use crate::blocked::{BlockedRead, BlockedReads, Given};
 use crate::errno::Errno;
+use crate::poll::{Hub, Poller, Readiness};
 use crate::reaper::Reaper;
-use crate::state::{Expectation, State};
+use crate::state::{Expectation, Interest, Purpose, State};
+use crate::view::{Pace, View};
 
 /// How a state file was opened.
 #[derive(Clone, Copy, Debug)]
@@ -36,28 +40,43 @@ impl OpenMode {
             library: flags & kstate_sys::abi::O_LIBRARY != 0,
         }
     }
+
+    /// Whether who has it open so counts as a writer. One of the library's does once it has
+    /// claimed a slot group.
+    pub(crate) fn is_writer(self) -> bool {
+        self.write && !self.library
+    }
 }
 
-/// An open state file. Reads and writes through one descriptor follow each other, so they are
-/// serialised; the lock comes before the state's.
+/// An open file of a state, or of a view of it. Reads and writes through one descriptor follow each
+/// other, so they are serialised.
+///
+/// Lock order: the blocked reads, what has been read, the state.
 #[derive(Debug)]
 pub(crate) struct Handle {
     pub(crate) id: u64,
     pub(crate) state: Arc<State>,
     pub(crate) mode: OpenMode,
+    pub(crate) view: Option<View>,
     /// The process that opened it, if the daemon can see it.
     pub(crate) opener: Option<i32>,
     /// The newest generation seen through this file: what poll compares with.
     seen: AtomicU64,
     io: Mutex<Io>,
+    blocked: BlockedReads,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Io {
     /// The version that reads continue in and writes are validated against.
     version: Option<ReadVersion>,
     /// Truncated to nothing: the next write replaces the whole value.
     replace_next: bool,
+    /// Of a view whose reads wait, which has no offsets: the next byte of the version.
+    at: usize,
+    pace: Pace,
+    /// The generation whose being overdue has been seen.
+    overdue_seen: Option<Generation>,
 }
 
 #[derive(Debug)]
@@ -67,18 +86,29 @@ struct ReadVersion {
 }
 
 impl Handle {
-    pub(crate) fn new(id: u64, state: Arc<State>, mode: OpenMode, opener: Option<i32>) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        state: Arc<State>,
+        mode: OpenMode,
+        view: Option<View>,
+        opener: Option<i32>,
+    ) -> Self {
         let io = Io {
             version: None,
             replace_next: mode.truncate,
+            at: 0,
+            pace: Pace::new(view.map_or(Duration::ZERO, View::period)),
+            overdue_seen: None,
         };
         Self {
             id,
             state,
             mode,
+            view,
             opener,
             seen: AtomicU64::new(0),
             io: Mutex::new(io),
+            blocked: BlockedReads::default(),
         }
     }
 
@@ -92,13 +122,27 @@ impl Handle {
         self.seen.fetch_max(generation.0, Ordering::Relaxed);
     }
 
-    /// At offset 0 takes the newest version; behind it goes on in the version taken.
-    pub(crate) fn read(&self, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    /// Whether reads have no offsets, and wait.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.view.is_some_and(|view| view.waits)
+    }
+
+    pub(crate) fn read(&self, offset: u64, size: usize) -> Result<Given, Errno> {
+        match self.is_stream() {
+            true => self.read_on(size),
+            false => self.read_at(offset, size).map(Given::Bytes),
+        }
+    }
+
+    /// At offset 0 takes the newest version, as far as the view's rate allows; behind it goes on in
+    /// the version taken.
+    fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
         let mut io = self.lock();
-        if offset == 0 || io.version.is_none() {
-            let (head, bytes) = self.state.read()?;
-            self.mark_seen(head.generation());
-            io.version = Some(ReadVersion { head, bytes });
+        if io.version.is_none() || (offset == 0 && io.pace.not_before().is_none()) {
+            self.take_newest(&mut io)?;
+        }
+        if offset == 0 {
+            io.overdue_seen = self.state.overdue();
         }
         let bytes = io
             .version
@@ -109,6 +153,140 @@ impl Handle {
             .min(bytes.len());
         let end = start.saturating_add(size).min(bytes.len());
         Ok(bytes[start..end].to_vec())
+    }
+
+    /// Goes on in the version taken; behind its end waits for the next one. The end of the file is
+    /// where the state has been deleted.
+    fn read_on(&self, size: usize) -> Result<Given, Errno> {
+        let mut io = self.lock();
+        let at_end = |io: &Io| {
+            let length = io.version.as_ref().map(|version| version.bytes.len());
+            io.at >= length.unwrap_or(0)
+        };
+        if at_end(&io) {
+            // The mark that it has gone first: then there is no later version.
+            let gone = self.state.is_gone();
+            let newest = self.state.newest()?;
+            if newest > self.seen() && (gone || io.pace.not_before().is_none()) {
+                self.take_newest(&mut io)?;
+            } else if gone {
+                return Ok(Given::Bytes(Vec::new()));
+            } else {
+                let overdue = self.state.overdue();
+                if overdue.is_some() && overdue != io.overdue_seen {
+                    io.overdue_seen = overdue;
+                    return Err(Errno::ETIMEDOUT);
+                }
+                return Ok(Given::NotYet);
+            }
+        }
+        let bytes = io
+            .version
+            .as_ref()
+            .map_or(&[][..], |version| &version.bytes);
+        let end = io.at.saturating_add(size).min(bytes.len());
+        let given = bytes[io.at..end].to_vec();
+        io.at = end;
+        Ok(Given::Bytes(given))
+    }
+
+    fn take_newest(&self, io: &mut Io) -> Result<(), Errno> {
+        let (head, bytes) = self.state.read()?;
+        let shown = io.version.as_ref().map(|version| version.head.generation());
+        if head.generation() > shown.unwrap_or(Generation::NEVER) {
+            io.pace.show();
+        }
+        self.mark_seen(head.generation());
+        io.version = Some(ReadVersion { head, bytes });
+        io.at = 0;
+        Ok(())
+    }
+
+    /// Keeps a read that has found nothing until there is something.
+    pub(crate) fn block(self: &Arc<Self>, hub: &Arc<Hub>, read: BlockedRead) {
+        match self.blocked.add(read) {
+            Ok(()) => self.serve(hub),
+            Err(read) => read.answer(Err(Errno::EOPNOTSUPP)),
+        }
+    }
+
+    /// Answers what reads it can, and sees to it that the others are.
+    fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
+        let serve = || self.blocked.serve(|size| self.read_on(size));
+        if !serve() {
+            return;
+        }
+        let (this, theirs) = (self.clone(), hub.clone());
+        let registered = self.state.register(Interest {
+            file: self.id,
+            purpose: Purpose::Read,
+            beyond: self.seen(),
+            not_before: self.lock().pace.not_before(),
+            handle: None,
+            call: Poller::new(move || this.serve(&theirs)),
+        });
+        match registered {
+            Ok(true) => hub.watch(&self.state),
+            Ok(false) => {}
+            Err(error) => {
+                self.blocked.serve(|_| Err(error));
+            }
+        }
+        // What was not there before and would not have called, such as that it is overdue.
+        if !serve() {
+            self.state.forget_interest(self.id, Purpose::Read);
+        }
+    }
+
+    /// Lets reads go whose threads have been sent a signal. Returns how many wait still.
+    pub(crate) fn let_go_signalled(&self) -> usize {
+        match self.blocked.len() {
+            0 => 0,
+            _ => self.blocked.let_go_signalled(),
+        }
+    }
+
+    /// What there is to see. `poller` is called when there is something new.
+    pub(crate) fn poll(
+        self: &Arc<Self>,
+        hub: &Hub,
+        poller: Option<Poller>,
+    ) -> Result<Readiness, Errno> {
+        if let Some(call) = poller {
+            let newest = self.state.newest()?;
+            let paced = self.lock().pace.not_before();
+            let has_news = newest > self.seen();
+            let (beyond, not_before) = match self.view.map(View::period) {
+                // Told now, and the next one no sooner than the rate allows.
+                Some(period) if has_news && paced.is_none() => {
+                    (newest, Instant::now().checked_add(period))
+                }
+                Some(_) if has_news => (self.seen(), paced),
+                _ => (newest, paced),
+            };
+            let watch = self.state.register(Interest {
+                file: self.id,
+                purpose: Purpose::Poll,
+                beyond,
+                not_before,
+                handle: Some(self.clone()),
+                call,
+            })?;
+            if watch {
+                hub.watch(&self.state);
+            }
+        }
+        // The mark that it has gone first: then there is no later version.
+        let gone = self.state.is_gone();
+        let newest = self.state.newest()?;
+        let io = self.lock();
+        let overdue = self.state.overdue();
+        Ok(Readiness {
+            readable: gone || (newest > self.seen() && io.pace.not_before().is_none()),
+            writable: self.mode.write,
+            gone,
+            overdue: overdue.is_some() && overdue != io.overdue_seen,
+        })
     }
 
     /// One commit.

@@ -19,9 +19,9 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use crate::backing::{Backing, RegionFile, Transport};
 use crate::guard::Guard;
+use crate::inode::Node;
 use crate::reaper::Process;
 use crate::state::State;
-use crate::table::FIRST_RECORD_FILE;
 
 /// How long a commit may be undecided before it is given up for somebody who asks.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -139,8 +139,8 @@ impl IntentRecord {
     }
 
     /// Inode number of one of its files.
-    pub(crate) fn ino(&self, part: Part) -> u64 {
-        FIRST_RECORD_FILE + 2 * u64::from(self.number) + u64::from(part == Part::List)
+    pub(crate) fn node(&self, part: Part) -> Node {
+        Node::Record(self.number, part)
     }
 
     /// Settles what the owner left, which is dead or has given the record back. `find` knows the states it held groups of.
@@ -217,14 +217,14 @@ impl Intents {
         // Never used again, whatever comes of it: a reader may know it.
         records.last += 1;
         let number = records.last;
-        let ino = FIRST_RECORD_FILE + 2 * u64::from(number);
+        let ino = |part| Node::Record(number, part).ino();
         let record = Arc::new(IntentRecord {
             number,
             owner,
             uid,
             gid,
-            status: Page::new(backing, ino, transport)?,
-            list: Page::new(backing, ino + 1, transport)?,
+            status: Page::new(backing, ino(Part::Status), transport)?,
+            list: Page::new(backing, ino(Part::List), transport)?,
             gone: AtomicBool::new(false),
             asked: Mutex::default(),
         });
@@ -241,8 +241,8 @@ impl Intents {
         // ORDERING: Release before those are told that look at it.
         record.gone.store(true, Ordering::Release);
         if let Some(tell) = self.on_gone.get() {
-            tell(record.ino(Part::Status));
-            tell(record.ino(Part::List));
+            tell(record.node(Part::Status).ino());
+            tell(record.node(Part::List).ino());
         }
     }
 
@@ -267,17 +267,6 @@ impl Intents {
 
     pub(crate) fn get(&self, number: u32) -> Option<Arc<IntentRecord>> {
         self.read().by_number.get(&number).cloned()
-    }
-
-    /// The record that one of whose files has the inode number `ino`.
-    pub(crate) fn of_file(&self, ino: u64) -> Option<(Arc<IntentRecord>, Part)> {
-        let index = ino.checked_sub(FIRST_RECORD_FILE)?;
-        let part = match index % 2 {
-            0 => Part::Status,
-            _ => Part::List,
-        };
-        let record = self.get(u32::try_from(index / 2).ok()?)?;
-        Some((record, part))
     }
 
     /// The record and page that a file name in `.kstate/intents` stands for.

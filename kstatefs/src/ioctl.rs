@@ -14,6 +14,8 @@ use crate::fs::{Caller, Shared};
 use crate::handle::Handle;
 use crate::intents::{IntentRecord, Part};
 use crate::state::Layout;
+use crate::timer::Look;
+use crate::xattr;
 
 /// Carries out `command` on an open state. The answer is what the caller's argument becomes.
 ///
@@ -28,6 +30,11 @@ pub(crate) fn on_state(
     argument: &[u8],
 ) -> Result<Vec<u8>, Errno> {
     let state = &handle.state;
+    // A view is not a way to the region.
+    let of_views = [ioctl::INFO, ioctl::SEEN, ioctl::VERSION];
+    if handle.view.is_some() && !of_views.contains(&command) {
+        return Err(Errno::ENOTTY);
+    }
     match command {
         ioctl::SUBSCRIBE => subscribe(shared, handle, caller, argument),
         ioctl::CLAIM => {
@@ -74,6 +81,14 @@ pub(crate) fn on_state(
             shared.look_after(state);
             Ok(Vec::new())
         }
+        ioctl::SET_DEADLINE => {
+            let nanos = u64::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            if caller.uid != 0 && caller.uid != state.attributes().uid {
+                return Err(Errno::EPERM);
+            }
+            xattr::set_deadline(shared, state, Some(Duration::from_nanos(nanos)))?;
+            Ok(Vec::new())
+        }
         ioctl::INFO => Ok(info(handle)?.as_bytes().to_vec()),
         ioctl::TICKET => {
             // The descriptor can be read, as a file open for writing alone cannot.
@@ -89,7 +104,7 @@ pub(crate) fn on_state(
             let wanted = Duration::from_micros(asked.microseconds.into());
             let given = state.give_turn(&shared.reaper, caller.tid, asked.group, wanted)?;
             if let Some(given) = given {
-                shared.turns.schedule(state.ino(), given);
+                shared.timer.schedule(Look::Turn(state.ino()), given);
             }
             let micros = given.map_or(0, |given| given.as_micros());
             let answer = Turn {
@@ -241,9 +256,8 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
     let version = state.describe()?;
     let (attributes, counts) = (state.attributes(), state.counts());
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let age = state.age(&version).map_or(u64::MAX, |age| {
-        u64::try_from(age.as_nanos()).unwrap_or(u64::MAX)
-    });
+    let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let age = state.age(&version).map_or(u64::MAX, nanos);
     let mut flags = 0;
     if state.is_armed() {
         flags |= info_flags::ARMED;
@@ -251,12 +265,16 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
     if attributes.is_kept() {
         flags |= info_flags::KEPT;
     }
+    if state.overdue().is_some() {
+        flags |= info_flags::OVERDUE;
+    }
     Ok(Info {
         state_id: state.ino(),
         generation: version.generation().0,
         age_ns: age,
         layout_id: state.layout().map_or(0, |layout| layout.id),
         linger_ms: millis(attributes.linger),
+        deadline_ns: state.deadline().map_or(0, nanos),
         length: version.length,
         capacity: state.capacity(),
         subscribers: counts.subscribers,

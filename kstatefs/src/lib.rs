@@ -14,27 +14,34 @@
 
 mod attr;
 mod backing;
+mod blocked;
 mod capabilities;
+mod changes;
 pub mod config;
 pub mod daemonize;
-mod deadlines;
 mod errno;
 mod fs;
 mod fuse;
 mod guard;
 mod handle;
+mod inode;
 mod intents;
 mod ioctl;
+mod metrics;
 pub mod mountpoint;
 mod poll;
 mod private;
 mod reaper;
 mod region;
 mod registry;
+mod report;
+mod rights;
 mod session;
 mod socket;
 mod state;
 mod table;
+mod timer;
+mod view;
 mod xattr;
 
 pub use backing::Transport;

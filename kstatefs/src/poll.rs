@@ -1,6 +1,6 @@
 //! Notices commits on behalf of programs that poll state files.
 //!
-//! For them the daemon is one more waiter on `head`: a committer sees no difference. One thread
+//! For them, and for reads that wait, the daemon is one more waiter on `head`: a committer sees no difference. One thread
 //! holds all waits in an io_uring; where that is refused, threads with `futex_waitv`, which hold
 //! 127 each.
 
@@ -14,7 +14,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::config::NotifyBy;
-use crate::state::State;
+use crate::state::{State, Untold};
+use crate::timer::{Look, Timer};
+
+/// What poll found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// Deleted: nothing new will come.
+    pub(crate) gone: bool,
+    /// Not committed to in time.
+    pub(crate) overdue: bool,
+}
 
 /// Called once, when what was polled for has come.
 pub(crate) struct Poller(Box<dyn FnOnce() + Send>);
@@ -55,15 +67,20 @@ pub(crate) enum Way {
 #[derive(Debug)]
 struct Inbox {
     states: Mutex<VecDeque<Weak<State>>>,
+    timer: Arc<Timer>,
     bell: EventFd,
     stopped: std::sync::atomic::AtomicBool,
 }
 
 impl Hub {
     /// Starts watching; the thread ends after [`Hub::stop`].
-    pub(crate) fn start(by: NotifyBy) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
+    pub(crate) fn start(
+        by: NotifyBy,
+        timer: Arc<Timer>,
+    ) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
         let inbox = Arc::new(Inbox {
             states: Mutex::new(VecDeque::new()),
+            timer,
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
             stopped: std::sync::atomic::AtomicBool::new(false),
         });
@@ -108,6 +125,15 @@ impl Hub {
 }
 
 impl Inbox {
+    /// Has a state tell whom it can; who must wait for the rate of a view is told later.
+    fn tell(&self, state: &State) -> Untold {
+        let untold = state.tell();
+        if let Some(later) = untold.later {
+            self.timer.schedule(Look::Views(state.ino()), later);
+        }
+        untold
+    }
+
     fn ring(&self) {
         if let Err(error) = self.bell.write(1) {
             tracing::error!(%error, "the polling thread cannot be called");

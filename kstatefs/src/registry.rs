@@ -10,7 +10,7 @@ use kstate_sys::region::Registry;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::backing::{Backing, RegionFile, Transport};
-use crate::table::REGISTRY;
+use crate::inode::Node;
 
 /// The registry page and its file.
 ///
@@ -27,7 +27,7 @@ pub(crate) struct RegistryFile {
 impl RegistryFile {
     pub(crate) fn create(backing: &Backing, transport: Transport) -> io::Result<Self> {
         let page = page_size();
-        let file = backing.region(REGISTRY, page as usize, transport)?;
+        let file = backing.region(Node::Registry.ino(), page as usize, transport)?;
         file.allocate(0, page as usize)?;
         let options = MmapOptions::new().len(page as usize).clone();
         let mapping = file.with(|fd| options.map_raw(fd.as_raw_fd()))?;

@@ -22,6 +22,7 @@ use crate::fs::{Settings, Shared};
 use crate::fuse::Fuse;
 use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
 use crate::poll::{Hub, Way};
+use crate::timer::Timer;
 
 /// Why nothing was served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -144,8 +145,9 @@ impl Server {
                 }
             },
         };
-        let (hub, hub_thread) =
-            Hub::start(config.notify_by).map_err(system("cannot watch polled states"))?;
+        let timer = Arc::new(Timer::default());
+        let (hub, hub_thread) = Hub::start(config.notify_by, timer.clone())
+            .map_err(system("cannot watch polled states"))?;
         let polls_by_uring = hub.way() == Way::Uring;
         let settings = Settings {
             uid: nix::unistd::geteuid().as_raw(),
@@ -155,7 +157,7 @@ impl Server {
                 .unwrap_or(if allow_other { 0o1777 } else { 0o700 }),
             linger: config.linger,
         };
-        let shared = Shared::new(backing, transport, hub, settings)
+        let shared = Shared::new(backing, transport, timer, Arc::new(hub), settings)
             .map_err(system("cannot set up the file system"))?;
         let shared = Arc::new(shared);
         fuse.install(shared.clone());
@@ -258,8 +260,7 @@ impl Server {
         };
         self.shared.hub.stop();
         self.shared.reaper.stop();
-        self.shared.lingering.stop();
-        self.shared.turns.stop();
+        self.shared.timer.stop();
         if let Some(desk) = &self.shared.desk {
             desk.stop();
         }
@@ -291,11 +292,8 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
         Box::new(move || theirs.reaper.run()),
     )?);
     let theirs = shared.clone();
-    let linger = move || theirs.lingering.run(|ino| theirs.look_again(ino));
-    threads.push(spawn("kstate-linger", Box::new(linger))?);
-    let theirs = shared.clone();
-    let turns = move || theirs.turns.run(|ino| theirs.end_turn_in_time(ino));
-    threads.push(spawn("kstate-turns", Box::new(turns))?);
+    let time = move || theirs.timer.run(|look| theirs.look(look));
+    threads.push(spawn("kstate-timer", Box::new(time))?);
     if shared.desk.is_some() {
         let theirs = shared.clone();
         let serve = move || {

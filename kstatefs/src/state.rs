@@ -4,15 +4,17 @@
 
 mod capacity;
 mod claims;
+mod deadline;
 mod intents;
+mod interest;
 mod live;
-mod pollers;
 mod turn;
 mod value;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,15 +25,18 @@ use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Memory, Notice, Writer};
 
 use claims::Owner;
-pub(crate) use pollers::PollState;
-use pollers::Polled;
+use deadline::Deadline;
+use interest::Kept;
+pub(crate) use interest::{Interest, Purpose, Untold};
 use turn::Turns;
 pub(crate) use value::Expectation;
 
 use crate::backing::RegionFile;
+use crate::changes::Streams;
 use crate::errno::Errno;
 use crate::handle::OpenMode;
 use crate::intents::Intents;
+use crate::poll::Poller;
 use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
 
@@ -83,11 +88,31 @@ pub(crate) enum Cause {
 }
 
 /// Counts for those who ask.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) subscribers: u32,
     pub(crate) writers: u32,
     pub(crate) waiters: u32,
+}
+
+/// What has happened to a state, or to all there were.
+///
+/// Conflicts and wakes are counted by those who commit, who could write anything there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) commits: u64,
+    pub(crate) conflicts: u64,
+    pub(crate) reads: u64,
+    pub(crate) wakes: u64,
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.commits = self.commits.saturating_add(other.commits);
+        self.conflicts = self.conflicts.saturating_add(other.conflicts);
+        self.reads = self.reads.saturating_add(other.reads);
+        self.wakes = self.wakes.saturating_add(other.wakes);
+    }
 }
 
 #[derive(Debug)]
@@ -99,7 +124,12 @@ pub(crate) struct State {
     clock: Clock,
     created: SystemTime,
     intents: Arc<Intents>,
+    streams: Arc<Streams>,
     mapping: RwLock<Arc<RegionMapping>>,
+    /// The generation that is overdue plus one, 0 for none: looked at without the lock.
+    overdue: AtomicU64,
+    /// `read(2)`s answered.
+    reads: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -114,6 +144,8 @@ struct Inner {
     layout: Option<Layout>,
     /// Open files.
     open: u32,
+    /// Those of programs without the library that may write.
+    open_for_writing: u32,
     /// When the last file was closed.
     closed_at: Instant,
     /// Deleted or evaporated: in no table any more.
@@ -121,8 +153,11 @@ struct Inner {
     groups: BTreeMap<u8, Owner>,
     /// By the process that waits and the file it waits through.
     waits: HashMap<(Process, u64), u32>,
-    /// By the file polled.
-    pollers: HashMap<u64, Polled>,
+    /// What is waited for, by the file it is waited for through.
+    interests: HashMap<(u64, Purpose), Kept>,
+    /// Whether somebody waits on the head for them.
+    watched: bool,
+    deadline: Deadline,
     armed: bool,
     turn: Turns,
     /// The daemon's own writer, once it has had to write.
@@ -142,6 +177,7 @@ impl State {
         clock: Clock,
         attributes: Attributes,
         intents: &Arc<Intents>,
+        streams: &Arc<Streams>,
     ) -> io::Result<Self> {
         let geometry = Geometry::of_this_machine();
         let page = geometry.page();
@@ -161,11 +197,14 @@ impl State {
             capacity_chosen: false,
             layout: None,
             open: 0,
+            open_for_writing: 0,
             closed_at: Instant::now(),
             gone: false,
             groups: BTreeMap::new(),
             waits: HashMap::new(),
-            pollers: HashMap::new(),
+            interests: HashMap::new(),
+            watched: false,
+            deadline: Deadline::default(),
             armed: false,
             turn: Turns::default(),
             writer: None,
@@ -178,7 +217,10 @@ impl State {
             clock,
             created: SystemTime::now(),
             intents: intents.clone(),
+            streams: streams.clone(),
             mapping: RwLock::new(mapping),
+            overdue: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
             inner: Mutex::new(inner),
         })
     }
@@ -234,35 +276,32 @@ impl State {
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Counts {
             subscribers: inner.open,
-            writers: count(
-                inner
-                    .groups
-                    .values()
-                    .filter(|owner| owner.is_writer())
-                    .count(),
-            ),
-            waiters: count(inner.waits.len() + inner.pollers.len()),
+            writers: inner.writers(),
+            waiters: count(inner.waits.len() + inner.interests.len()),
         }
     }
 
     /// Counts one more open file; `ESTALE` when the state has gone meanwhile.
-    pub(crate) fn open(&self) -> Result<(), Errno> {
+    pub(crate) fn open(&self, mode: OpenMode) -> Result<(), Errno> {
         let mut inner = self.lock();
         if inner.gone {
             return Err(Errno::ESTALE);
         }
         inner.open += 1;
+        inner.open_for_writing += u32::from(mode.is_writer());
         Ok(())
     }
 
-    /// Counts one open file less, and forgets what it polled for and held.
-    pub(crate) fn close(&self, reaper: &Reaper, handle: u64) {
-        let mut inner = self.lock();
-        inner.open = inner.open.saturating_sub(1);
-        inner.closed_at = Instant::now();
-        inner.pollers.remove(&handle);
-        self.let_go_of_file(&mut inner, reaper, handle);
-        self.lower_mark_if_unused(&inner);
+    /// Counts one open file less, and forgets what was waited for through it and held.
+    pub(crate) fn close(&self, reaper: &Reaper, handle: u64, mode: OpenMode) {
+        self.losing_writers(|inner| {
+            inner.open = inner.open.saturating_sub(1);
+            let written = u32::from(mode.is_writer());
+            inner.open_for_writing = inner.open_for_writing.saturating_sub(written);
+            inner.closed_at = Instant::now();
+            self.let_go_of_file(inner, reaper, handle);
+            self.forget_interests_of(inner, handle);
+        });
     }
 
     /// If nobody is subscribed and nothing keeps the state: how long it still lingers.
@@ -276,8 +315,9 @@ impl State {
         })
     }
 
-    /// Marks the state as gone if `cause` still holds. Whoever waits is woken to see it.
-    pub(crate) fn retire(&self, cause: Cause) -> bool {
+    /// Marks the state as gone if `cause` still holds. Whoever waits in the kernel is woken to see it;
+    /// whoever waits here is to be called.
+    pub(crate) fn retire(&self, cause: Cause) -> Option<Vec<Poller>> {
         let mut inner = self.lock();
         let holds = match cause {
             Cause::Deleted => true,
@@ -287,14 +327,14 @@ impl State {
             }
         };
         if inner.gone || !holds {
-            return false;
+            return None;
         }
         inner.gone = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();
         mapped.header().raise(Notice::DELETED);
         futex::wake_all(&mapped.header().head);
-        true
+        Some(inner.take_all(|_| true))
     }
 
     /// Records `layout`, or says which one is recorded already.
@@ -314,6 +354,24 @@ impl State {
                 Ok(())
             }
             None => Ok(()),
+        }
+    }
+
+    /// Notes a `read(2)`.
+    pub(crate) fn count_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Commits, conflicts and the like since it was created.
+    pub(crate) fn totals(&self) -> Totals {
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
+        let header = mapped.header();
+        Totals {
+            commits: self.newest().map_or(0, |newest| newest.0),
+            conflicts: header.conflicts.load(Ordering::Relaxed),
+            reads: self.reads.load(Ordering::Relaxed),
+            wakes: header.wakes.load(Ordering::Relaxed),
         }
     }
 

@@ -5,20 +5,8 @@ use std::sync::Arc;
 
 use kstate_sys::name::StateName;
 
+use crate::inode::{FIRST_STATE, STATE_BITS};
 use crate::state::State;
-
-/// Inode number of the root directory, as FUSE fixes it.
-pub(crate) const ROOT: u64 = 1;
-/// Inode number of `.kstate`.
-pub(crate) const CONTROL: u64 = 2;
-/// Inode number of `.kstate/registry`.
-pub(crate) const REGISTRY: u64 = 3;
-/// Inode number of `.kstate/intents`.
-pub(crate) const INTENTS: u64 = 4;
-/// From here on, two a record: the files in `.kstate/intents`. No state's number comes so far.
-pub(crate) const FIRST_RECORD_FILE: u64 = 1 << 48;
-/// The first state's; numbers are never used again.
-pub(crate) const FIRST_STATE: u64 = 16;
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -38,10 +26,13 @@ impl Default for Table {
 }
 
 impl Table {
-    /// A number that no state has had.
-    pub(crate) fn fresh_ino(&mut self) -> u64 {
-        self.next += 1;
-        self.next - 1
+    /// A number that no state has had; `None` when they are used up.
+    pub(crate) fn fresh_ino(&mut self) -> Option<u64> {
+        let fresh = self.next;
+        (fresh >> STATE_BITS == 0).then(|| {
+            self.next += 1;
+            fresh
+        })
     }
 
     pub(crate) fn insert(&mut self, state: Arc<State>) {

@@ -1,20 +1,24 @@
 //! `user.kstate.*`: what is known of a state, for any program that can read an attribute.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kstate_sys::duration;
 
 use crate::errno::Errno;
+use crate::fs::Shared;
 use crate::state::State;
 
 /// Every attribute there is.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 11] = [
     "user.kstate.age_ns",
     "user.kstate.capacity",
+    "user.kstate.deadline",
     "user.kstate.generation",
     "user.kstate.layout",
     "user.kstate.length",
     "user.kstate.linger",
+    "user.kstate.overdue",
     "user.kstate.subscribers",
     "user.kstate.waiters",
     "user.kstate.writers",
@@ -49,7 +53,9 @@ pub(crate) fn get(state: &State, name: &str) -> Result<Vec<u8>, Errno> {
             let layout = state.layout().ok_or(Errno::ENODATA)?;
             format!("{:016x} {}", layout.id, layout.text)
         }
-        "linger" => format!("{}ms", state.attributes().linger.as_millis()),
+        "deadline" => millis(state.deadline().ok_or(Errno::ENODATA)?),
+        "linger" => millis(state.attributes().linger),
+        "overdue" => u8::from(state.overdue().is_some()).to_string(),
         "subscribers" => state.counts().subscribers.to_string(),
         "waiters" => state.counts().waiters.to_string(),
         "writers" => state.counts().writers.to_string(),
@@ -58,18 +64,59 @@ pub(crate) fn get(state: &State, name: &str) -> Result<Vec<u8>, Errno> {
     Ok(text.into_bytes())
 }
 
+fn millis(duration: Duration) -> String {
+    format!("{}ms", duration.as_secs_f64() * 1e3)
+}
+
+/// What the flags of `setxattr(2)` ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Any,
+    /// `XATTR_CREATE`.
+    Create,
+    /// `XATTR_REPLACE`, or removing.
+    Replace,
+}
+
+impl Mode {
+    pub(crate) fn from_flags(flags: i32) -> Self {
+        match flags {
+            libc::XATTR_CREATE => Self::Create,
+            libc::XATTR_REPLACE => Self::Replace,
+            _ => Self::Any,
+        }
+    }
+
+    pub(crate) fn check(self, exists: bool) -> Result<(), Errno> {
+        match self {
+            Self::Create if exists => Err(Errno::EEXIST),
+            Self::Replace if !exists => Err(Errno::ENODATA),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Sets one of those that can be set.
 ///
 /// # Errors
 ///
 /// `EINVAL` for a value that is none, `EPERM` for an attribute that only tells, `EOPNOTSUPP` for
 /// names that are not ours.
-pub(crate) fn set(state: &State, name: &str, value: &[u8]) -> Result<(), Errno> {
+pub(crate) fn set(
+    shared: &Shared,
+    state: &Arc<State>,
+    name: &str,
+    value: &[u8],
+) -> Result<(), Errno> {
     match name.strip_prefix("user.kstate.") {
         Some("linger") => {
             let linger = parse_duration(value).ok_or(Errno::EINVAL)?;
             state.set_attributes(|attributes| attributes.linger = linger);
             Ok(())
+        }
+        Some("deadline") => {
+            let after = parse_duration(value).ok_or(Errno::EINVAL)?;
+            set_deadline(shared, state, Some(after))
         }
         Some("capacity") => {
             let wanted = std::str::from_utf8(value)
@@ -80,6 +127,39 @@ pub(crate) fn set(state: &State, name: &str, value: &[u8]) -> Result<(), Errno> 
         Some(_) if NAMES.contains(&name) => Err(Errno::EPERM),
         _ => Err(Errno::EOPNOTSUPP),
     }
+}
+
+/// Removes the one that a state can be without.
+///
+/// # Errors
+///
+/// `EPERM` for the others.
+pub(crate) fn remove(shared: &Shared, state: &Arc<State>, name: &str) -> Result<(), Errno> {
+    match name {
+        "user.kstate.deadline" => set_deadline(shared, state, None),
+        _ => Err(Errno::EPERM),
+    }
+}
+
+/// The shortest deadline there can be: each passes by a look of the daemon's.
+const SHORTEST_DEADLINE: Duration = Duration::from_millis(1);
+
+/// Sets the deadline; none, or one of no length, for none.
+///
+/// # Errors
+///
+/// `EINVAL` for less than a millisecond.
+pub(crate) fn set_deadline(
+    shared: &Shared,
+    state: &Arc<State>,
+    after: Option<Duration>,
+) -> Result<(), Errno> {
+    let after = after.filter(|after| !after.is_zero());
+    if after.is_some_and(|after| after < SHORTEST_DEADLINE) {
+        return Err(Errno::EINVAL);
+    }
+    shared.set_deadline(state, after);
+    Ok(())
 }
 
 /// A duration as everywhere, or bare milliseconds.

@@ -1,5 +1,6 @@
 //! The header page of a region: the one table of its layout.
 
+use super::Generation;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The first [`HEADER_BYTES`](crate::abi::HEADER_BYTES) of page 1.
@@ -15,11 +16,14 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// | 36 | 4 | `clock_kind` | daemon, before anybody maps |
 /// | 40 | 8 | `clock_ns_per_tick_32` | daemon, before anybody maps |
 /// | 64 | 8 | `head` | whoever commits |
+/// | 72 | 8 | `overdue`: the generation that no other has followed in time, plus one | daemon |
 /// | 128 | 4 | `notice` bits | daemon |
 /// | 132 | 4 | `epoch`, counts restarts of the daemon | daemon |
 /// | 136 | 8 | `turn`: whose turn it is, and until when | daemon |
 /// | 192 | 8 | `live_tag`: the generation in the live page; with its top bit, who changes the page | writers |
 /// | 200 | 4 | `live_length` in bytes | who changes the page |
+/// | 256 | 8 | `conflicts`: commits that came too late | writers |
+/// | 264 | 8 | `wakes`: commits that woke | writers |
 ///
 /// Bytes not listed are zero and reserved.
 ///
@@ -51,7 +55,10 @@ pub struct Header {
     reserved0: [AtomicU64; 2],
     /// The state: see [`Head`](super::Head).
     pub head: AtomicU64,
-    reserved1: [AtomicU64; 7],
+    /// The generation that no other has followed in time, plus one; 0 for none. Beside `head`, so
+    /// that who reads that has it, too.
+    pub overdue: AtomicU64,
+    reserved1: [AtomicU64; 6],
     /// [`Notice`] bits, looked at after each commit.
     pub notice: AtomicU32,
     /// Counts restarts of the daemon; who returns from a wait looks at it and registers again.
@@ -65,7 +72,12 @@ pub struct Header {
     /// Length in bytes of the version in the live page.
     pub live_length: AtomicU32,
     reserved3: AtomicU32,
-    reserved4: [AtomicU64; 38],
+    reserved4: [AtomicU64; 6],
+    /// Commits that came too late. A figure for people: any writer can put anything there.
+    pub conflicts: AtomicU64,
+    /// Commits that woke whoever waited; likewise.
+    pub wakes: AtomicU64,
+    reserved5: [AtomicU64; 30],
 }
 
 #[cfg(not(kstate_loom))]
@@ -82,11 +94,14 @@ const _: () = {
     assert!(offset_of!(Header, clock_kind) == 36);
     assert!(offset_of!(Header, clock_ns_per_tick_32) == 40);
     assert!(offset_of!(Header, head) == 64);
+    assert!(offset_of!(Header, overdue) == 72);
     assert!(offset_of!(Header, notice) == 128);
     assert!(offset_of!(Header, epoch) == 132);
     assert!(offset_of!(Header, turn) == 136);
     assert!(offset_of!(Header, live_tag) == 192);
     assert!(offset_of!(Header, live_length) == 200);
+    assert!(offset_of!(Header, conflicts) == 256);
+    assert!(offset_of!(Header, wakes) == 264);
 };
 
 impl Header {
@@ -107,6 +122,7 @@ impl Header {
             clock_ns_per_tick_32: AtomicU64::new(0),
             reserved0: zeros(),
             head: AtomicU64::new(0),
+            overdue: AtomicU64::new(0),
             reserved1: zeros(),
             notice: AtomicU32::new(0),
             epoch: AtomicU32::new(0),
@@ -116,6 +132,9 @@ impl Header {
             live_length: AtomicU32::new(0),
             reserved3: AtomicU32::new(0),
             reserved4: zeros(),
+            conflicts: AtomicU64::new(0),
+            wakes: AtomicU64::new(0),
+            reserved5: zeros(),
         }
     }
 
@@ -148,6 +167,34 @@ impl Header {
     pub fn lower(&self, bits: Notice) {
         // ORDERING: SeqCst, so that a later `raise` of the same bits is not overtaken.
         self.notice.fetch_and(!bits.0, Ordering::SeqCst);
+    }
+}
+
+impl Header {
+    /// Whether the version after `generation` is overdue, so far.
+    #[inline]
+    pub fn is_overdue(&self, generation: Generation) -> bool {
+        // ORDERING: Relaxed: it says something of the version of that number and of nothing else.
+        self.overdue.load(Ordering::Relaxed) == generation.0.wrapping_add(1)
+    }
+
+    /// Says which generation is overdue, as `overdue` has it. The daemon's alone.
+    pub fn mark_overdue(&self, mark: u64) {
+        // ORDERING: Relaxed: who sleeps is woken behind it by a system call.
+        self.overdue.store(mark, Ordering::Relaxed);
+    }
+
+    /// Counts a commit that came too late.
+    #[cold]
+    pub fn count_conflict(&self) {
+        // ORDERING: Relaxed: a figure.
+        self.conflicts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a commit that woke.
+    pub fn count_wake(&self) {
+        // ORDERING: Relaxed: a figure.
+        self.wakes.fetch_add(1, Ordering::Relaxed);
     }
 }
 

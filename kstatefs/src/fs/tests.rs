@@ -2,8 +2,15 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use kstate_sys::abi::Geometry;
+
 use super::*;
+use crate::backing::RegionFile;
+use crate::blocked::Given;
 use crate::config::NotifyBy;
+use crate::inode::Node;
+use crate::intents::Part;
+use crate::xattr::Mode;
 
 const OWNER: Caller = Caller {
     uid: 0,
@@ -18,19 +25,33 @@ const STRANGER: Caller = Caller {
 
 fn shared(transport: Transport) -> Shared {
     let backing = Backing::create(None).unwrap();
-    let (hub, _thread) = Hub::start(NotifyBy::Auto).unwrap();
+    let timer = Arc::new(Timer::default());
+    let (hub, _thread) = Hub::start(NotifyBy::Auto, timer.clone()).unwrap();
     let settings = Settings {
         uid: 0,
         gid: 0,
         root_mode: 0o1777,
         linger: Duration::ZERO,
     };
-    Shared::new(backing, transport, hub, settings).unwrap()
+    Shared::new(backing, transport, timer, Arc::new(hub), settings).unwrap()
+}
+
+fn read(fs: &Shared, file: u64, offset: u64, size: usize) -> Vec<u8> {
+    match fs.read(file, offset, size).unwrap() {
+        Given::Bytes(bytes) => bytes,
+        Given::NotYet => panic!("nothing to read"),
+    }
 }
 
 fn create(fs: &Shared, name: &str) -> (u64, u64) {
     let (attr, opened) = fs
-        .create(OWNER, ROOT, name.as_bytes(), 0o644, libc::O_RDWR)
+        .create(
+            OWNER,
+            Node::Root.ino(),
+            name.as_bytes(),
+            0o644,
+            libc::O_RDWR,
+        )
         .unwrap();
     (attr.ino, opened.file)
 }
@@ -43,9 +64,12 @@ fn a_state_lives_as_long_as_a_file_of_it_is_open() {
         let second = fs.open(OWNER, ino, libc::O_RDONLY).unwrap();
         fs.write(first, 0, b"value").unwrap();
         fs.release(first);
-        assert_eq!(fs.read(second.file, 0, 99).unwrap(), b"value");
+        assert_eq!(read(&fs, second.file, 0, 99), b"value");
         fs.release(second.file);
-        assert_eq!(fs.lookup(ROOT, b"x").unwrap_err(), Errno::ENOENT);
+        assert_eq!(
+            fs.lookup(Node::Root.ino(), b"x").unwrap_err(),
+            Errno::ENOENT
+        );
         assert_eq!(
             fs.open(OWNER, ino, libc::O_RDONLY).unwrap_err(),
             Errno::ESTALE
@@ -66,7 +90,7 @@ fn numbers_of_states_are_not_used_again() {
 fn who_creates_what_is_there_already_gets_it_if_it_is_his_own() {
     let fs = shared(Transport::Passthrough);
     let (ino, _) = create(&fs, "x");
-    let again = |caller, flags| fs.create(caller, ROOT, b"x", 0o644, flags);
+    let again = |caller, flags| fs.create(caller, Node::Root.ino(), b"x", 0o644, flags);
     assert_eq!(again(OWNER, libc::O_RDWR).unwrap().0.ino, ino);
     // Of others the kernel has not checked the rights: it shall look the name up again.
     let stranger = again(STRANGER, libc::O_RDONLY).map(|_| ());
@@ -92,7 +116,7 @@ fn a_poller_is_called_once_for_what_it_has_not_seen() {
     let state = fs.state(ino).unwrap();
     let called = |times| {
         // What the hub's thread does, which may have done it already.
-        state.notify_pollers();
+        state.tell();
         assert_eq!(calls.load(Ordering::SeqCst), times);
     };
     called(1);
@@ -102,7 +126,7 @@ fn a_poller_is_called_once_for_what_it_has_not_seen() {
     called(1);
     fs.write(writer, 0, b"2").unwrap();
     called(2);
-    fs.read(reader, 0, 9).unwrap();
+    read(&fs, reader, 0, 9);
     assert!(!fs.poll(reader, None).unwrap().readable);
     fs.write(writer, 0, b"3").unwrap();
     called(2);
@@ -131,7 +155,9 @@ fn nothing_is_remembered_of_a_state_that_has_gone() {
 fn a_file_opened_by_the_library_arms_nothing() {
     let fs = shared(Transport::Passthrough);
     let flags = libc::O_RDWR | kstate_sys::abi::O_LIBRARY;
-    let (attr, opened) = fs.create(OWNER, ROOT, b"x", 0o644, flags).unwrap();
+    let (attr, opened) = fs
+        .create(OWNER, Node::Root.ino(), b"x", 0o644, flags)
+        .unwrap();
     let state = fs.state(attr.ino).unwrap();
     assert!(!state.is_armed());
     let plain = fs.open(OWNER, attr.ino, libc::O_RDONLY).unwrap();
@@ -145,16 +171,16 @@ fn a_file_opened_by_the_library_arms_nothing() {
 fn only_an_owner_says_how_long_a_state_lingers() {
     let fs = shared(Transport::Passthrough);
     let (ino, _) = create(&fs, "x");
-    let set = |caller| fs.set_xattr(caller, ino, "user.kstate.linger", b"2s");
+    let set = |caller| fs.set_xattr(caller, ino, "user.kstate.linger", Some(b"2s"), Mode::Any);
     assert_eq!(set(STRANGER), Err(Errno::EPERM));
     set(OWNER).unwrap();
     assert_eq!(fs.get_xattr(ino, "user.kstate.linger").unwrap(), b"2000ms");
     assert_eq!(
-        fs.set_xattr(OWNER, ino, "user.kstate.generation", b"7"),
+        fs.set_xattr(OWNER, ino, "user.kstate.generation", Some(b"7"), Mode::Any),
         Err(Errno::EPERM)
     );
     assert_eq!(
-        fs.set_xattr(OWNER, ino, "user.other", b""),
+        fs.set_xattr(OWNER, ino, "user.other", Some(b""), Mode::Any),
         Err(Errno::EOPNOTSUPP)
     );
 }
@@ -170,13 +196,25 @@ fn the_directories_hold_what_there_is() {
             .map(|entry| entry.name)
             .collect()
     };
-    assert_eq!(names(ROOT), [".", "..", ".kstate", "a.x", "b"]);
-    assert_eq!(names(CONTROL), [".", "..", "registry", "intents"]);
-    assert_eq!(names(INTENTS), [".", ".."]);
-    assert_eq!(fs.lookup(CONTROL, b"absent").unwrap_err(), Errno::ENOENT);
-    assert_eq!(fs.unlink(OWNER, ROOT, b".kstate"), Err(Errno::EPERM));
+    assert_eq!(names(Node::Root.ino()), [".", "..", ".kstate", "a.x", "b"]);
     assert_eq!(
-        fs.create(OWNER, CONTROL, b"x", 0o644, 0).unwrap_err(),
+        names(Node::Control.ino()),
+        [
+            ".", "..", "registry", "intents", "version", "states", "metrics", "changes"
+        ]
+    );
+    assert_eq!(names(Node::Intents.ino()), [".", ".."]);
+    assert_eq!(
+        fs.lookup(Node::Control.ino(), b"absent").unwrap_err(),
+        Errno::ENOENT
+    );
+    assert_eq!(
+        fs.unlink(OWNER, Node::Root.ino(), b".kstate"),
+        Err(Errno::EPERM)
+    );
+    assert_eq!(
+        fs.create(OWNER, Node::Control.ino(), b"x", 0o644, 0)
+            .unwrap_err(),
         Errno::EPERM
     );
 }
@@ -194,7 +232,7 @@ fn the_first_subscriber_chooses_the_capacity_and_later_ones_only_ask_for_more() 
     assert_eq!(state.set_capacity(299), Err(Errno::EINVAL));
     assert_eq!(state.want_capacity(state.page() + 1), Err(Errno::EFBIG));
     assert_eq!(fs.write(file, 0, &[1; 301]), Err(Errno::EFBIG));
-    assert_eq!(fs.read(file, 0, 999).unwrap(), [1; 300]);
+    assert_eq!(read(&fs, file, 0, 999), [1; 300]);
 }
 
 /// What a client can do to the pages it has mapped.
@@ -237,7 +275,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
             }
             !state.has_intent_of(commit)
         };
-        assert_eq!(fs.read(file, 0, 99).unwrap(), b"value");
+        assert_eq!(read(&fs, file, 0, 99), b"value");
         assert!(state.has_intent_of(commit));
         // What is not of one commit, what is of no state, what is too much.
         list(&[1, ino, base.raw() + 1, intent]);
@@ -272,7 +310,7 @@ fn a_records_files_are_its_users_and_last_as_long_as_it() {
     };
     let number = fs.reaper.hold_record(std::process::id(), make).unwrap();
     let mode = |name: &str| {
-        let attr = fs.lookup(INTENTS, name.as_bytes()).unwrap();
+        let attr = fs.lookup(Node::Intents.ino(), name.as_bytes()).unwrap();
         assert_eq!(fs.getattr(attr.ino).unwrap().ino, attr.ino);
         assert_eq!(
             fs.setattr(attr.ino, None, Change::default()).unwrap_err(),
@@ -283,12 +321,12 @@ fn a_records_files_are_its_users_and_last_as_long_as_it() {
     assert_eq!(mode(&number.to_string()), (STRANGER.uid, 0o644));
     assert_eq!(mode(&format!("{number}.list")), (STRANGER.uid, 0o600));
     for absent in ["0", "01", "2", "1.lists", ".list", "x"] {
-        let found = fs.lookup(INTENTS, absent.as_bytes());
+        let found = fs.lookup(Node::Intents.ino(), absent.as_bytes());
         assert_eq!(found.unwrap_err(), Errno::ENOENT, "{absent}");
     }
     let record = fs.intents.get(number).unwrap();
     fs.intents.remove(&record);
-    assert!(fs.lookup(INTENTS, b"1").is_err());
+    assert!(fs.lookup(Node::Intents.ino(), b"1").is_err());
 }
 
 #[test]
@@ -305,7 +343,9 @@ fn an_open_that_comes_late_to_a_record_finds_it_gone() {
     let number = fs.reaper.hold_record(caller.tid, hold).unwrap();
     let record = fs.intents.get(number).unwrap();
     let status = crate::intents::Part::Status;
-    let opened = fs.open(caller, record.ino(status), libc::O_RDONLY).unwrap();
+    let opened = fs
+        .open(caller, record.node(status).ino(), libc::O_RDONLY)
+        .unwrap();
     assert!(!fs.region_of(&opened).unwrap().is_gone());
     assert!(fs.reaper.release_record(caller.tid, number));
     assert!(fs.region_of(&opened).unwrap().is_gone());

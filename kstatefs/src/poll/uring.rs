@@ -82,14 +82,14 @@ impl Watcher {
                     BELL => {
                         for state in inbox.take() {
                             if let Some(state) = state.upgrade() {
-                                self.visit(&state);
+                                self.visit(inbox, &state);
                             }
                         }
                         self.listen(inbox);
                     }
                     CANCEL => {}
                     // Woken, or the word had changed already: one look is right for both.
-                    ino => self.completed(ino),
+                    ino => self.completed(inbox, ino),
                 }
             }
         }
@@ -99,13 +99,13 @@ impl Watcher {
         drop(watched);
     }
 
-    fn completed(&mut self, ino: u64) {
+    fn completed(&mut self, inbox: &Inbox, ino: u64) {
         let Some(watched) = self.watched.get_mut(&ino) else {
             return;
         };
         watched.mapping = None;
         match watched.state.upgrade() {
-            Some(state) => self.visit(&state),
+            Some(state) => self.visit(inbox, &state),
             None => {
                 self.watched.remove(&ino);
             }
@@ -113,13 +113,13 @@ impl Watcher {
     }
 
     /// Notifies who has something to see, and waits on behalf of the rest.
-    fn visit(&mut self, state: &Arc<State>) {
+    fn visit(&mut self, inbox: &Inbox, state: &Arc<State>) {
         let ino = state.ino();
         let in_flight = self
             .watched
             .get(&ino)
             .is_some_and(|watched| watched.mapping.is_some());
-        let beyond = state.notify_pollers();
+        let beyond = inbox.tell(state).watch;
         match beyond {
             // The wait in flight ends at the next commit, which is when there is news.
             Some(_) if in_flight => {}

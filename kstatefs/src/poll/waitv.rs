@@ -76,7 +76,7 @@ impl Shard {
         futex::wait(&self.call, expected, Some(Deadline::after(NAP))).map(|_| ())
     }
 
-    fn run(&self) {
+    fn run(&self, inbox: &Inbox) {
         while !self.stopped.load(Ordering::Acquire) {
             // Read before the states are visited: a call after this ends the wait at once.
             let call = self.call.load(Ordering::SeqCst);
@@ -88,7 +88,7 @@ impl Shard {
                 let Some(live) = state.upgrade() else {
                     continue;
                 };
-                if let Some((head, mapping)) = live.notify_pollers() {
+                if let Some((head, mapping)) = inbox.tell(&live).watch {
                     let expected = u64::from(head.futex_word());
                     waiters.push(waiter(&mapping.mapped().header().head, expected));
                     kept.push(mapping);
@@ -96,7 +96,7 @@ impl Shard {
             }
             // States that came in meanwhile are behind the ones copied above.
             self.lock()
-                .retain(|state| state.upgrade().is_some_and(|state| state.has_pollers()));
+                .retain(|state| state.upgrade().is_some_and(|state| state.is_watched()));
             let waited = match wait(&waiters) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.nap(call),
                 waited => waited,
@@ -110,7 +110,7 @@ impl Shard {
     }
 }
 
-pub(super) fn run(inbox: &Inbox) {
+pub(super) fn run(inbox: &Arc<Inbox>) {
     let mut shards: Vec<(Arc<Shard>, std::thread::JoinHandle<()>)> = Vec::new();
     while !inbox.is_stopped() {
         let mut count = [0; 8];
@@ -133,9 +133,9 @@ pub(super) fn run(inbox: &Inbox) {
             }
             let shard = Arc::new(Shard::default());
             shard.take(&state);
-            let theirs = shard.clone();
+            let (theirs, inbox) = (shard.clone(), inbox.clone());
             let builder = std::thread::Builder::new().name("kstate-waitv".into());
-            match builder.spawn(move || theirs.run()) {
+            match builder.spawn(move || theirs.run(&inbox)) {
                 Ok(thread) => shards.push((shard, thread)),
                 Err(error) => tracing::error!(%error, "a polled state is not watched"),
             }

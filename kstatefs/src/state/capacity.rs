@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use kstate_sys::abi::{Class, SLOT_META_BYTES, SLOTS_PER_GROUP};
-use kstate_sys::region::{self, Generation, Group, Memory, Slot};
+use kstate_sys::region::{Group, Memory, Slot};
 
 use super::{Inner, State};
 use crate::errno::Errno;
@@ -16,7 +16,7 @@ impl State {
         if wanted > self.geometry.page() {
             return Err(Errno::EFBIG);
         }
-        let unwritten = self.describe_locked()?.is_never();
+        let unwritten = self.newest()?.is_never();
         if wanted > 0 && (wanted > inner.capacity || (unwritten && !inner.capacity_chosen)) {
             self.change_capacity(&mut inner, wanted)?;
         }
@@ -29,7 +29,7 @@ impl State {
         if wanted > self.geometry.page() {
             return Err(Errno::EFBIG);
         }
-        let open = !inner.capacity_chosen && self.describe_locked()?.is_never();
+        let open = !inner.capacity_chosen && self.newest()?.is_never();
         if wanted > 0 && open {
             self.change_capacity(&mut inner, wanted)?;
             // Only a suggestion: the first writer still chooses.
@@ -50,15 +50,11 @@ impl State {
             .ok()
             .filter(|wanted| *wanted <= self.geometry.page());
         let wanted = wanted.ok_or(Errno::EFBIG)?;
-        if wanted == 0 || (wanted < inner.capacity && !self.describe_locked()?.is_never()) {
+        if wanted == 0 || (wanted < inner.capacity && !self.newest()?.is_never()) {
             return Err(Errno::EINVAL);
         }
         self.change_capacity(&mut inner, wanted)?;
         Ok(wanted)
-    }
-
-    pub(super) fn describe_locked(&self) -> Result<Generation, Errno> {
-        Ok(region::newest(&self.mapping().mapped())?.generation())
     }
 
     fn change_capacity(&self, inner: &mut Inner, capacity: u32) -> Result<(), Errno> {

@@ -77,15 +77,16 @@ impl State {
     /// `EINVAL` when it is not that process's.
     pub(crate) fn release(&self, reaper: &Reaper, tid: u32, group: u32) -> Result<(), Errno> {
         let group = u8::try_from(group).map_err(|_| Errno::EINVAL)?;
-        let mut inner = self.lock();
-        let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
-        if inner.groups.get(&group).map(|owner| owner.process) != Some(process) {
-            return Err(Errno::EINVAL);
-        }
-        self.end_turn_of(&mut inner, group);
-        inner.groups.remove(&group);
-        self.let_go_if_free(&inner, reaper, process);
-        Ok(())
+        self.losing_writers(|inner| {
+            let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
+            if inner.groups.get(&group).map(|owner| owner.process) != Some(process) {
+                return Err(Errno::EINVAL);
+            }
+            self.end_turn_of(inner, group);
+            inner.groups.remove(&group);
+            self.let_go_if_free(inner, reaper, process);
+            Ok(())
+        })
     }
 
     /// Notes that the process of thread `tid` is going to wait: from now on each commit wakes, for
@@ -156,20 +157,21 @@ impl State {
 
     /// Settles what a dead process left: its groups and its wait marks.
     pub(crate) fn bury(&self, process: Process) {
-        let mut inner = self.lock();
-        let dead: Vec<u8> = inner
-            .groups
-            .iter()
-            .filter(|(_, owner)| owner.process == process)
-            .map(|(g, _)| *g)
-            .collect();
-        self.settle(&mut inner, &dead);
-        for group in &dead {
-            self.end_turn_of(&mut inner, *group);
-            inner.groups.remove(group);
-        }
-        inner.waits.retain(|(waiter, _), _| *waiter != process);
-        self.lower_mark_if_unused(&inner);
+        self.losing_writers(|inner| {
+            let dead: Vec<u8> = inner
+                .groups
+                .iter()
+                .filter(|(_, owner)| owner.process == process)
+                .map(|(g, _)| *g)
+                .collect();
+            self.settle(inner, &dead);
+            for group in &dead {
+                self.end_turn_of(inner, *group);
+                inner.groups.remove(group);
+            }
+            inner.waits.retain(|(waiter, _), _| *waiter != process);
+            self.lower_mark_if_unused(inner);
+        });
     }
 
     /// Does what the last writer of each of `groups` may have owed when it ended: frees the live
@@ -210,6 +212,13 @@ impl State {
 }
 
 impl Inner {
+    /// Slot groups that programs with the library write to, and files that others have open for it.
+    pub(super) fn writers(&self) -> u32 {
+        let groups = self.groups.values().filter(|owner| owner.is_writer());
+        let groups = u32::try_from(groups.count()).unwrap_or(u32::MAX);
+        groups.saturating_add(self.open_for_writing)
+    }
+
     /// A group that `process` claimed through a file it has closed since.
     fn left_by(&self, process: Process) -> Option<u8> {
         let left = Owner {

@@ -6,10 +6,13 @@ use std::time::{Duration, SystemTime};
 use kstate_sys::abi::Class;
 use kstate_sys::clock::Ticks;
 use kstate_sys::futex;
-use kstate_sys::region::{self, CommitError, Group, Head, LiveOwner, Memory, Notice, Version};
+use kstate_sys::region::{
+    self, CommitError, Generation, Group, Head, LiveOwner, Memory, Notice, Version,
+};
 
 use super::{Inner, State};
 use crate::errno::{Errno, may_tell_of_damage};
+use crate::poll::Poller;
 use crate::reaper::Reaper;
 use crate::region::Region;
 
@@ -43,6 +46,11 @@ impl State {
         let version = version?;
         bytes.truncate(version.length as usize);
         Ok((version.head, initialised(bytes)))
+    }
+
+    /// The newest generation.
+    pub(crate) fn newest(&self) -> Result<Generation, Errno> {
+        Ok(region::newest(&self.mapping().mapped())?.generation())
     }
 
     /// What is known of the newest version, without its bytes.
@@ -107,7 +115,10 @@ impl State {
             }
             match committed {
                 Ok(head) => {
-                    self.after_commit(&mapped);
+                    let (calls, others) = self.tell_few(&mut inner, head.generation());
+                    self.settle_commit(&mapped, others);
+                    drop(inner);
+                    calls.into_iter().for_each(Poller::call);
                     return Ok((head, bytes));
                 }
                 // The base may come to count again.
@@ -120,7 +131,10 @@ impl State {
                     }
                 }
                 Err(CommitError::Conflict { .. }) => match expectation {
-                    Expectation::Base(_) => return Err(Errno::ESTALE),
+                    Expectation::Base(_) => {
+                        mapped.header().count_conflict();
+                        return Err(Errno::ESTALE);
+                    }
                     Expectation::Newest => {}
                 },
                 Err(error) => return Err(error.into()),
@@ -131,6 +145,10 @@ impl State {
 
     /// What every committer owes: the live page and a wake, where somebody wants them.
     pub(super) fn after_commit(&self, mapped: &Region<'_>) {
+        self.settle_commit(mapped, true);
+    }
+
+    fn settle_commit(&self, mapped: &Region<'_>, wake: bool) {
         let notice = mapped.header().notice();
         if notice.contains(Notice::ARMED)
             && let Err(error) = region::refresh_live(mapped, LiveOwner::of(Group::DAEMON))
@@ -138,7 +156,8 @@ impl State {
         {
             tracing::warn!(name = %self.name, %error, "live page not refreshed");
         }
-        if notice.contains(Notice::WAITERS) {
+        if wake && notice.contains(Notice::WAITERS) {
+            mapped.header().count_wake();
             futex::wake_all(&mapped.header().head);
         }
     }

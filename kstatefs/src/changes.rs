@@ -1,0 +1,362 @@
+//! `.kstate/changes`: what happens to many states, as lines that any program can read.
+//!
+//! An open file of it is a stream. It remembers of each state what has not been told yet, no more than
+//! one of each kind, so that a reader who is slow gets the newest and one who never reads costs
+//! nothing: a state is only watched once its last line has been read.
+//!
+//! Lock order: the list of streams, a stream's blocked reads, a stream, a state.
+
+mod prefix;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use kstate_sys::region::Generation;
+use serde_json::{Value, json};
+
+use crate::blocked::{BlockedRead, BlockedReads, Given};
+use crate::errno::Errno;
+use crate::poll::{Hub, Poller};
+use crate::rights::Credentials;
+use crate::state::{Interest, Purpose, State};
+
+pub(crate) use prefix::{NAME, Prefixes};
+
+/// All streams that are open, to be told what happens.
+#[derive(Debug, Default)]
+pub(crate) struct Streams(RwLock<Vec<Arc<Stream>>>);
+
+impl Streams {
+    /// Adds a stream, which begins with the states `there` are now. Called with the table locked, so
+    /// that none is missed or told twice.
+    pub(crate) fn open<'a>(
+        &self,
+        stream: &Arc<Stream>,
+        there: impl Iterator<Item = &'a Arc<State>>,
+    ) {
+        for state in there {
+            stream.appeared(state, false);
+        }
+        let mut streams = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        streams.push(stream.clone());
+    }
+
+    pub(crate) fn close(&self, stream: &Arc<Stream>) {
+        let mut streams = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|open| !Arc::ptr_eq(open, stream));
+        drop(streams);
+        stream.forget_all();
+    }
+
+    pub(crate) fn created(&self, state: &Arc<State>) {
+        self.each(|stream| stream.appeared(state, true));
+    }
+
+    /// Its rights are others now: who could not see it may be able to.
+    pub(crate) fn rights_changed(&self, state: &Arc<State>) {
+        self.each(|stream| stream.appeared(state, false));
+    }
+
+    pub(crate) fn deleted(&self, ino: u64) {
+        self.each(|stream| stream.note(ino, |news| news.deleted = true));
+    }
+
+    pub(crate) fn publisher_gone(&self, ino: u64) {
+        self.each(|stream| stream.note(ino, |news| news.publisher_gone = true));
+    }
+
+    pub(crate) fn overdue(&self, ino: u64) {
+        self.each(|stream| stream.note(ino, |news| news.overdue = true));
+    }
+
+    fn each(&self, tell: impl Fn(&Arc<Stream>)) {
+        let streams = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        streams.iter().for_each(tell);
+    }
+}
+
+/// One open file of `.kstate/changes`.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    file: u64,
+    /// Only states whose names begin so.
+    prefix: String,
+    /// Only states that these may read.
+    reader: Credentials,
+    hub: Arc<Hub>,
+    blocked: BlockedReads,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    states: HashMap<u64, Followed>,
+    /// Those of which there is something to tell, in the order it came.
+    queue: VecDeque<u64>,
+    /// Lines taken out of the queue and not read yet, from `at` on.
+    text: Vec<u8>,
+    at: usize,
+    poller: Option<Poller>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    // Not kept alive: a stream that nobody reads holds no regions.
+    state: Weak<State>,
+    name: String,
+    created: bool,
+    /// The generation told last; none as long as the reader does not know of the state.
+    told: Option<Generation>,
+    news: News,
+    queued: bool,
+}
+
+/// What has not been told of a state.
+#[derive(Clone, Copy, Debug, Default)]
+struct News {
+    publisher_gone: bool,
+    overdue: bool,
+    deleted: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(file: u64, prefix: String, reader: Credentials, hub: Arc<Hub>) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            prefix,
+            reader,
+            hub,
+            blocked: BlockedReads::default(),
+            inner: Mutex::default(),
+        })
+    }
+
+    /// There is a state, which may be one of those wanted.
+    fn appeared(self: &Arc<Self>, state: &Arc<State>, created: bool) {
+        if !state.name().as_str().starts_with(&self.prefix)
+            || !self.reader.may_read(&state.attributes())
+        {
+            return;
+        }
+        let mut inner = self.lock();
+        if inner.states.contains_key(&state.ino()) {
+            return;
+        }
+        let followed = Followed {
+            state: Arc::downgrade(state),
+            name: state.name().as_str().to_owned(),
+            created,
+            told: None,
+            news: News::default(),
+            queued: false,
+        };
+        inner.states.insert(state.ino(), followed);
+        self.queue(inner, state.ino());
+    }
+
+    /// Something happened to a state, which may be followed.
+    fn note(self: &Arc<Self>, ino: u64, set: impl FnOnce(&mut News)) {
+        let mut inner = self.lock();
+        let Some(followed) = inner.states.get_mut(&ino) else {
+            return;
+        };
+        set(&mut followed.news);
+        // Came and went without being told: nothing to tell.
+        if followed.news.deleted && followed.told.is_none() {
+            inner.states.remove(&ino);
+            return;
+        }
+        self.queue(inner, ino);
+    }
+
+    /// Puts a state in the queue and tells the reader that there is something.
+    fn queue(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, ino: u64) {
+        match inner.states.get_mut(&ino) {
+            Some(followed) if !followed.queued => followed.queued = true,
+            _ => return,
+        }
+        inner.queue.push_back(ino);
+        let poller = inner.poller.take();
+        drop(inner);
+        if let Some(poller) = poller {
+            poller.call();
+        }
+        if self.blocked.len() > 0 {
+            self.serve();
+        }
+    }
+
+    /// Whole lines, as many as have room; a part of one where even that has not.
+    pub(crate) fn read(self: &Arc<Self>, size: usize) -> Given {
+        let mut inner = self.lock();
+        let (mut given, mut told) = (Vec::new(), Vec::new());
+        loop {
+            if inner.at == inner.text.len() {
+                inner.text.clear();
+                inner.at = 0;
+                match self.next_lines(&mut inner, &mut told) {
+                    Some(lines) => inner.text = lines,
+                    None => break,
+                }
+            }
+            let text = &inner.text[inner.at..];
+            let room = size - given.len();
+            let fits = match text.len() <= room {
+                true => text.len(),
+                false if given.is_empty() => room,
+                // The end of a line that fits still.
+                false => text[..room]
+                    .iter()
+                    .rposition(|b| *b == b'\n')
+                    .map_or(0, |n| n + 1),
+            };
+            given.extend_from_slice(&text[..fits]);
+            inner.at += fits;
+            if inner.at < inner.text.len() {
+                break;
+            }
+        }
+        drop(inner);
+        for (state, generation) in told {
+            self.watch(&state, generation);
+        }
+        match given.is_empty() && size > 0 {
+            true => Given::NotYet,
+            false => Given::Bytes(given),
+        }
+    }
+
+    /// What there is to tell of the state that has waited longest. It is to be watched then, from what
+    /// was `told` on.
+    fn next_lines(
+        &self,
+        inner: &mut Inner,
+        told: &mut Vec<(Arc<State>, Generation)>,
+    ) -> Option<Vec<u8>> {
+        while let Some(ino) = inner.queue.pop_front() {
+            let Some(followed) = inner.states.get_mut(&ino) else {
+                continue;
+            };
+            followed.queued = false;
+            let state = followed.state.upgrade();
+            let is_hidden = state
+                .as_ref()
+                .is_some_and(|state| !self.reader.may_read(&state.attributes()));
+            let lines = match is_hidden {
+                true => Vec::new(),
+                false => followed.lines(ino, state.as_deref()),
+            };
+            match (state, followed.told) {
+                (Some(state), Some(newest)) if !is_hidden && !followed.news.deleted => {
+                    followed.news = News::default();
+                    told.push((state, newest));
+                }
+                _ => {
+                    inner.states.remove(&ino);
+                }
+            }
+            if !lines.is_empty() {
+                return Some(lines);
+            }
+        }
+        None
+    }
+
+    fn watch(self: &Arc<Self>, state: &Arc<State>, told: Generation) {
+        let (this, ino) = (Arc::downgrade(self), state.ino());
+        let registered = state.register(Interest {
+            file: self.file,
+            purpose: Purpose::Changes,
+            beyond: told,
+            not_before: None,
+            handle: None,
+            call: Poller::new(move || {
+                if let Some(this) = this.upgrade() {
+                    let inner = this.lock();
+                    this.queue(inner, ino);
+                }
+            }),
+        });
+        match registered {
+            Ok(true) => self.hub.watch(state),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(?error, name = %state.name(), "changes are not told"),
+        }
+    }
+
+    /// Whether there is something to read. If not, `poller` is called when there is.
+    pub(crate) fn poll(&self, poller: Option<Poller>) -> bool {
+        let mut inner = self.lock();
+        if poller.is_some() {
+            inner.poller = poller;
+        }
+        inner.at < inner.text.len() || !inner.queue.is_empty()
+    }
+
+    /// Keeps a read that has found nothing until there is something.
+    pub(crate) fn block(self: &Arc<Self>, read: BlockedRead) {
+        match self.blocked.add(read) {
+            Ok(()) => self.serve(),
+            Err(read) => read.answer(Err(Errno::EOPNOTSUPP)),
+        }
+    }
+
+    fn serve(self: &Arc<Self>) {
+        self.blocked.serve(|size| Ok(self.read(size)));
+    }
+
+    /// Lets reads go whose threads have been sent a signal. Returns how many wait still.
+    pub(crate) fn let_go_signalled(&self) -> usize {
+        match self.blocked.len() {
+            0 => 0,
+            _ => self.blocked.let_go_signalled(),
+        }
+    }
+
+    fn forget_all(&self) {
+        let states = std::mem::take(&mut self.lock().states);
+        for state in states.values().filter_map(|known| known.state.upgrade()) {
+            state.forget_interests(self.file);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Followed {
+    /// What there is to tell, a line each, in the order it must have happened.
+    fn lines(&mut self, ino: u64, state: Option<&State>) -> Vec<u8> {
+        let mut lines = Vec::new();
+        let mut line = |event: &str, more: Option<(&str, Value)>| {
+            let mut line = json!({ "event": event, "state": self.name, "id": ino });
+            if let (Some((key, value)), Some(line)) = (more, line.as_object_mut()) {
+                line.insert(key.to_owned(), value);
+            }
+            lines.extend_from_slice(line.to_string().as_bytes());
+            lines.push(b'\n');
+        };
+        let newest = state.and_then(|state| state.newest().ok());
+        let newest = newest.or(self.told).unwrap_or(Generation::NEVER);
+        let generation = Some(("generation", json!(newest.0)));
+        if self.told.is_none() {
+            let event = if self.created { "created" } else { "present" };
+            line(event, generation.clone());
+        } else if self.told.is_some_and(|told| newest > told) {
+            line("changed", generation.clone());
+        }
+        if self.news.overdue && state.is_some_and(|state| state.overdue() == Some(newest)) {
+            line("overdue", generation);
+        }
+        if self.news.publisher_gone {
+            let writers = state.map_or(0, |state| state.counts().writers);
+            line("publisher_gone", Some(("writers", json!(writers))));
+        }
+        if self.news.deleted {
+            line("deleted", None);
+        }
+        self.told = Some(newest);
+        lines
+    }
+}

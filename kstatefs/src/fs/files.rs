@@ -1,0 +1,402 @@
+//! Calls through an open file: opening, reading, writing, polling, closing.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use kstate_sys::abi::Geometry;
+use kstate_sys::name::StateName;
+
+use super::{Caller, Entry, Shared};
+use crate::attr::Attr;
+use crate::backing::RegionFile;
+use crate::blocked::{BlockedRead, Given, until_next_look};
+use crate::changes::Stream;
+use crate::errno::Errno;
+use crate::handle::{Handle, OpenMode};
+use crate::inode::{Node, Report};
+use crate::intents::{IntentRecord, Part};
+use crate::ioctl;
+use crate::poll::{Poller, Readiness};
+use crate::reaper::process_of;
+use crate::registry::RegistryFile;
+use crate::report;
+use crate::rights::Credentials;
+use crate::state::{Attributes, State};
+use crate::timer::Look;
+use crate::view::View;
+
+#[derive(Clone, Debug)]
+pub(super) enum OpenFile {
+    State(Arc<Handle>),
+    Registry,
+    Record {
+        record: Arc<IntentRecord>,
+        part: Part,
+        writable: bool,
+    },
+    Report(Arc<OpenReport>),
+    Changes(Arc<Stream>),
+    Directory(Arc<Vec<Entry>>),
+}
+
+/// A report, as it was when its beginning was read.
+#[derive(Debug)]
+pub(super) struct OpenReport {
+    report: Report,
+    reader: Credentials,
+    text: Mutex<Vec<u8>>,
+}
+
+/// A file just opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: u64,
+    pub(crate) ino: u64,
+    /// Whether the kernel may map its region.
+    pub(crate) mappable: bool,
+    /// Whether it is read on and on, and has no offsets.
+    pub(crate) stream: bool,
+}
+
+/// The region behind an open file.
+pub(crate) enum Region<'a> {
+    State(Arc<State>),
+    Registry(&'a RegistryFile),
+    Record(Arc<IntentRecord>, Part),
+}
+
+impl Region<'_> {
+    pub(crate) fn file(&self) -> &RegionFile {
+        match self {
+            Self::State(state) => state.region_file(),
+            Self::Registry(registry) => registry.region_file(),
+            Self::Record(record, part) => record.file(*part),
+        }
+    }
+
+    /// Whether its state, or its record, has gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::State(state) => state.is_gone(),
+            Self::Registry(_) => false,
+            Self::Record(record, _) => record.is_gone(),
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn create(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Attr, Opened), Errno> {
+        if Node::from_ino(parent) != Node::Root {
+            return Err(Errno::EPERM);
+        }
+        if View::split(name)?.is_some() {
+            // There is a view of a state as soon as there is the state.
+            return Err(Errno::ENOENT);
+        }
+        let name = StateName::new(name)?;
+        let mut table = self.table_mut();
+        if let Some(state) = table.named(name.as_str()).cloned() {
+            // Somebody was faster, and the kernel has not checked this file's rights.
+            let mode = OpenMode::from_flags(flags);
+            return match state.attributes().lets_owner(caller.uid, mode) {
+                _ if flags & libc::O_EXCL != 0 => Err(Errno::EEXIST),
+                true => {
+                    let opened = self.open_state(caller, &state, mode, None)?;
+                    Ok((Attr::of_state(&state), opened))
+                }
+                // Have it look the name up again, which ESTALE makes it do, once.
+                false => Err(Errno::ESTALE),
+            };
+        }
+        let ino = table.fresh_ino().ok_or(Errno::ENFILE)?;
+        let length = Geometry::of_this_machine().region_len();
+        let file = self.backing.region(ino, length, self.transport)?;
+        let attributes = Attributes {
+            mode: mode & 0o1777,
+            uid: caller.uid,
+            gid: caller.gid,
+            changed: SystemTime::now(),
+            linger: self.settings.linger,
+        };
+        let state = Arc::new(State::create(
+            ino,
+            name,
+            file,
+            self.clock,
+            attributes,
+            &self.intents,
+            &self.streams,
+        )?);
+        // Opened before anybody can see it, so that it cannot evaporate in between.
+        let opened = self.open_state(caller, &state, OpenMode::from_flags(flags), None)?;
+        let attr = Attr::of_state(&state);
+        self.streams.created(&state);
+        table.insert(state);
+        drop(table);
+        self.registry.bump();
+        Ok((attr, opened))
+    }
+
+    pub(crate) fn open(&self, caller: Caller, ino: u64, flags: i32) -> Result<Opened, Errno> {
+        let mode = OpenMode::from_flags(flags);
+        let node = Node::from_ino(ino);
+        // These have no write permission, but root is not asked for that.
+        let is_text = matches!(
+            node,
+            Node::Registry | Node::Report(_) | Node::Changes(_) | Node::View(..)
+        );
+        if is_text && mode.write {
+            return Err(Errno::EACCES);
+        }
+        let opened = |file, mappable, stream| Opened {
+            file,
+            ino,
+            mappable,
+            stream,
+        };
+        match node {
+            Node::Root | Node::Control | Node::Intents => Err(Errno::EISDIR),
+            Node::Unknown => Err(Errno::ESTALE),
+            Node::Registry => Ok(opened(self.keep(OpenFile::Registry), true, false)),
+            Node::Record(number, part) => {
+                let record = self.intents.get(number).ok_or(Errno::ESTALE)?;
+                let writable = mode.write;
+                let file = self.keep(OpenFile::Record {
+                    record,
+                    part,
+                    writable,
+                });
+                Ok(opened(file, true, false))
+            }
+            Node::Report(report) => {
+                let file = self.keep(OpenFile::Report(Arc::new(OpenReport {
+                    report,
+                    reader: Credentials::of(caller),
+                    text: Mutex::default(),
+                })));
+                Ok(opened(file, false, false))
+            }
+            Node::Changes(ino) => {
+                let prefix = self.prefixes.of(ino).ok_or(Errno::ESTALE)?;
+                Ok(opened(self.open_changes(caller, prefix), false, true))
+            }
+            Node::State(ino) => self.open_numbered(caller, ino, mode, None),
+            Node::View(ino, view) => self.open_numbered(caller, ino, mode, Some(view)),
+        }
+    }
+
+    fn open_numbered(
+        &self,
+        caller: Caller,
+        ino: u64,
+        mode: OpenMode,
+        view: Option<View>,
+    ) -> Result<Opened, Errno> {
+        // ESTALE makes the kernel look the name up once more.
+        let state = self.state(ino)?;
+        // A refusal may leave the state without subscriber. Not looked after in `open_state`, which
+        // `create` calls with the table locked.
+        self.open_state(caller, &state, mode, view)
+            .inspect_err(|_| self.look_after(&state))
+    }
+
+    fn open_state(
+        &self,
+        caller: Caller,
+        state: &Arc<State>,
+        mode: OpenMode,
+        view: Option<View>,
+    ) -> Result<Opened, Errno> {
+        state.open(mode)?;
+        // A program that is not the library's may map the file and look at the live page.
+        if !mode.library
+            && view.is_none()
+            && let Err(error) = state.arm()
+        {
+            state.close(&self.reaper, 0, mode);
+            return Err(error);
+        }
+        let opener = process_of(i32::try_from(caller.tid).unwrap_or(0));
+        let file = self.next_file.fetch_add(1, Ordering::Relaxed);
+        let handle = Arc::new(Handle::new(file, state.clone(), mode, view, opener));
+        let opened = Opened {
+            file,
+            ino: view
+                .map_or(Node::State(state.ino()), |v| Node::View(state.ino(), v))
+                .ino(),
+            mappable: view.is_none(),
+            stream: handle.is_stream(),
+        };
+        self.files_mut().insert(file, OpenFile::State(handle));
+        Ok(opened)
+    }
+
+    fn open_changes(&self, caller: Caller, prefix: String) -> u64 {
+        let file = self.next_file.fetch_add(1, Ordering::Relaxed);
+        let reader = Credentials::of(caller);
+        let stream = Stream::new(file, prefix, reader, self.hub.clone());
+        let table = self.table();
+        self.streams.open(&stream, table.iter());
+        drop(table);
+        self.files_mut().insert(file, OpenFile::Changes(stream));
+        file
+    }
+
+    pub(crate) fn release(&self, file: u64) {
+        // The lock is not held while it is closed.
+        let closed = self.files_mut().remove(&file);
+        match closed {
+            Some(OpenFile::State(handle)) => {
+                handle.state.close(&self.reaper, handle.id, handle.mode);
+                self.look_after(&handle.state);
+            }
+            Some(OpenFile::Changes(stream)) => self.streams.close(&stream),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn open_directory(&self, ino: u64) -> Result<u64, Errno> {
+        let entries = Arc::new(self.list(ino)?);
+        Ok(self.keep(OpenFile::Directory(entries)))
+    }
+
+    /// The entries as they were when the directory was opened.
+    pub(crate) fn entries(&self, file: u64) -> Result<Arc<Vec<Entry>>, Errno> {
+        match self.file(file)? {
+            OpenFile::Directory(entries) => Ok(entries),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// What the kernel maps for programs that map the open file.
+    pub(crate) fn region_of(&self, opened: &Opened) -> Result<Region<'_>, Errno> {
+        match self.file(opened.file)? {
+            OpenFile::State(handle) => Ok(Region::State(handle.state.clone())),
+            OpenFile::Registry => Ok(Region::Registry(&self.registry)),
+            OpenFile::Record { record, part, .. } => Ok(Region::Record(record, part)),
+            OpenFile::Report(_) | OpenFile::Changes(_) => Err(Errno::ENODEV),
+            OpenFile::Directory(_) => Err(Errno::EISDIR),
+        }
+    }
+
+    pub(crate) fn read(&self, file: u64, offset: u64, size: usize) -> Result<Given, Errno> {
+        match self.file(file)? {
+            OpenFile::State(handle) if handle.mode.read => {
+                handle.state.count_read();
+                handle.read(offset, size)
+            }
+            OpenFile::State(_) => Err(Errno::EBADF),
+            OpenFile::Registry | OpenFile::Record { .. } => Ok(Given::Bytes(Vec::new())),
+            OpenFile::Report(open) => Ok(Given::Bytes(self.read_report(&open, offset, size))),
+            OpenFile::Changes(stream) => Ok(stream.read(size)),
+            OpenFile::Directory(_) => Err(Errno::EISDIR),
+        }
+    }
+
+    /// Keeps a read that has found nothing until there is something.
+    pub(crate) fn block(&self, file: u64, read: BlockedRead) {
+        match self.file(file) {
+            Ok(OpenFile::State(handle)) => handle.block(&self.hub, read),
+            Ok(OpenFile::Changes(stream)) => stream.block(read),
+            Ok(_) => return read.answer(Err(Errno::EIO)),
+            Err(error) => return read.answer(Err(error)),
+        }
+        self.blocking().insert(file);
+        self.timer.schedule_once(Look::Signals, until_next_look(1));
+    }
+
+    /// Lets reads go whose threads have been sent a signal. Returns how many wait still.
+    pub(super) fn let_go_signalled(&self) -> usize {
+        let left = |file: &u64| match self.file(*file) {
+            Ok(OpenFile::State(handle)) => handle.let_go_signalled(),
+            Ok(OpenFile::Changes(stream)) => stream.let_go_signalled(),
+            _ => 0,
+        };
+        // The lock is not held meanwhile; what comes in then is looked at next time.
+        let files = std::mem::take(&mut *self.blocking());
+        let still = files.into_iter().map(|file| (file, left(&file)));
+        let still: Vec<_> = still.filter(|(_, left)| *left > 0).collect();
+        self.blocking().extend(still.iter().map(|(file, _)| *file));
+        still
+            .iter()
+            .map(|(_, left)| left)
+            .sum::<usize>()
+            .max(self.blocking().len())
+    }
+
+    fn blocking(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.blocking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_report(&self, open: &OpenReport, offset: u64, size: usize) -> Vec<u8> {
+        let mut text = open.text.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 {
+            *text = report::write(self, open.report, &open.reader);
+        }
+        let start = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(text.len());
+        let end = start.saturating_add(size).min(text.len());
+        text[start..end].to_vec()
+    }
+
+    pub(crate) fn write(&self, file: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        match self.file(file)? {
+            OpenFile::State(handle) => handle.write(&self.reaper, offset, data),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    pub(crate) fn ioctl(
+        &self,
+        caller: Caller,
+        file: u64,
+        command: u32,
+        argument: &[u8],
+    ) -> Result<Vec<u8>, Errno> {
+        match self.file(file)? {
+            OpenFile::State(handle) => ioctl::on_state(self, &handle, caller, command, argument),
+            OpenFile::Registry => ioctl::on_registry(self, caller, file, command, argument),
+            OpenFile::Record {
+                record,
+                part,
+                writable,
+            } => ioctl::on_record(self, &record, part, writable, caller, file, command),
+            OpenFile::Report(_) | OpenFile::Changes(_) | OpenFile::Directory(_) => {
+                Err(Errno::ENOTTY)
+            }
+        }
+    }
+
+    /// What there is to see of the file now. `poller` is called when there is something new.
+    pub(crate) fn poll(&self, file: u64, poller: Option<Poller>) -> Result<Readiness, Errno> {
+        let readable = match self.file(file)? {
+            OpenFile::State(handle) => return handle.poll(&self.hub, poller),
+            OpenFile::Changes(stream) => stream.poll(poller),
+            _ => true,
+        };
+        Ok(Readiness {
+            readable,
+            ..Readiness::default()
+        })
+    }
+
+    pub(super) fn file(&self, file: u64) -> Result<OpenFile, Errno> {
+        self.files().get(&file).cloned().ok_or(Errno::EBADF)
+    }
+
+    fn keep(&self, file: OpenFile) -> u64 {
+        let number = self.next_file.fetch_add(1, Ordering::Relaxed);
+        self.files_mut().insert(number, file);
+        number
+    }
+}

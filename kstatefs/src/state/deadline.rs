@@ -1,0 +1,130 @@
+//! Whether a state is committed to in time, and by anybody.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kstate_sys::futex;
+use kstate_sys::region::{self, Generation, Memory};
+
+use super::{Inner, State};
+use crate::errno::Errno;
+
+/// How long after a commit the next one is expected.
+#[derive(Debug, Default)]
+pub(super) struct Deadline {
+    after: Option<Duration>,
+    last: Option<LastCommit>,
+}
+
+/// The newest version at the last look.
+#[derive(Clone, Copy, Debug)]
+struct LastCommit {
+    generation: Generation,
+    at: Instant,
+}
+
+impl State {
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.lock().deadline.after
+    }
+
+    /// Expects a commit at least so often, from now on; or not, any more.
+    pub(crate) fn set_deadline(&self, after: Option<Duration>) {
+        let mut inner = self.lock();
+        let generation = self.newest().unwrap_or(Generation::NEVER);
+        let at = Instant::now();
+        inner.deadline = Deadline {
+            after,
+            last: Some(LastCommit { generation, at }),
+        };
+        self.mark_overdue(&inner, None);
+    }
+
+    /// The newest generation, if the next one is overdue.
+    pub(crate) fn overdue(&self) -> Option<Generation> {
+        let marked = self.overdue.load(Ordering::Acquire).checked_sub(1)?;
+        (self.newest() == Ok(Generation(marked))).then_some(Generation(marked))
+    }
+
+    /// Tells whom it concerns if the deadline has passed. Returns when to look again.
+    pub(crate) fn look_at_deadline(&self) -> Option<Duration> {
+        let mut inner = self.lock();
+        let after = inner.deadline.after.filter(|_| !inner.gone)?;
+        // One that is damaged is looked at again.
+        let Ok((generation, age)) = self.newest_and_age(&mut inner) else {
+            return Some(after);
+        };
+        let now = Instant::now();
+        let last = match inner.deadline.last {
+            Some(last) if last.generation == generation => last,
+            // Committed since the last look. A writer that stamps otherwise, or not at all, is given
+            // the time until this one.
+            last => {
+                let since = last.map(|last| now - last.at);
+                let age = age.filter(|age| since.is_none_or(|since| *age <= since));
+                let at = now.checked_sub(age.unwrap_or_default()).unwrap_or(now);
+                LastCommit { generation, at }
+            }
+        };
+        inner.deadline.last = Some(last);
+        let left = after.saturating_sub(now - last.at);
+        if !left.is_zero() {
+            return Some(left);
+        }
+        let is_news = self.mark_overdue(&inner, Some(generation));
+        drop(inner);
+        if is_news {
+            self.tell_overdue();
+        }
+        Some(after)
+    }
+
+    fn newest_and_age(&self, inner: &mut Inner) -> Result<(Generation, Option<Duration>), Errno> {
+        self.map_reach(inner)?;
+        let version = region::describe(&self.mapping().mapped())?;
+        Ok((version.generation(), self.age(&version)))
+    }
+
+    /// Changes who writes, and tells whom it concerns if there are fewer then.
+    pub(super) fn losing_writers<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+        let mut inner = self.lock();
+        let before = inner.writers();
+        let result = change(&mut inner);
+        let left = inner.writers();
+        let is_overdue = left < before
+            && left == 0
+            && inner.deadline.after.is_some()
+            && !inner.gone
+            && self
+                .newest()
+                .is_ok_and(|newest| self.mark_overdue(&inner, Some(newest)));
+        drop(inner);
+        if left < before {
+            self.streams.publisher_gone(self.ino);
+        }
+        if is_overdue {
+            self.tell_overdue();
+        }
+        result
+    }
+
+    /// Marks a generation as the last one in time; returns whether that is news. The argument shows
+    /// that the lock is held.
+    fn mark_overdue(&self, _inner: &Inner, generation: Option<Generation>) -> bool {
+        let mark = generation.map_or(0, |generation| generation.0.saturating_add(1));
+        if self.overdue.swap(mark, Ordering::AcqRel) == mark {
+            return false;
+        }
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
+        mapped.header().mark_overdue(mark);
+        true
+    }
+
+    /// Tells everybody who waits. No lock may be held.
+    pub(crate) fn tell_overdue(&self) {
+        futex::wake_all(&self.mapping().mapped().header().head);
+        self.stir();
+        self.streams.overdue(self.ino);
+    }
+}

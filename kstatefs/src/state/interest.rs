@@ -1,0 +1,220 @@
+//! What programs wait for through open files, and telling them when it has come.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use kstate_sys::region::{Generation, Head, Memory, Notice};
+
+use super::{Inner, State};
+use crate::errno::Errno;
+use crate::handle::Handle;
+use crate::poll::Poller;
+use crate::region::RegionMapping;
+
+/// News that a committer tells by itself on behalf of a `write(2)`; of more it leaves to the thread
+/// that watches.
+const FEW: usize = 8;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Purpose {
+    /// `poll` of a file of the state.
+    Poll,
+    /// A read that has nothing to give yet.
+    Read,
+    /// A line in a stream of changes.
+    Changes,
+}
+
+/// That somebody wants to be called once when there is a version behind `beyond`.
+#[derive(Debug)]
+pub(crate) struct Interest {
+    /// The open file.
+    pub(crate) file: u64,
+    pub(crate) purpose: Purpose,
+    pub(crate) beyond: Generation,
+    /// News that come earlier wait for it.
+    pub(crate) not_before: Option<Instant>,
+    /// If given, what has been seen through it is no news either.
+    pub(crate) handle: Option<Arc<Handle>>,
+    pub(crate) call: Poller,
+}
+
+/// What is kept of one.
+#[derive(Debug)]
+pub(super) struct Kept {
+    beyond: Generation,
+    not_before: Option<Instant>,
+    handle: Option<Arc<Handle>>,
+    call: Poller,
+    /// There is news, whose time has not come.
+    has_news: bool,
+}
+
+/// When somebody has to be told.
+enum Due {
+    Now,
+    In(Duration),
+    NotYet,
+}
+
+impl Kept {
+    fn due(&self, newest: Generation, now: Instant) -> Due {
+        let seen = self.handle.as_ref().map(|handle| handle.seen());
+        match newest > self.beyond && seen.is_none_or(|seen| newest > seen) {
+            false => Due::NotYet,
+            true => match self
+                .not_before
+                .and_then(|at| at.checked_duration_since(now))
+            {
+                None | Some(Duration::ZERO) => Due::Now,
+                Some(left) => Due::In(left),
+            },
+        }
+    }
+}
+
+/// What is to be done behind [`State::tell`].
+#[derive(Default)]
+pub(crate) struct Untold {
+    /// The head beyond which the next version is news to somebody.
+    pub(crate) watch: Option<(Head, Arc<RegionMapping>)>,
+    /// After which time to tell again.
+    pub(crate) later: Option<Duration>,
+}
+
+impl State {
+    /// Keeps an interest until it is told; not where the state has gone, which is to be looked for
+    /// after this. Returns whether whoever watches heads must be asked to look at this one.
+    pub(crate) fn register(&self, interest: Interest) -> Result<bool, Errno> {
+        let mut inner = self.lock();
+        if inner.gone {
+            return Ok(false);
+        }
+        let key = (interest.file, interest.purpose);
+        let kept = Kept {
+            beyond: interest.beyond,
+            not_before: interest.not_before,
+            handle: interest.handle,
+            call: interest.call,
+            has_news: false,
+        };
+        let beyond = kept.beyond;
+        inner.interests.insert(key, kept);
+        let mapping = self.mapping();
+        mapping.mapped().header().raise(Notice::WAITERS);
+        // ORDERING: SeqCst after `raise`: who commits after this load finds the mark. Then the wait
+        // in flight ends; if there is none, or news already, somebody must look.
+        let head = mapping.mapped().header().head.load(Ordering::SeqCst);
+        Ok(!inner.watched || Head::from_raw(head).generation() > beyond)
+    }
+
+    /// Forgets one.
+    pub(crate) fn forget_interest(&self, file: u64, purpose: Purpose) {
+        let mut inner = self.lock();
+        inner.interests.remove(&(file, purpose));
+        self.lower_mark_if_unused(&inner);
+    }
+
+    /// Forgets what is waited for through `file`.
+    pub(crate) fn forget_interests(&self, file: u64) {
+        let mut inner = self.lock();
+        self.forget_interests_of(&mut inner, file);
+    }
+
+    pub(super) fn forget_interests_of(&self, inner: &mut Inner, file: u64) {
+        inner.interests.retain(|(kept, _), _| *kept != file);
+        self.lower_mark_if_unused(inner);
+    }
+
+    /// Calls those that have something to be told, on behalf of the thread that watches the head.
+    pub(crate) fn tell(&self) -> Untold {
+        let mut inner = self.lock();
+        let mut untold = Untold::default();
+        if inner.interests.is_empty() {
+            inner.watched = false;
+            self.lower_mark_if_unused(&inner);
+            return untold;
+        }
+        let mapping = self.mapping();
+        mapping.mapped().header().raise(Notice::WAITERS);
+        // ORDERING: SeqCst after `raise`: see `Header::notice`.
+        let head = mapping.mapped().header().head.load(Ordering::SeqCst);
+        let head = Head::from_raw(head);
+        let calls = inner.take_due(head.generation(), usize::MAX, &mut untold.later);
+        inner.watched = inner.interests.values().any(|kept| !kept.has_news);
+        if inner.watched {
+            untold.watch = Some((head, mapping));
+        }
+        self.lower_mark_if_unused(&inner);
+        drop(inner);
+        calls.into_iter().for_each(Poller::call);
+        untold
+    }
+
+    /// After a commit of the daemon's own: tells those few who wait for it without the detour.
+    /// Returns whether others wait, who must be woken.
+    pub(super) fn tell_few(&self, inner: &mut Inner, newest: Generation) -> (Vec<Poller>, bool) {
+        let calls = inner.take_due(newest, FEW, &mut None);
+        self.lower_mark_if_unused(inner);
+        (
+            calls,
+            !inner.interests.is_empty() || !inner.waits.is_empty(),
+        )
+    }
+
+    /// Calls everybody who polls or reads, whatever is new: something else is.
+    pub(crate) fn stir(&self) {
+        let mut inner = self.lock();
+        let calls = inner.take_all(|purpose| purpose != Purpose::Changes);
+        self.lower_mark_if_unused(&inner);
+        drop(inner);
+        calls.into_iter().for_each(Poller::call);
+    }
+
+    /// Whether the head is waited on.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.lock().watched
+    }
+
+    pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {
+        let is_used = !inner.waits.is_empty() || inner.interests.values().any(|k| !k.has_news);
+        if !is_used {
+            self.mapping().mapped().header().lower(Notice::WAITERS);
+        }
+    }
+}
+
+impl Inner {
+    /// Takes out who has to be told now, no more than `most`, and how long the first of the others
+    /// has to wait for what is there already.
+    fn take_due(
+        &mut self,
+        newest: Generation,
+        most: usize,
+        later: &mut Option<Duration>,
+    ) -> Vec<Poller> {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (key, kept) in &mut self.interests {
+            match kept.due(newest, now) {
+                Due::Now if due.len() < most => due.push(*key),
+                Due::Now => {}
+                Due::NotYet => kept.has_news = false,
+                Due::In(left) => {
+                    kept.has_news = true;
+                    *later = Some(later.map_or(left, |later| later.min(left)));
+                }
+            }
+        }
+        let taken = due.iter().filter_map(|key| self.interests.remove(key));
+        taken.map(|kept| kept.call).collect()
+    }
+
+    /// Takes out everybody who waits for one of these.
+    pub(super) fn take_all(&mut self, which: impl Fn(Purpose) -> bool) -> Vec<Poller> {
+        let taken = self.interests.extract_if(|(_, purpose), _| which(*purpose));
+        taken.map(|(_, kept)| kept.call).collect()
+    }
+}
