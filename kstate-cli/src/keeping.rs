@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::builder::TypedValueParser;
-use kstate::{Bytes, Info, Mount, State, Subscribe};
+use kstate::{Bytes, Info, Mount, Reader, Subscribe};
 
 use crate::daemon;
 use crate::duration;
@@ -23,6 +23,10 @@ pub(crate) struct KeepingArguments {
     /// Keep the state for a while behind its last subscriber, such as 500ms or 10s
     #[arg(long, help_heading = "State", value_name = "TIME", value_parser = duration::parse)]
     linger: Option<Duration>,
+
+    /// How often a value is expected at least, such as 500ms; who waits is told when none comes in time
+    #[arg(long, help_heading = "State", value_name = "TIME", value_parser = duration::parse)]
+    deadline: Option<Duration>,
 
     /// Room for values, up to a page; free to choose before the first value, growing only behind it
     #[arg(long, help_heading = "State", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
@@ -60,7 +64,10 @@ impl KeepingArguments {
     ) -> Result<(), CommandError> {
         let is_kept = !self.keep || found.kept;
         let lingers = self.linger.is_none_or(|linger| linger == found.linger);
-        if !is_kept || !lingers {
+        let is_due = self
+            .deadline
+            .is_none_or(|after| Some(after) == found.deadline);
+        if !is_kept || !lingers || !is_due {
             // Nobody but its owner may ask even for what it is already.
             mount
                 .subscribe(name)
@@ -77,7 +84,7 @@ impl KeepingArguments {
     ///
     /// It is another user's, or has gone.
     pub(crate) fn settle(&self, mount: &Mount, name: &str) -> Result<(), CommandError> {
-        if !self.keep && self.linger.is_none() {
+        if !self.keep && self.linger.is_none() && self.deadline.is_none() {
             return Ok(());
         }
         let mut subscribe = mount.subscribe(name).existing();
@@ -86,6 +93,9 @@ impl KeepingArguments {
         }
         if let Some(linger) = self.linger {
             subscribe = subscribe.linger(linger);
+        }
+        if let Some(deadline) = self.deadline {
+            subscribe = subscribe.deadline(deadline);
         }
         subscribe.bytes()?;
         Ok(())
@@ -102,7 +112,7 @@ impl KeepingArguments {
 /// # Errors
 ///
 /// What the daemon says.
-pub(crate) fn last_look(mount: &Mount, state: &State<Bytes>) -> Result<Info, CommandError> {
+pub(crate) fn last_look(mount: &Mount, state: &Reader<Bytes>) -> Result<Info, CommandError> {
     state.info().map_err(|source| {
         if daemon::has_died(&source) {
             return daemon::death(mount).into();

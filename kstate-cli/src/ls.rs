@@ -57,6 +57,8 @@ impl Run for Arguments {
                 Duration::ZERO => "",
                 _ => "lingers",
             };
+            let late = if info.overdue { "overdue" } else { "" };
+            let remarks = [kept, late].join(" ");
             columns.push([
                 info.generation.to_string(),
                 info.age.map_or_else(|| "-".to_owned(), duration::show),
@@ -65,7 +67,7 @@ impl Run for Arguments {
                 info.writers.to_string(),
                 info.waiters.to_string(),
                 name.to_owned(),
-                kept.to_owned(),
+                remarks.trim().to_owned(),
             ]);
         }
         if self.long && !context.json() {

@@ -67,9 +67,12 @@ impl Run for Arguments {
         self.keeping.check(&mount, &self.name, &found)?;
         let value = self.encoding.codec(found.layout.as_ref()).parse(&input)?;
         let generation = state.publish(&value)?;
-        self.keeping.settle(&mount, &self.name)?;
-        let info = keeping::last_look(&mount, &state)?;
+        // A writer no more, but subscribed: a deadline set now counts from here.
+        let reader = state.reader();
         drop(state);
+        self.keeping.settle(&mount, &self.name)?;
+        let info = keeping::last_look(&mount, &reader)?;
+        drop(reader);
         let gone = keeping::goes_with_its_publisher(&info);
         if context.json() {
             output::json_line(

@@ -66,6 +66,7 @@ fn describe(info: &Info) -> Columns {
     line("writers", info.writers.to_string());
     line("waiters", info.waiters.to_string());
     line("lifetime", lifetime(info));
+    line("deadline", deadline(info));
     line(
         "live page",
         (if info.armed { "armed" } else { "not armed" }).to_owned(),
@@ -90,6 +91,8 @@ pub(crate) fn to_json(name: &str, info: &Info) -> Value {
         "waiters": info.waiters,
         "linger_ns": duration::nanoseconds(info.linger),
         "kept": info.kept,
+        "deadline_ns": info.deadline.map(duration::nanoseconds),
+        "overdue": info.overdue,
         "armed": info.armed,
     })
 }
@@ -97,6 +100,15 @@ pub(crate) fn to_json(name: &str, info: &Info) -> Value {
 /// Open descriptors, less the one that asked.
 pub(crate) fn others(info: &Info) -> u32 {
     info.subscribers.saturating_sub(1)
+}
+
+/// How often a value is expected.
+fn deadline(info: &Info) -> String {
+    let late = if info.overdue { ", and overdue" } else { "" };
+    match info.deadline {
+        Some(after) => format!("a value each {}{late}", duration::show(after)),
+        None => "none".to_owned(),
+    }
 }
 
 /// How long the state lives.

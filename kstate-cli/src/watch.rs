@@ -63,6 +63,8 @@ struct Change {
     layout: Option<RecordedLayout>,
     generation: Generation,
     age: Option<Duration>,
+    /// The next one is.
+    overdue: bool,
     value: Vec<u8>,
 }
 
@@ -113,6 +115,8 @@ fn follow(
     let mut is_first = true;
     loop {
         let change = match watch.next(None) {
+            // Overdue before there was any: there is nothing to show.
+            Ok(Some(snapshot)) if snapshot.generation().is_never() => continue,
             Ok(Some(snapshot)) => Ok(Change {
                 state,
                 layout: match std::mem::take(&mut is_first) {
@@ -122,6 +126,7 @@ fn follow(
                 },
                 generation: snapshot.generation(),
                 age: snapshot.age(),
+                overdue: snapshot.is_overdue(),
                 value: snapshot.value,
             }),
             // Without a timeout that is nothing but a signal.
@@ -180,6 +185,7 @@ impl Arguments {
                 "name": name,
                 "generation": change.generation.0,
                 "age_ns": change.age.map(duration::nanoseconds),
+                "overdue": change.overdue,
                 "length": change.value.len(),
                 "value": codec.to_json(&change.value)?,
             });
@@ -192,7 +198,8 @@ impl Arguments {
                 write!(line, "{name}\t")?;
             }
             let age = change.age.map_or_else(|| "-".to_owned(), duration::show);
-            write!(line, "{}\t{age}\t", change.generation)?;
+            let late = if change.overdue { ", overdue" } else { "" };
+            write!(line, "{}\t{age}{late}\t", change.generation)?;
         }
         line.extend(value);
         output.write_all(&line)?;

@@ -29,12 +29,17 @@ pub struct Info {
     pub layout: Option<RecordedLayout>,
     /// Open descriptors, the one that asked included.
     pub subscribers: u32,
-    /// Slot groups that writers have claimed.
+    /// Slot groups that writers have claimed, and files that programs without the library have open for
+    /// writing.
     pub writers: u32,
     /// Processes that wait, plus descriptors polled.
     pub waiters: u32,
     /// How long the state outlives its last subscriber.
     pub linger: Duration,
+    /// How long after a commit the next one is expected.
+    pub deadline: Option<Duration>,
+    /// Whether that has passed, or the last writer has gone.
+    pub overdue: bool,
     /// Whether the sticky bit keeps the state until unmount.
     pub kept: bool,
     /// Whether the live page is kept fresh.
@@ -115,6 +120,8 @@ pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
         writers: info.writers,
         waiters: info.waiters,
         linger: Duration::from_millis(info.linger_ms),
+        deadline: (info.deadline_ns != 0).then_some(Duration::from_nanos(info.deadline_ns)),
+        overdue: info.flags & info_flags::OVERDUE != 0,
         kept: info.flags & info_flags::KEPT != 0,
         armed: info.flags & info_flags::ARMED != 0,
     })

@@ -30,8 +30,12 @@ pub(crate) struct Label {
     generation: Generation,
     time: Ticks,
     clock: ClockWord,
+    /// With [`OVERDUE`].
     length: u64,
 }
+
+/// Set in the length of a label: the next version was overdue.
+const OVERDUE: u64 = 1 << 32;
 
 /// Why a state could not be read. Handle and state are as before.
 #[derive(Debug, thiserror::Error)]
@@ -130,8 +134,10 @@ impl<V> Snapshot<V> {
     /// Length of the version in bytes; 0 if nobody has written yet.
     #[inline]
     pub const fn length(&self) -> u32 {
-        // Made of one in `Label::new`.
-        #[expect(clippy::cast_possible_truncation, reason = "was a u32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the low half is the length"
+        )]
         {
             self.label.length as u32
         }
@@ -141,6 +147,14 @@ impl<V> Snapshot<V> {
     #[inline]
     pub fn is_stamped(&self) -> bool {
         self.label.time != Ticks::NONE
+    }
+
+    /// Whether, when it was read, the next version was overdue: the state's
+    /// [deadline](crate::Subscribe::deadline) had passed without a commit, or its last writer had
+    /// gone. The value is as good as it was.
+    #[inline]
+    pub const fn is_overdue(&self) -> bool {
+        self.label.length & OVERDUE != 0
     }
 
     /// How long ago it was committed; `None` if not stamped.
@@ -178,7 +192,7 @@ impl Label {
             generation: version.generation(),
             time: version.time,
             clock,
-            length: u64::from(version.length),
+            length: u64::from(version.length) | u64::from(version.overdue) << 32,
         }
     }
 }
@@ -190,6 +204,7 @@ impl<V: fmt::Debug> fmt::Debug for Snapshot<V> {
             .field("generation", &self.generation().0)
             .field("length", &self.length())
             .field("age", &self.age())
+            .field("overdue", &self.is_overdue())
             .finish()
     }
 }

@@ -50,6 +50,7 @@ pub struct Subscribe {
     capacity: u32,
     mode: u32,
     linger: Option<Duration>,
+    deadline: Option<Duration>,
     keep: bool,
 }
 
@@ -69,6 +70,7 @@ impl Subscribe {
             capacity: 0,
             mode: 0o644,
             linger: None,
+            deadline: None,
             keep: false,
         }
     }
@@ -112,6 +114,14 @@ impl Subscribe {
     /// The state outlives its last subscriber by this long.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = Some(linger);
+        self
+    }
+
+    /// Expects a commit at least so often, from now on. When none comes in time, or the last writer
+    /// goes, whoever waits is woken and finds the state [overdue](crate::Snapshot::is_overdue); its value
+    /// stays readable. At least a millisecond; zero for no deadline any more.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 
@@ -200,6 +210,11 @@ impl Subscribe {
             errno::uninterrupted(|| call::set_linger(descriptor, millis))
                 .map_err(|error| options.not_owner(error))?;
         }
+        if let Some(deadline) = self.deadline {
+            let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+            errno::uninterrupted(|| call::set_deadline(descriptor, nanos))
+                .map_err(|error| options.not_owner(error))?;
+        }
         Ok(state)
     }
 }
@@ -226,7 +241,7 @@ fn await_first_version<T: Content>(
             reader.populate();
             Ok(())
         }
-        Waited::TimedOut => Err(SubscribeError::TimedOut {
+        Waited::Overdue(_) | Waited::TimedOut => Err(SubscribeError::TimedOut {
             name,
             waited: patience,
         }),

@@ -21,6 +21,8 @@ pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(4);
 pub enum Waited {
     /// The newest generation is now this one.
     Changed(Generation),
+    /// This generation is still the newest, and the next one is overdue.
+    Overdue(Generation),
     /// Nothing changed for as long as was allowed.
     TimedOut,
     /// A signal handler ran.
@@ -76,15 +78,43 @@ impl<T> Reader<T> {
     /// One load if it has changed already. Else one system call, another every four seconds; and
     /// a FUSE request the first time.
     pub fn wait(&self, since: Generation, timeout: Option<Duration>) -> Result<Waited, WaitError> {
+        self.sleep(since, timeout, false)
+    }
+
+    /// As [`wait`](Reader::wait), and at once when the version after `since` is
+    /// [overdue](crate::Snapshot::is_overdue), or as soon as it is. Who knows that and waits on uses
+    /// `wait`.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait`](Reader::wait).
+    pub fn wait_or_overdue(
+        &self,
+        since: Generation,
+        timeout: Option<Duration>,
+    ) -> Result<Waited, WaitError> {
+        self.sleep(since, timeout, true)
+    }
+
+    fn sleep(
+        &self,
+        since: Generation,
+        timeout: Option<Duration>,
+        or_overdue: bool,
+    ) -> Result<Waited, WaitError> {
         let newest = self.generation();
         if newest != since {
             return Ok(Waited::Changed(newest));
+        }
+        let header = self.memory().header();
+        let is_overdue = || or_overdue && header.is_overdue(since);
+        if is_overdue() {
+            return Ok(Waited::Overdue(since));
         }
         if timeout == Some(Duration::ZERO) {
             return Ok(Waited::TimedOut);
         }
         let deadline = timeout.map(Deadline::after);
-        let header = self.memory().header();
         loop {
             self.subscribe_to_wakes()?;
             // ORDERING: SeqCst after the daemon's SeqCst raise of the mark: see `Header::notice`.
@@ -95,6 +125,10 @@ impl<T> Reader<T> {
             };
             if newest != since {
                 return Ok(Waited::Changed(newest));
+            }
+            // The daemon marks it, wakes, and wakes again, for those who came between here and sleep.
+            if is_overdue() {
+                return Ok(Waited::Overdue(since));
             }
             if header.notice().contains(Notice::DELETED) {
                 return Err(WaitError::Deleted {

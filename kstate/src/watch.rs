@@ -30,6 +30,8 @@ use crate::wait::{WaitError, Waited};
 pub struct Watch<T: Content> {
     reader: Reader<T>,
     seen: Generation,
+    /// The generation that was delivered, or delivered again, as overdue.
+    overdue: Option<Generation>,
     period: Duration,
     /// When the next one may be delivered.
     due: Option<Deadline>,
@@ -57,6 +59,7 @@ impl<T: Content> Reader<T> {
         Watch {
             reader: self.clone(),
             seen: Generation::NEVER,
+            overdue: None,
             period: Duration::ZERO,
             due: None,
         }
@@ -90,7 +93,8 @@ impl<T: Content> Watch<T> {
     }
 
     /// The newest version, as soon as it is another than the one delivered last and the rate
-    /// allows; `None` after `timeout`.
+    /// allows; `None` after `timeout`. When the next one is [overdue](Snapshot::is_overdue), the one
+    /// delivered last is delivered once more, with that mark.
     ///
     /// # Errors
     ///
@@ -113,10 +117,17 @@ impl<T: Content> Watch<T> {
                 return Ok(None);
             }
         }
-        match self.reader.wait(self.seen, deadline.map(Deadline::left))? {
-            Waited::Changed(_) => {
+        let left = deadline.map(Deadline::left);
+        let waited = match self.overdue == Some(self.seen) {
+            true => self.reader.wait(self.seen, left)?,
+            false => self.reader.wait_or_overdue(self.seen, left)?,
+        };
+        match waited {
+            Waited::Changed(_) | Waited::Overdue(_) => {
                 let snapshot = self.reader.snapshot()?;
                 self.seen = snapshot.generation();
+                let is_overdue = snapshot.is_overdue() || waited == Waited::Overdue(self.seen);
+                self.overdue = is_overdue.then_some(self.seen);
                 self.due = (!self.period.is_zero()).then(|| Deadline::after(self.period));
                 Ok(Some(snapshot))
             }

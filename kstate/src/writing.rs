@@ -201,7 +201,9 @@ impl Writing {
                 .retry_grown(|memory| region::refresh_live(memory, owner));
         }
         if notice.contains(Notice::WAITERS) {
-            futex::wake_all(&self.reader().memory().header().head);
+            let header = self.reader().memory().header();
+            header.count_wake();
+            futex::wake_all(&header.head);
         }
         !notice.contains(Notice::DELETED)
     }

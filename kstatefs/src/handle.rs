@@ -62,6 +62,8 @@ pub(crate) struct Handle {
     pub(crate) opener: Option<i32>,
     /// The newest generation seen through this file: what poll compares with.
     seen: AtomicU64,
+    /// Versions written through this file.
+    written: AtomicU64,
     io: Mutex<Io>,
     blocked: BlockedReads,
 }
@@ -107,6 +109,7 @@ impl Handle {
             view,
             opener,
             seen: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             io: Mutex::new(io),
             blocked: BlockedReads::default(),
         }
@@ -325,12 +328,19 @@ impl Handle {
             splice(base, offset, data, self.state.page() as usize)
         })?;
         io.replace_next = false;
+        self.written.fetch_add(1, Ordering::Relaxed);
         if io.version.is_some() {
             io.version = Some(ReadVersion { head, bytes });
             // One's own commit is nothing new to oneself.
             self.mark_seen(head.generation());
         }
         Ok(())
+    }
+
+    /// The file is closed.
+    pub(crate) fn close(&self, reaper: &Reaper) {
+        let missed = self.mode.library || self.written.load(Ordering::Relaxed) > 1;
+        self.state.close(reaper, self.id, self.mode, missed);
     }
 
     /// `truncate(0)`: commits nothing, the next write replaces the whole value.

@@ -292,9 +292,10 @@ impl State {
         Ok(())
     }
 
-    /// Counts one open file less, and forgets what was waited for through it and held.
-    pub(crate) fn close(&self, reaper: &Reaper, handle: u64, mode: OpenMode) {
-        self.losing_writers(|inner| {
+    /// Counts one open file less, and forgets what was waited for through it and held. A writer is
+    /// `missed` who has gone on writing, unlike a program that opens, writes and closes each time.
+    pub(crate) fn close(&self, reaper: &Reaper, handle: u64, mode: OpenMode, missed: bool) {
+        self.losing_writers(missed, |inner| {
             inner.open = inner.open.saturating_sub(1);
             let written = u32::from(mode.is_writer());
             inner.open_for_writing = inner.open_for_writing.saturating_sub(written);

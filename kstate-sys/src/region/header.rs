@@ -174,6 +174,10 @@ impl Header {
     /// Whether the version after `generation` is overdue, so far.
     #[inline]
     pub fn is_overdue(&self, generation: Generation) -> bool {
+        // Nothing that is proved by interleavings depends on it.
+        if cfg!(kstate_loom) {
+            return false;
+        }
         // ORDERING: Relaxed: it says something of the version of that number and of nothing else.
         self.overdue.load(Ordering::Relaxed) == generation.0.wrapping_add(1)
     }

@@ -22,6 +22,8 @@ pub struct Version {
     pub length: u32,
     /// Commit time, [`Ticks::NONE`] if not stamped.
     pub time: Ticks,
+    /// Whether the next one is overdue, as the daemon had marked it.
+    pub overdue: bool,
 }
 
 impl Version {
@@ -167,6 +169,7 @@ impl<'a> Candidate<'a> {
             head,
             length: bytes,
             time,
+            overdue: memory.header().is_overdue(head.generation()),
         };
         Some(Self {
             payload,
@@ -333,6 +336,7 @@ pub(super) fn visit_version<M: Memory>(
         head,
         length: size.length(),
         time,
+        overdue: memory.header().is_overdue(head.generation()),
     }))
 }
 

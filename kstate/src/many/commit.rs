@@ -134,6 +134,12 @@ impl Many<'_> {
     }
 }
 
+/// Counts it once, with a state that is written to: those that are only read may be mapped so.
+#[cold]
+fn count_conflict(first: &Member<'_>) {
+    first.reader().memory().header().count_conflict();
+}
+
 /// Commits `targets`. `None`, or who was changed by others.
 fn commit_all<'m>(
     targets: &[Target<'m>],
@@ -160,12 +166,14 @@ fn commit_all<'m>(
         match attempted {
             Ok(()) => break Ok(None),
             Err(SeveralError::WriteConflict { index, found }) => {
+                count_conflict(first);
                 if found.has_intent() {
                     targets[index].writing.meet();
                 }
                 break Ok(Some(targets[index].member));
             }
             Err(SeveralError::CheckConflict { index, found }) => {
+                count_conflict(first);
                 if found.has_intent() {
                     meet_reading(read[index]);
                 }

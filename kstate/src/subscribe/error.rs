@@ -56,7 +56,7 @@ pub enum SubscribeError {
         access: Access,
     },
     /// Only the owner decides how long a state lives.
-    #[error("only the owner of state `{name}` can have it kept or let it linger")]
+    #[error("only the owner of state `{name}` can have it kept, let it linger or set its deadline")]
     NotOwner {
         /// Its name.
         name: StateName,

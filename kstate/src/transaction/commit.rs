@@ -158,6 +158,7 @@ impl Writing {
     #[cold]
     #[inline(never)]
     fn conflict(&self, base: Head, found: Head) -> Outcome {
+        self.reader().memory().header().count_conflict();
         let mut generation = found.generation();
         if found.has_intent() {
             generation = self.reader().resolved_generation(found);

@@ -392,10 +392,13 @@ impl<T: Content> RawTransaction<'_, T> {
             // What could not be read may only have been a later version, in the way of which
             // there was something.
             return match self.state.look()?.head {
-                head if head != self.base => Ok(Outcome::Conflict {
-                    base,
-                    found: head.generation(),
-                }),
+                head if head != self.base => {
+                    self.state.memory().header().count_conflict();
+                    Ok(Outcome::Conflict {
+                        base,
+                        found: head.generation(),
+                    })
+                }
                 _ => Err(self.state.named(error).into()),
             };
         }

@@ -222,7 +222,7 @@ impl Shared {
             && view.is_none()
             && let Err(error) = state.arm()
         {
-            state.close(&self.reaper, 0, mode);
+            state.close(&self.reaper, 0, mode, false);
             return Err(error);
         }
         let opener = process_of(i32::try_from(caller.tid).unwrap_or(0));
@@ -256,7 +256,7 @@ impl Shared {
         let closed = self.files_mut().remove(&file);
         match closed {
             Some(OpenFile::State(handle)) => {
-                handle.state.close(&self.reaper, handle.id, handle.mode);
+                handle.close(&self.reaper);
                 self.look_after(&handle.state);
             }
             Some(OpenFile::Changes(stream)) => self.streams.close(&stream),

@@ -77,7 +77,7 @@ impl State {
     /// `EINVAL` when it is not that process's.
     pub(crate) fn release(&self, reaper: &Reaper, tid: u32, group: u32) -> Result<(), Errno> {
         let group = u8::try_from(group).map_err(|_| Errno::EINVAL)?;
-        self.losing_writers(|inner| {
+        self.losing_writers(true, |inner| {
             let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
             if inner.groups.get(&group).map(|owner| owner.process) != Some(process) {
                 return Err(Errno::EINVAL);
@@ -157,7 +157,7 @@ impl State {
 
     /// Settles what a dead process left: its groups and its wait marks.
     pub(crate) fn bury(&self, process: Process) {
-        self.losing_writers(|inner| {
+        self.losing_writers(true, |inner| {
             let dead: Vec<u8> = inner
                 .groups
                 .iter()

@@ -16,6 +16,10 @@ pub(super) struct Deadline {
     last: Option<LastCommit>,
 }
 
+/// The word that programs sleep on does not change when a state is overdue: whoever was about to sleep
+/// when it was marked is woken by this.
+const SECOND_WAKE: Duration = Duration::from_millis(5);
+
 /// The newest version at the last look.
 #[derive(Clone, Copy, Debug)]
 struct LastCommit {
@@ -75,8 +79,14 @@ impl State {
         drop(inner);
         if is_news {
             self.tell_overdue();
+            return Some(after.min(SECOND_WAKE));
         }
+        self.wake();
         Some(after)
+    }
+
+    fn wake(&self) {
+        futex::wake_all(&self.mapping().mapped().header().head);
     }
 
     fn newest_and_age(&self, inner: &mut Inner) -> Result<(Generation, Option<Duration>), Errno> {
@@ -85,13 +95,18 @@ impl State {
         Ok((version.generation(), self.age(&version)))
     }
 
-    /// Changes who writes, and tells whom it concerns if there are fewer then.
-    pub(super) fn losing_writers<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+    /// Changes who writes, and tells whom it concerns if there are fewer then who are `missed`.
+    pub(super) fn losing_writers<R>(
+        &self,
+        missed: bool,
+        change: impl FnOnce(&mut Inner) -> R,
+    ) -> R {
         let mut inner = self.lock();
         let before = inner.writers();
         let result = change(&mut inner);
         let left = inner.writers();
-        let is_overdue = left < before
+        let is_loss = missed && left < before;
+        let is_overdue = is_loss
             && left == 0
             && inner.deadline.after.is_some()
             && !inner.gone
@@ -99,7 +114,7 @@ impl State {
                 .newest()
                 .is_ok_and(|newest| self.mark_overdue(&inner, Some(newest)));
         drop(inner);
-        if left < before {
+        if is_loss {
             self.streams.publisher_gone(self.ino);
         }
         if is_overdue {
@@ -123,7 +138,7 @@ impl State {
 
     /// Tells everybody who waits. No lock may be held.
     pub(crate) fn tell_overdue(&self) {
-        futex::wake_all(&self.mapping().mapped().header().head);
+        self.wake();
         self.stir();
         self.streams.overdue(self.ino);
     }

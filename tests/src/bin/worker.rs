@@ -221,7 +221,7 @@ fn wait(state: &State<Checked>) -> Result {
                     None => say("torn")?,
                 }
             }
-            Waited::TimedOut | Waited::Interrupted => {}
+            Waited::Overdue(_) | Waited::TimedOut | Waited::Interrupted => {}
         }
     }
 }

@@ -225,7 +225,7 @@ fn wait(reader: &Reader<Checked>, entry: &Entry) -> Result {
                 check(entry, snapshot.generation(), &snapshot.value, &mut newest);
                 entry.did(1);
             }
-            Waited::TimedOut | Waited::Interrupted => {}
+            Waited::Overdue(_) | Waited::TimedOut | Waited::Interrupted => {}
         }
     }
     Ok(())
