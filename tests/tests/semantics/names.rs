@@ -3,6 +3,7 @@
 use std::fs;
 use std::fs::OpenOptions;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 
 use kstate_tests::Setup;
 use nix::errno::Errno;
@@ -51,6 +52,7 @@ fn directories_links_special_files_and_renames_are_not_there(setup: Setup) {
         let made = mknod(&y, kind, Mode::S_IRUSR, 0);
         assert_eq!(made, Err(Errno::EPERM), "{kind:?}");
     }
+    assert_eq!(errno(UnixListener::bind(&y)), libc::EPERM);
     assert_eq!(errno(fs::rename(&x, &y)), libc::EPERM);
     let renamed = |onto, flags| renameat2(AT_FDCWD, &x, AT_FDCWD, onto, flags);
     assert_eq!(renamed(&z, RenameFlags::empty()), Err(Errno::EPERM));
