@@ -12,7 +12,8 @@ use std::process::{Command, Output};
 
 use kstate::{Mount, SubscribeError};
 use kstate_tests::{
-    Daemon, PATIENCE, Running, Setup, as_user, eventually, is_real_root, kstate, kstatefs,
+    Daemon, PATIENCE, Running, Setup, as_user, both_transports, eventually, is_real_root, kstate,
+    kstatefs,
 };
 use kstatefs::mountpoint::{MountPointError, Unmount};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -39,6 +40,10 @@ fn main() {
         test(
             "another_user_may_only_what_the_mode_says",
             another_user_may_only_what_the_mode_says,
+        ),
+        test(
+            "an_owner_changes_the_mode_but_gives_nothing_away",
+            an_owner_changes_the_mode_but_gives_nothing_away,
         ),
         test(
             "another_user_without_passthrough",
@@ -167,6 +172,39 @@ fn another_user_may_only_what_the_mode_says() {
     expect(0o644, "ok", "EACCES");
     assert_eq!(fs::read(daemon.file("x")).unwrap(), b"good");
     expect(0o666, "ok", "ok");
+}
+
+fn an_owner_changes_the_mode_but_gives_nothing_away() {
+    both_transports(|daemon| {
+        open_home(daemon);
+        let file = as_user(ALICE, || {
+            let mut options = File::options();
+            options.read(true).write(true).create_new(true);
+            options.open(daemon.file("x")).unwrap()
+        });
+        file.write_all_at(b"1", 0).unwrap();
+        let program = "
+import errno, os, sys
+path = sys.argv[1] + '/x'
+def attempt(name, call):
+    try: call(); print(name, 'ok')
+    except OSError as e: print(name, errno.errorcode[e.errno])
+attempt('chmod', lambda: os.chmod(path, 0o640))
+attempt('to itself', lambda: os.chown(path, os.getuid(), -1))
+attempt('give away', lambda: os.chown(path, os.getuid() + 1, -1))
+attempt('to a group', lambda: os.chown(path, -1, 1))
+attempt('times', lambda: os.utime(path, (1, 1)))
+attempt('linger', lambda: os.setxattr(path, 'user.kstate.linger', b'1ms'))
+print(os.access(path, os.R_OK), os.access(path, os.W_OK))
+";
+        let refused = "give away EPERM\nto a group EPERM\n";
+        let expected = format!("chmod ok\nto itself ok\n{refused}times ok\nlinger ok\nTrue True\n");
+        assert_eq!(printed(&python_as(ALICE, daemon, program)), expected);
+        // It was made 0640: to others it is closed.
+        let refused = "chmod EPERM\nto itself EPERM\ngive away EPERM\nto a group EPERM\n";
+        let expected = format!("{refused}times EPERM\nlinger EACCES\nFalse False\n");
+        assert_eq!(printed(&python_as(BOB, daemon, program)), expected);
+    });
 }
 
 fn another_user_without_passthrough() {
