@@ -53,7 +53,7 @@ fn stat_tells_the_length_now_and_one_link(setup: Setup) {
             assert_eq!(found.size(), length as u64);
             assert_eq!(found.blocks(), length.div_ceil(512) as u64);
             assert_eq!(found.nlink(), 1);
-            assert_eq!(found.blksize(), kstate_sys::abi::page_size().into());
+            assert_eq!(found.blksize(), u64::from(kstate_sys::abi::page_size()));
             assert_eq!(found.ino(), by_path.ino());
         }
     }
@@ -126,7 +126,7 @@ fn statfs_gives_the_space_of_the_backing_and_the_number_of_states(setup: Setup) 
     let found = statvfs(daemon.mount()).unwrap();
     assert!(found.blocks_free() <= found.blocks());
     assert_eq!(found.blocks_available(), found.blocks_free());
-    assert_eq!(found.block_size(), kstate_sys::abi::page_size().into());
+    assert_eq!(found.block_size(), u64::from(kstate_sys::abi::page_size()));
     assert_eq!((found.files(), found.files_free()), (2, 0));
     assert_eq!(found.name_max(), 247);
     let closed = FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC | FsFlags::ST_NODEV;
