@@ -142,7 +142,7 @@ impl State {
         // ORDERING: SeqCst after `raise`: see `Header::notice`.
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
-        let calls = inner.take_due(head.generation(), usize::MAX, &mut untold.later);
+        let calls = inner.take_due(head.generation(), usize::MAX, Some(&mut untold.later));
         inner.watched = inner.interests.values().any(|kept| !kept.has_news);
         if inner.watched {
             untold.watch = Some((head, mapping));
@@ -156,7 +156,7 @@ impl State {
     /// After a commit of the daemon's own: tells those few who wait for it without the detour.
     /// Returns whether others wait, who must be woken.
     pub(super) fn tell_few(&self, inner: &mut Inner, newest: Generation) -> (Vec<Poller>, bool) {
-        let calls = inner.take_due(newest, FEW, &mut None);
+        let calls = inner.take_due(newest, FEW, None);
         self.lower_mark_if_unused(inner);
         (
             calls,
@@ -188,12 +188,13 @@ impl State {
 
 impl Inner {
     /// Takes out who has to be told now, no more than `most`, and how long the first of the others
-    /// has to wait for what is there already.
+    /// has to wait for what is there already. Who cannot see to those `later` leaves them to whoever
+    /// watches the head.
     fn take_due(
         &mut self,
         newest: Generation,
         most: usize,
-        later: &mut Option<Duration>,
+        mut later: Option<&mut Option<Duration>>,
     ) -> Vec<Poller> {
         let now = Instant::now();
         let mut due = Vec::new();
@@ -203,8 +204,10 @@ impl Inner {
                 Due::Now => {}
                 Due::NotYet => kept.has_news = false,
                 Due::In(left) => {
-                    kept.has_news = true;
-                    *later = Some(later.map_or(left, |later| later.min(left)));
+                    if let Some(later) = later.as_deref_mut() {
+                        kept.has_news = true;
+                        *later = Some(later.map_or(left, |later| later.min(left)));
+                    }
                 }
             }
         }

@@ -54,6 +54,8 @@ mod polling;
 mod reading;
 mod socket;
 mod truncating;
+mod views;
+mod waiting_views;
 mod writing;
 mod xattrs;
 
