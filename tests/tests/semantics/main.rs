@@ -40,6 +40,7 @@ macro_rules! both_ways {
 mod appending;
 mod attributes;
 mod capacity;
+mod changes;
 mod copying;
 mod counting;
 mod descriptors;
