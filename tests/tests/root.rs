@@ -106,6 +106,10 @@ fn main() {
             "who_may_not_read_a_state_is_not_told_of_it",
             who_may_not_read_a_state_is_not_told_of_it,
         ),
+        test(
+            "only_the_owner_sets_a_deadline",
+            only_the_owner_sets_a_deadline,
+        ),
     ];
     libtest_mimic::run(&arguments, tests).exit();
 }
@@ -732,4 +736,32 @@ fn who_may_not_read_a_state_is_not_told_of_it() {
     assert!(told().is_empty());
     fs::remove_file(daemon.file("x")).unwrap();
     assert_eq!(told(), ["deleted x"]);
+}
+
+fn only_the_owner_sets_a_deadline() {
+    let daemon = Daemon::start();
+    fs::set_permissions(daemon.home(), Permissions::from_mode(0o755)).unwrap();
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true);
+    let file = options.open(daemon.file("x")).unwrap();
+    file.set_permissions(Permissions::from_mode(0o666)).unwrap();
+    let program = "
+import errno, os, sys
+path, name = sys.argv[1] + '/x', 'user.kstate.deadline'
+for work in (lambda: os.setxattr(path, name, b'1s'), lambda: os.removexattr(path, name),
+        lambda: os.getxattr(path, name)):
+    try: print(work(), end=' ')
+    except OSError as error: print(errno.errorcode[error.errno], end=' ')
+";
+    let said = |uid| String::from_utf8(python_as(uid, &daemon, program).stdout).unwrap();
+    assert_eq!(said(BOB), "EPERM EPERM ENODATA ");
+    let deadline = std::time::Duration::from_secs(1);
+    let library = daemon.library();
+    let refused = as_user(BOB, || {
+        let subscribe = library.subscribe("x").existing().deadline(deadline);
+        subscribe.bytes().is_err()
+    });
+    assert!(refused && library.info("x").unwrap().deadline.is_none());
+    std::os::unix::fs::fchown(&file, Some(BOB), None).unwrap();
+    assert_eq!(said(BOB), "None None ENODATA ");
 }
