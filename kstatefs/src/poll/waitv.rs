@@ -96,7 +96,7 @@ impl Shard {
             }
             // States that came in meanwhile are behind the ones copied above.
             self.lock()
-                .retain(|state| state.upgrade().is_some_and(|state| state.is_watched()));
+                .retain(|state| state.upgrade().is_some_and(|state| state.is_waited_for()));
             let waited = match wait(&waiters) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.nap(call),
                 waited => waited,

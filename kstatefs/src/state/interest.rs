@@ -173,9 +173,10 @@ impl State {
         calls.into_iter().for_each(Poller::call);
     }
 
-    /// Whether the head is waited on.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.lock().watched
+    /// Whether anything is waited for, be it there already and only its time still to come. Whoever
+    /// watches heads may have been asked to look again since it did.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.lock().interests.is_empty()
     }
 
     pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {
