@@ -25,6 +25,7 @@ both_ways!(
     who_writes_once_is_not_missed,
     what_is_overdue_is_told_as_a_change,
     the_library_is_told_as_well,
+    who_sleeps_is_left_alone_while_a_state_stays_overdue,
 );
 
 /// Longer than any test takes.
@@ -338,4 +339,26 @@ fn the_library_is_told_as_well(setup: Setup) {
     });
     let shortest = library.subscribe("x").deadline(Duration::from_micros(999));
     assert!(shortest.bytes().is_err());
+}
+
+fn who_sleeps_is_left_alone_while_a_state_stays_overdue(setup: Setup) {
+    let daemon = setup.start();
+    let mut worker = daemon.worker("x", &["wait"]);
+    assert_eq!(worker.line(), "ready");
+    let sleeps = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
+        let mut lines = status.lines();
+        let count = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.unwrap().trim().parse().unwrap()
+    };
+    set_deadline(&daemon, "x", "1ms");
+    await_overdue(&daemon, "x");
+    // By themselves they look every four seconds.
+    eventually("it is woken no more", || {
+        let (before, start) = (sleeps(), Instant::now());
+        while start.elapsed() < Duration::from_millis(300) {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        (sleeps() - before <= 1).then_some(())
+    });
 }
