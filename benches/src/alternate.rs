@@ -46,6 +46,9 @@ impl Percentiles {
 /// How long a block is to last: long beside the clock's 25 ns, short beside a time slice.
 const BLOCK_NS: f64 = 20_000.0;
 
+/// Operations timed one by one that do not count.
+const WARM_UP: usize = 100;
+
 /// Runs `ours` and `limit` in turn, `blocks` blocks each, the order swapped every time. Each is
 /// called with the number of operations to do.
 pub(crate) fn alternate(
@@ -67,6 +70,31 @@ pub(crate) fn alternate(
         }
     }
     (Percentiles::of(our_samples), Percentiles::of(limit_samples))
+}
+
+/// Runs `ours` and `limit` in turn, `times` times each, the order swapped every time. Each times
+/// one operation by itself, in nanoseconds, because it takes preparing.
+pub(crate) fn alternate_single<E>(
+    times: usize,
+    mut ours: impl FnMut() -> Result<f64, E>,
+    mut limit: impl FnMut() -> Result<f64, E>,
+) -> Result<(Percentiles, Percentiles), E> {
+    for _ in 0..times.min(WARM_UP) {
+        ours()?;
+        limit()?;
+    }
+    let mut our_samples = Vec::with_capacity(times);
+    let mut limit_samples = Vec::with_capacity(times);
+    for time in 0..times {
+        if time % 2 == 0 {
+            our_samples.push(ours()?);
+            limit_samples.push(limit()?);
+        } else {
+            limit_samples.push(limit()?);
+            our_samples.push(ours()?);
+        }
+    }
+    Ok((Percentiles::of(our_samples), Percentiles::of(limit_samples)))
 }
 
 /// Warms up and finds how many operations make a block.
