@@ -99,14 +99,21 @@ pub(crate) fn alternate_single<E>(
 
 /// Warms up and finds how many operations make a block.
 fn calibrate(work: &mut impl FnMut(u32)) -> u32 {
-    time(20_000, work);
-    let ns = time(5_000, work).max(0.1);
+    // Operations that are requests to another process take long enough to need fewer.
+    let first = time(100, work);
+    time(operations(20e6, first).clamp(100, 20_000), work);
+    let ns = time(operations(5e6, first).clamp(100, 5_000), work);
+    operations(BLOCK_NS, ns).clamp(10, 200_000)
+}
+
+/// How many operations of `ns` nanoseconds take that long.
+fn operations(duration_ns: f64, ns: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "between 10 and 200 000: clamped"
+        reason = "of positive numbers; a float beyond the integers becomes the greatest"
     )]
-    let count = (BLOCK_NS / ns).clamp(10.0, 200_000.0) as u32;
+    let count = (duration_ns / ns.max(0.1)) as u32;
     count
 }
 
