@@ -236,6 +236,11 @@ impl Shared {
         self.table().numbered(ino).cloned().ok_or(Errno::ESTALE)
     }
 
+    /// Also one that has gone, as long as a file of it is open.
+    fn known(&self, ino: u64) -> Result<Arc<State>, Errno> {
+        self.table().known(ino).cloned().ok_or(Errno::ESTALE)
+    }
+
     fn table(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -22,14 +22,14 @@ use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::clock::Clock;
 use kstate_sys::futex;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
 
 use claims::Owner;
 use deadline::Deadline;
 use interest::Kept;
 pub(crate) use interest::{Interest, Purpose, Untold};
 use turn::Turns;
-pub(crate) use value::Expectation;
+pub(crate) use value::{Edit, Expectation};
 
 use crate::backing::RegionFile;
 use crate::changes::Streams;
@@ -158,6 +158,8 @@ struct Inner {
     /// Whether somebody waits on the head for them.
     watched: bool,
     deadline: Deadline,
+    /// When the version that was asked for last was committed, which stays as it was told once.
+    modified: Option<(Generation, SystemTime)>,
     armed: bool,
     turn: Turns,
     /// The daemon's own writer, once it has had to write.
@@ -205,6 +207,7 @@ impl State {
             interests: HashMap::new(),
             watched: false,
             deadline: Deadline::default(),
+            modified: None,
             armed: false,
             turn: Turns::default(),
             writer: None,
@@ -257,6 +260,11 @@ impl State {
     /// Whether it was deleted or has evaporated.
     pub(crate) fn is_gone(&self) -> bool {
         self.lock().gone
+    }
+
+    /// Whether any file of it is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().open > 0
     }
 
     pub(crate) fn capacity(&self) -> u32 {

@@ -128,7 +128,8 @@ impl State {
         self.lower_mark_if_unused(inner);
     }
 
-    /// Calls those that have something to be told, on behalf of the thread that watches the head.
+    /// Calls those that have something to be told, on behalf of the thread that watches the head, which
+    /// it does as long as this says so.
     pub(crate) fn tell(&self) -> Untold {
         let mut inner = self.lock();
         let mut untold = Untold::default();
@@ -143,7 +144,9 @@ impl State {
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
         let calls = inner.take_due(head.generation(), usize::MAX, &mut untold.later);
-        inner.watched = inner.interests.values().any(|kept| !kept.has_news);
+        // Who was told comes again, most likely, and then finds the head watched. If not, the next
+        // commit wakes in vain, once.
+        inner.watched = !calls.is_empty() || inner.interests.values().any(|k| !k.has_news);
         if inner.watched {
             untold.watch = Some((head, mapping));
         }
@@ -179,7 +182,9 @@ impl State {
     }
 
     pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {
-        let is_used = !inner.waits.is_empty() || inner.interests.values().any(|k| !k.has_news);
+        let is_used = inner.watched
+            || !inner.waits.is_empty()
+            || inner.interests.values().any(|kept| !kept.has_news);
         if !is_used {
             self.mapping().mapped().header().lower(Notice::WAITERS);
         }
