@@ -18,9 +18,12 @@ mod capabilities;
 pub mod config;
 pub mod daemonize;
 mod deadlines;
+mod descriptors;
 mod errno;
 mod fs;
 mod fuse;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod handle;
 mod intents;

@@ -12,7 +12,6 @@ mod value;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -94,7 +93,7 @@ pub(crate) struct Counts {
 pub(crate) struct State {
     ino: u64,
     name: StateName,
-    file: RegionFile,
+    file: Arc<RegionFile>,
     geometry: Geometry,
     clock: Clock,
     created: SystemTime,
@@ -173,7 +172,7 @@ impl State {
         Ok(Self {
             ino,
             name,
-            file,
+            file: Arc::new(file),
             geometry,
             clock,
             created: SystemTime::now(),
@@ -195,8 +194,8 @@ impl State {
         self.geometry.page()
     }
 
-    /// The region file, for the kernel's passthrough.
-    pub(crate) fn region_file(&self) -> &RegionFile {
+    /// The region file, for the kernel's passthrough or for a ticket.
+    pub(crate) fn region_file(&self) -> &Arc<RegionFile> {
         &self.file
     }
 
@@ -315,11 +314,6 @@ impl State {
             }
             None => Ok(()),
         }
-    }
-
-    /// A descriptor of the region, where passthrough cannot give the mapping.
-    pub(crate) fn region_descriptor(&self, writable: bool) -> io::Result<OwnedFd> {
-        self.file.for_program(writable)
     }
 
     fn mapping(&self) -> Arc<RegionMapping> {
