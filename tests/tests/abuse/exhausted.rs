@@ -237,8 +237,6 @@ fn a_daemon_out_of_descriptors_still_hands_regions_out_at_its_socket() {
         state.snapshot().unwrap().value,
         existing.rounds.to_string().as_bytes()
     );
-    let ticks = kstate_tests::processor_ticks(daemon_pid(&mut daemon));
-    assert!(ticks < 1000, "{ticks} ticks: it does not spin");
     drop((silent, files));
     existing.goes_on(&daemon);
     eventually("there is room", || create(&daemon, "again").ok());

@@ -12,8 +12,7 @@ use nix::sys::signal::Signal;
 use super::{daemon_pid, raise_own_limit, without_passthrough};
 
 const STATES: usize = 10_000;
-/// What the daemon may need for one, beside its region: the table's entries, a read-ahead buffer
-/// that it keeps for none.
+/// What the daemon may need for one, beside its region.
 const BYTES_A_STATE: u64 = 4096;
 
 fn keep_list_read_unmount(mut daemon: Daemon, states: usize) {
