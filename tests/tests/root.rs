@@ -13,6 +13,7 @@ use std::process::{Command, Output};
 use kstate::{Mount, SubscribeError};
 use kstate_tests::{
     Daemon, PATIENCE, Running, Setup, as_user, eventually, is_real_root, kstate, kstatefs,
+    open_descriptors,
 };
 use kstatefs::mountpoint::{MountPointError, Unmount};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -72,6 +73,10 @@ fn main() {
         test(
             "a_mapped_file_tells_which_version_it_shows",
             a_mapped_file_tells_which_version_it_shows,
+        ),
+        test(
+            "with_passthrough_states_cost_the_daemon_no_descriptor",
+            with_passthrough_states_cost_the_daemon_no_descriptor,
         ),
         test(
             "a_layout_recorded_before_the_first_version_is_compared",
@@ -509,6 +514,20 @@ while True:
     file.write_all_at(b"2nd", 0).unwrap();
     python.say("");
     assert_eq!(python.line(), "2 2nd");
+}
+
+fn with_passthrough_states_cost_the_daemon_no_descriptor() {
+    let limit = 200;
+    let setup = Setup::default().with("--passthrough=require");
+    let mut daemon = setup.descriptors(limit).start();
+    let pid = daemon.process().pid();
+    let before = open_descriptors(pid);
+    let files: Vec<File> = (0..2 * limit)
+        .map(|number| File::create_new(daemon.file(&format!("many.{number}"))).unwrap())
+        .collect();
+    assert_eq!(open_descriptors(pid), before);
+    files[0].write_all_at(b"works", 0).unwrap();
+    assert_eq!(fs::read(daemon.file("many.0")).unwrap(), b"works");
 }
 
 fn a_layout_recorded_before_the_first_version_is_compared() {

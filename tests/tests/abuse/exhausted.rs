@@ -96,21 +96,6 @@ fn a_daemon_out_of_descriptors_refuses_states_by_enfile_and_serves_those_there_a
     assert!(daemon.process().ended().is_none());
 }
 
-#[test]
-fn with_passthrough_states_cost_the_daemon_no_descriptor() {
-    let mut daemon = Setup::default()
-        .with("--passthrough=require")
-        .descriptors(LIMIT)
-        .start();
-    let pid = daemon_pid(&mut daemon);
-    let before = open_descriptors(pid);
-    let files: Vec<File> = (0..2 * LIMIT)
-        .map(|number| create(&daemon, &format!("many.{number}")).unwrap())
-        .collect();
-    assert_eq!(open_descriptors(pid), before);
-    files[0].write_all_at(b"works", 0).unwrap();
-}
-
 /// Forks children each of which is going to wait (`WAIT_BEGIN`), which costs the daemon a
 /// descriptor, until one is refused. Prints how many were not, and the errno.
 const WAITERS: &str = "
@@ -222,7 +207,7 @@ fn tickets_that_nobody_shows_cost_the_daemon_no_descriptor() {
 
 #[test]
 fn a_daemon_out_of_descriptors_still_hands_regions_out_at_its_socket() {
-    let mut daemon = without_passthrough().descriptors(LIMIT).start();
+    let daemon = without_passthrough().descriptors(LIMIT).start();
     let mut existing = Existing::new(&daemon);
     let ticket = ticket(&existing.reader);
     let address = std::str::from_utf8(ticket.path().unwrap()).unwrap();
