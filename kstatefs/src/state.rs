@@ -13,7 +13,6 @@ mod value;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -119,7 +118,7 @@ impl std::ops::AddAssign for Totals {
 pub(crate) struct State {
     ino: u64,
     name: StateName,
-    file: RegionFile,
+    file: Arc<RegionFile>,
     geometry: Geometry,
     clock: Clock,
     created: SystemTime,
@@ -215,7 +214,7 @@ impl State {
         Ok(Self {
             ino,
             name,
-            file,
+            file: Arc::new(file),
             geometry,
             clock,
             created: SystemTime::now(),
@@ -240,8 +239,8 @@ impl State {
         self.geometry.page()
     }
 
-    /// The region file, for the kernel's passthrough.
-    pub(crate) fn region_file(&self) -> &RegionFile {
+    /// The region file, for the kernel's passthrough or for a ticket.
+    pub(crate) fn region_file(&self) -> &Arc<RegionFile> {
         &self.file
     }
 
@@ -382,11 +381,6 @@ impl State {
             reads: self.reads.load(Ordering::Relaxed),
             wakes: header.wakes.load(Ordering::Relaxed),
         }
-    }
-
-    /// A descriptor of the region, where passthrough cannot give the mapping.
-    pub(crate) fn region_descriptor(&self, writable: bool) -> io::Result<OwnedFd> {
-        self.file.for_program(writable)
     }
 
     fn mapping(&self) -> Arc<RegionMapping> {

@@ -350,3 +350,27 @@ fn an_open_that_comes_late_to_a_record_finds_it_gone() {
     assert!(fs.reaper.release_record(caller.tid, number));
     assert!(fs.region_of(&opened).unwrap().is_gone());
 }
+
+#[test]
+fn who_waits_at_a_state_that_has_gone_is_forgotten_when_he_closes_it() {
+    let fs = shared(Transport::Passthrough);
+    let caller = Caller {
+        tid: std::process::id(),
+        ..OWNER
+    };
+    // Something else keeps the process known.
+    let (other, kept) = create(&fs, "other");
+    let other = fs.state(other).unwrap();
+    other.wait_begin(&fs.reaper, caller.tid, kept).unwrap();
+    let (attr, opened) = fs
+        .create(caller, Node::Root.ino(), b"x", 0o644, libc::O_RDWR)
+        .unwrap();
+    let (state, file) = (fs.state(attr.ino).unwrap(), opened.file);
+    state.claim(&fs.reaper, caller.tid, file).unwrap();
+    fs.unlink(caller, Node::Root.ino(), b"x").unwrap();
+    state.wait_begin(&fs.reaper, caller.tid, file).unwrap();
+    let process = fs.reaper.find(caller.tid).unwrap();
+    assert!(fs.reaper.held(process, attr.ino).is_some());
+    fs.release(file);
+    assert!(fs.reaper.held(process, attr.ino).is_none());
+}
