@@ -46,6 +46,9 @@ impl Percentiles {
 /// How long a block is to last: long beside the clock's 25 ns, short beside a time slice.
 const BLOCK_NS: f64 = 20_000.0;
 
+/// Operations timed one by one that do not count.
+const WARM_UP: usize = 100;
+
 /// Runs `ours` and `limit` in turn, `blocks` blocks each, the order swapped every time. Each is
 /// called with the number of operations to do.
 pub(crate) fn alternate(
@@ -69,16 +72,48 @@ pub(crate) fn alternate(
     (Percentiles::of(our_samples), Percentiles::of(limit_samples))
 }
 
+/// Runs `ours` and `limit` in turn, `times` times each, the order swapped every time. Each times
+/// one operation by itself, in nanoseconds, because it takes preparing.
+pub(crate) fn alternate_single<E>(
+    times: usize,
+    mut ours: impl FnMut() -> Result<f64, E>,
+    mut limit: impl FnMut() -> Result<f64, E>,
+) -> Result<(Percentiles, Percentiles), E> {
+    for _ in 0..times.min(WARM_UP) {
+        ours()?;
+        limit()?;
+    }
+    let mut our_samples = Vec::with_capacity(times);
+    let mut limit_samples = Vec::with_capacity(times);
+    for time in 0..times {
+        if time % 2 == 0 {
+            our_samples.push(ours()?);
+            limit_samples.push(limit()?);
+        } else {
+            limit_samples.push(limit()?);
+            our_samples.push(ours()?);
+        }
+    }
+    Ok((Percentiles::of(our_samples), Percentiles::of(limit_samples)))
+}
+
 /// Warms up and finds how many operations make a block.
 fn calibrate(work: &mut impl FnMut(u32)) -> u32 {
-    time(20_000, work);
-    let ns = time(5_000, work).max(0.1);
+    // Operations that are requests to another process take long enough to need fewer.
+    let first = time(100, work);
+    time(operations(20e6, first).clamp(100, 20_000), work);
+    let ns = time(operations(5e6, first).clamp(100, 5_000), work);
+    operations(BLOCK_NS, ns).clamp(10, 200_000)
+}
+
+/// How many operations of `ns` nanoseconds take that long.
+fn operations(duration_ns: f64, ns: f64) -> u32 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "between 10 and 200 000: clamped"
+        reason = "of positive numbers; a float beyond the integers becomes the greatest"
     )]
-    let count = (BLOCK_NS / ns).clamp(10.0, 200_000.0) as u32;
+    let count = (duration_ns / ns.max(0.1)) as u32;
     count
 }
 

@@ -44,8 +44,9 @@ impl<T: Copy> Ring<T> {
         })
     }
 
+    /// The index: how many values were published.
     #[inline]
-    fn head(&self) -> &AtomicU64 {
+    pub(crate) fn head(&self) -> &AtomicU64 {
         // SAFETY: invariant 1: the first word, aligned, always an atomic.
         unsafe { AtomicU64::from_ptr(self.mapping.as_mut_ptr().cast()) }
     }

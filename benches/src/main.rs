@@ -6,9 +6,11 @@
 
 mod alternate;
 mod bare;
+mod bare_fuse;
 mod bare_trap;
 mod case;
 mod commit;
+mod file;
 mod place;
 mod read;
 mod retry;
@@ -48,6 +50,8 @@ enum Question {
     Transaction(Options),
     /// What committing and reading several states at once costs beside one by one
     Several(Options),
+    /// What files cost beside a file system that answers from a buffer: read, write, poll
+    File(Options),
     /// How often transactions are tried before they commit, and how long that takes
     Retry {
         /// Print an array of objects {case, commits, given_up, attempts_p50, …} instead of a table
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
         Question::Commit(options) => (options, commit::run(options.blocks)),
         Question::Transaction(options) => (options, transaction::run(options.blocks)),
         Question::Several(options) => (options, several::run(options.blocks)),
+        Question::File(options) => (options, file::run(options.blocks)),
         Question::Retry { json } => return contests(json),
         Question::Worker(worker) => return setup::work(&worker),
     };

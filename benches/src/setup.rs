@@ -8,9 +8,11 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use clap::Args;
 use kstate::{Bytes, Mount, Stamping, State};
 use kstatefs::{Config, Server};
+use nix::sys::signal::{SigSet, Signal};
 use tempfile::TempDir;
 
 use crate::bare::Ring;
+use crate::bare_fuse;
 use crate::place::pin;
 use crate::value::for_size;
 
@@ -26,14 +28,16 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn start() -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("kstate-bench-")
-            .tempdir_in("/dev/shm")?;
-        let path = directory.path().join("mount");
-        std::fs::create_dir(&path)?;
+        Self::start_on(None)
+    }
+
+    /// With all threads of the daemon on one processor.
+    pub(crate) fn start_on(processor: Option<usize>) -> Result<Self> {
+        let (directory, path) = mount_point()?;
         let mut daemon = worker(&Worker {
             role: Role::Daemon,
             path: path.clone(),
+            processor,
             ..IDLE
         })?;
         await_line(&mut daemon, "mounted")?;
@@ -57,6 +61,11 @@ impl Setup {
         let state = self.mount.subscribe(name).write().bytes()?;
         state.set_stamping(Stamping::Off);
         Ok(state)
+    }
+
+    /// Where the file of a state is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.mount.path().join(name)
     }
 
     /// A file for the limit, on the same kind of memory.
@@ -83,7 +92,7 @@ impl Setup {
             bare: Some(self.bare_path(name)),
             name: name.to_owned(),
             size,
-            processor,
+            processor: Some(processor),
         })?;
         await_line(&mut child, "ready")?;
         Ok(Writer { child })
@@ -96,6 +105,16 @@ impl Drop for Setup {
             end(&mut daemon);
         }
     }
+}
+
+/// A directory to mount on, in one that is removed with everything in it.
+pub(crate) fn mount_point() -> Result<(TempDir, PathBuf)> {
+    let directory = tempfile::Builder::new()
+        .prefix("kstate-bench-")
+        .tempdir_in("/dev/shm")?;
+    let path = directory.path().join("mount");
+    std::fs::create_dir(&path)?;
+    Ok((directory, path))
 }
 
 /// A flat-out writer in a process of its own.
@@ -135,37 +154,40 @@ impl Drop for Writer {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Worker {
     #[arg(long, value_enum)]
-    role: Role,
+    pub(crate) role: Role,
     #[arg(long)]
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     #[arg(long)]
-    bare: Option<PathBuf>,
+    pub(crate) bare: Option<PathBuf>,
     #[arg(long, default_value = "")]
-    name: String,
+    pub(crate) name: String,
     #[arg(long, default_value_t = 0)]
-    size: usize,
-    #[arg(long, default_value_t = 0)]
-    processor: usize,
+    pub(crate) size: usize,
+    #[arg(long)]
+    pub(crate) processor: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Role {
+pub(crate) enum Role {
     Daemon,
+    /// Serves the limit of files.
+    BareFuse,
     Writer,
 }
 
-const IDLE: Worker = Worker {
+pub(crate) const IDLE: Worker = Worker {
     role: Role::Daemon,
     path: PathBuf::new(),
     bare: None,
     name: String::new(),
     size: 0,
-    processor: 0,
+    processor: None,
 };
 
-fn worker(what: &Worker) -> Result<Child> {
+pub(crate) fn worker(what: &Worker) -> Result<Child> {
     let role = match what.role {
         Role::Daemon => "daemon",
+        Role::BareFuse => "bare-fuse",
         Role::Writer => "writer",
     };
     let mut command = Command::new(std::env::current_exe()?);
@@ -176,14 +198,16 @@ fn worker(what: &Worker) -> Result<Child> {
         command.arg("--bare").arg(bare);
     }
     command.args(["--name", &what.name, "--size", &what.size.to_string()]);
-    command.args(["--processor", &what.processor.to_string()]);
+    if let Some(processor) = what.processor {
+        command.args(["--processor", &processor.to_string()]);
+    }
     Ok(command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?)
 }
 
-fn await_line(child: &mut Child, expected: &str) -> Result<()> {
+pub(crate) fn await_line(child: &mut Child, expected: &str) -> Result<()> {
     let output = child.stdout.as_mut().ok_or("its output is closed")?;
     // Byte by byte: a buffer would swallow the answer to the next question.
     let mut line = Vec::new();
@@ -198,7 +222,7 @@ fn await_line(child: &mut Child, expected: &str) -> Result<()> {
 }
 
 /// Closes its input, which ends it, and waits.
-fn end(child: &mut Child) {
+pub(crate) fn end(child: &mut Child) {
     drop(child.stdin.take());
     if let Err(error) = child.wait() {
         eprintln!("a process was not waited for: {error}");
@@ -207,8 +231,12 @@ fn end(child: &mut Child) {
 
 /// The main of a worker process.
 pub(crate) fn work(worker: &Worker) -> ExitCode {
+    if let Some(processor) = worker.processor {
+        pin(processor);
+    }
     let done = match worker.role {
         Role::Daemon => be_daemon(&worker.path),
+        Role::BareFuse => bare_fuse::serve(worker),
         Role::Writer => for_size!(worker.size, be_writer, worker),
     };
     match done {
@@ -221,22 +249,46 @@ pub(crate) fn work(worker: &Worker) -> ExitCode {
 }
 
 fn be_daemon(path: &Path) -> Result<()> {
+    keep_mounted_until_told()?;
     let mut config = Config::new(path);
     config.handle_signals = false;
     let server = Server::start(config)?;
     println!("mounted");
-    // Ends when whoever started it does, however that happens.
-    let mut rest = Vec::new();
-    io::stdin().read_to_end(&mut rest)?;
+    await_end()?;
     server.stop()?;
+    leave(path);
     Ok(())
+}
+
+/// A signal to the whole group, such as Ctrl-C, must not end a process that has mounted: it sees
+/// that its parent has gone, and unmounts. Before any thread is started, which inherits this.
+pub(crate) fn keep_mounted_until_told() -> Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    Ok(signals.thread_block()?)
+}
+
+/// Returns when whoever started this process has ended, however that happened, or says so.
+pub(crate) fn await_end() -> io::Result<()> {
+    io::stdin().read_to_end(&mut Vec::new()).map(|_| ())
+}
+
+/// Removes the mount point and, if it is empty then, the directory around it, which nobody else
+/// does where the parent was killed.
+pub(crate) fn leave(mount_point: &Path) {
+    let around = mount_point.parent();
+    for directory in [Some(mount_point), around].into_iter().flatten() {
+        // Of a parent that lives, the directory is removed with what is in it.
+        let _ = std::fs::remove_dir(directory);
+    }
 }
 
 fn be_writer<const WORDS: usize>(worker: &Worker) -> Result<()> {
     use std::sync::atomic::{AtomicU8, Ordering};
     static TARGET: AtomicU8 = AtomicU8::new(0);
     static WRITTEN: AtomicU8 = AtomicU8::new(0);
-    pin(worker.processor);
     let state = Mount::at(&worker.path)?.subscribe(&worker.name).write();
     let state = state.typed::<[u64; WORDS]>()?;
     state.set_stamping(Stamping::Off);

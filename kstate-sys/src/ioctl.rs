@@ -4,7 +4,7 @@
 //! a test compares the two. All integers are in the machine's byte order. Whatever a struct does
 //! not use is zero when sent and ignored when received.
 //!
-//! | ioctl | argument | errors besides `EFAULT` |
+//! | ioctl | argument | errors besides `EFAULT`, and `ENFILE` where the daemon has no descriptor left |
 //! |---|---|---|
 //! | [`SUBSCRIBE`] | in and out [`Subscribe`] | `EFBIG` capacity over a page, `ENOSPC` no memory for a bigger capacity, `EINVAL` text longer than its field |
 //! | [`CLAIM`] | out [`Claim`] | `EBADF` not open for writing, `EUSERS` all groups taken, `ENOSPC`, `ESTALE` deleted, `ESRCH` process not visible to the daemon |
@@ -16,7 +16,7 @@
 //! | [`SET_LINGER`] | in `u64` milliseconds | `EPERM` not the owner |
 //! | [`SET_DEADLINE`] | in `u64` nanoseconds, 0 for none | `EPERM` not the owner, `EINVAL` less than a millisecond |
 //! | [`INFO`] | out [`Info`] | `EIO` damaged region |
-//! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EAGAIN` too many outstanding |
+//! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EACCES` not open for reading |
 //! | [`RECORD`], of the registry file | out `u32`: a record of the calling process | `ESRCH`, `EUSERS` too many, `ENOSPC` |
 //! | [`RELEASE_RECORD`], of the registry file | in `u32`: a record of the calling process | `EINVAL` not its own |
 //! | [`SETTLE`] | in and out [`Settle`] | none |

@@ -15,6 +15,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
+use crate::descriptors;
 use crate::private::PrivateDirectory;
 
 /// How programs get at a region.
@@ -103,7 +104,7 @@ impl Backing {
                 let name = CString::new(format!("kstate-{ino}")).unwrap_or_default();
                 let memfd =
                     memfd_create(&*name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-                let file = File::from(memfd);
+                let file = File::from(descriptors::keep(memfd)?);
                 // A memfd is born with mode 0777: without this any user could open it again for
                 // writing through /proc/PID/fd.
                 nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::from_bits_truncate(0o600))?;

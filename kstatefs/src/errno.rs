@@ -104,14 +104,14 @@ pub(crate) fn may_tell_of_damage() -> bool {
 
 /// What happens once a second at most.
 #[derive(Debug)]
-struct Seldom(Mutex<Option<Instant>>);
+pub(crate) struct Seldom(Mutex<Option<Instant>>);
 
 impl Seldom {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    fn is_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         // Who holds it says so in a moment.
         let Ok(mut last) = self.0.try_lock() else {
             return false;

@@ -155,11 +155,8 @@ impl Filesystem for Fuse {
         }
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, file: Option<FileHandle>, reply: ReplyAttr) {
-        let found = self.fs(Counted::Getattr).and_then(|fs| match file {
-            Some(file) => fs.getattr_open(ino.0, file.0),
-            None => fs.getattr(ino.0),
-        });
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let found = self.fs(Counted::Getattr).and_then(|fs| fs.getattr(ino.0));
         reply!(reply, found, attr => reply.attr(&NO_CACHE, &file_attr(&attr)));
     }
 
@@ -330,13 +327,13 @@ impl Filesystem for Fuse {
         offset: u64,
         data: &[u8],
         _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let written = self
             .fs(Counted::Write)
-            .and_then(|fs| fs.write(file.0, offset, data));
+            .and_then(|fs| fs.write(file.0, offset, data, flags.0));
         // A request is at most 16 MiB.
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         reply!(reply, written, () => reply.written(length));
@@ -427,7 +424,10 @@ impl Filesystem for Fuse {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let entries = match self.fs(Counted::Other).and_then(|fs| fs.entries(file.0)) {
+        let entries = match self
+            .fs(Counted::Other)
+            .and_then(|fs| fs.entries(file.0, offset))
+        {
             Ok(entries) => entries,
             Err(error) => return reply.error(errno(error)),
         };
@@ -450,7 +450,7 @@ impl Filesystem for Fuse {
     ) {
         let (fs, entries) = match self
             .fs(Counted::Other)
-            .and_then(|fs| Ok((fs, fs.entries(file.0)?)))
+            .and_then(|fs| Ok((fs, fs.entries(file.0, offset)?)))
         {
             Ok(found) => found,
             Err(error) => return reply.error(errno(error)),
@@ -484,7 +484,10 @@ impl Filesystem for Fuse {
         reply!(reply, self.fs(Counted::Other).and_then(Shared::space), (space, states) => {
             let block = u32::try_from(space.block).unwrap_or(4096);
             let longest = u32::try_from(kstate_sys::name::MAX_NAME_BYTES).unwrap_or(247);
-            reply.statfs(space.blocks, space.free, space.free, states, 0, block, longest, block);
+            // A state takes two blocks at least.
+            let more = space.free / 2;
+            let (all, free) = (space.blocks, space.free);
+            reply.statfs(all, free, free, states + more, more, block, longest, block);
         });
     }
 
@@ -528,7 +531,7 @@ impl Filesystem for Fuse {
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self.fs(Counted::Other).and_then(|fs| {
             let name = name.to_string_lossy();
-            fs.set_xattr(caller(request), ino.0, &name, None, Mode::Replace)
+            fs.set_xattr(caller(request), ino.0, &name, None, Mode::Any)
         });
         reply!(reply, done, () => reply.ok());
     }

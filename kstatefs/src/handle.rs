@@ -10,7 +10,7 @@ use crate::blocked::{BlockedRead, BlockedReads, Given};
 use crate::errno::Errno;
 use crate::poll::{Hub, Poller, Readiness};
 use crate::reaper::Reaper;
-use crate::state::{Expectation, Interest, Purpose, State};
+use crate::state::{Edit, Expectation, Interest, Purpose, State};
 use crate::view::{Pace, View};
 
 /// How a state file was opened.
@@ -20,8 +20,6 @@ pub(crate) struct OpenMode {
     pub(crate) write: bool,
     /// `O_RDWR` or `O_RDONLY`.
     pub(crate) read: bool,
-    /// `O_APPEND`.
-    pub(crate) append: bool,
     /// `O_TRUNC`.
     pub(crate) truncate: bool,
     /// Opened by the library, which arms the live page itself when it needs it.
@@ -35,7 +33,6 @@ impl OpenMode {
         Self {
             write: access != libc::O_RDONLY,
             read: access != libc::O_WRONLY,
-            append: flags & libc::O_APPEND != 0,
             truncate: flags & libc::O_TRUNC != 0,
             library: flags & kstate_sys::abi::O_LIBRARY != 0,
         }
@@ -46,6 +43,15 @@ impl OpenMode {
     pub(crate) fn is_writer(self) -> bool {
         self.write && !self.library
     }
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At an offset.
+    At(u64),
+    /// Behind what is there: `O_APPEND`.
+    End,
 }
 
 /// An open file of a state, or of a view of it. Reads and writes through one descriptor follow each
@@ -285,7 +291,8 @@ impl Handle {
         let io = self.lock();
         let overdue = self.state.overdue();
         Ok(Readiness {
-            readable: gone || (newest > self.seen() && io.pace.not_before().is_none()),
+            readable: self.mode.read
+                && (gone || (newest > self.seen() && io.pace.not_before().is_none())),
             writable: self.mode.write,
             gone,
             overdue: overdue.is_some() && overdue != io.overdue_seen,
@@ -298,7 +305,7 @@ impl Handle {
     ///
     /// `ESTALE` when this file has read and somebody has committed since, `EFBIG` beyond the
     /// capacity; nothing was changed then.
-    pub(crate) fn write(&self, reaper: &Reaper, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn write(&self, reaper: &Reaper, place: Place, data: &[u8]) -> Result<(), Errno> {
         if !self.mode.write {
             return Err(Errno::EBADF);
         }
@@ -306,34 +313,30 @@ impl Handle {
             return Ok(());
         }
         let mut io = self.lock();
-        let expectation = match &io.version {
-            Some(version) => Expectation::Base(version.head),
-            None => Expectation::Newest,
+        let (expectation, end) = match &io.version {
+            Some(version) => {
+                let end = version.bytes.len() as u64;
+                (Expectation::Base(version.head, &version.bytes), end)
+            }
+            None => (Expectation::Newest, 0),
         };
         // Behind the last byte of what was read: the next value, not more of the old one.
-        let follows = !self.mode.append
-            && io.version.as_ref().is_some_and(|version| {
-                !version.bytes.is_empty() && offset == version.bytes.len() as u64
-            });
-        let replace = io.replace_next || follows;
-        let (head, bytes) = self.state.write(reaper, expectation, |base| {
-            if replace {
-                return Some(data.to_vec());
-            }
-            let base = io.version.as_ref().map_or(base, |version| &version.bytes);
-            let offset = match self.mode.append {
-                true => base.len(),
-                false => usize::try_from(offset).ok()?,
-            };
-            splice(base, offset, data, self.state.page() as usize)
-        })?;
-        io.replace_next = false;
-        self.written.fetch_add(1, Ordering::Relaxed);
-        if io.version.is_some() {
-            io.version = Some(ReadVersion { head, bytes });
+        let follows = end > 0 && place == Place::At(end);
+        let edit = Edit {
+            place: (!io.replace_next && !follows).then_some(place),
+            data,
+        };
+        let has_read = io.version.is_some();
+        let (head, bytes) = self.state.write(reaper, expectation, edit, |head| {
             // One's own commit is nothing new to oneself.
-            self.mark_seen(head.generation());
-        }
+            if has_read {
+                self.mark_seen(head.generation());
+            }
+        })?;
+        let bytes = has_read.then(|| bytes.into_owned());
+        io.replace_next = false;
+        io.version = bytes.map(|bytes| ReadVersion { head, bytes });
+        self.written.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -350,28 +353,5 @@ impl Handle {
 
     fn lock(&self) -> MutexGuard<'_, Io> {
         self.io.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// `base` with `data` at `offset`, zeros between; `None` beyond `bound` bytes.
-fn splice(base: &[u8], offset: usize, data: &[u8], bound: usize) -> Option<Vec<u8>> {
-    let end = offset.checked_add(data.len()).filter(|end| *end <= bound)?;
-    let mut value = base.to_vec();
-    value.resize(base.len().max(end), 0);
-    value[offset..end].copy_from_slice(data);
-    Some(value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_splice_keeps_what_it_does_not_cover() {
-        assert_eq!(splice(b"hello", 1, b"EL", 64).unwrap(), b"hELlo");
-        assert_eq!(splice(b"ab", 4, b"c", 64).unwrap(), b"ab\0\0c");
-        assert_eq!(splice(b"ab", 2, b"c", 3).unwrap(), b"abc");
-        assert_eq!(splice(b"ab", 2, b"cd", 3), None);
-        assert_eq!(splice(b"ab", usize::MAX, b"c", 64), None);
     }
 }

@@ -48,6 +48,7 @@ const ROOT: u64 = 1;
 const CONTROL: u64 = 2;
 const REGISTRY: u64 = 3;
 const INTENTS: u64 = 4;
+const FIRST_REPORT: u64 = 5;
 /// `.kstate/changes` without a prefix.
 pub(crate) const ALL_CHANGES: u64 = 8;
 /// The first state's; numbers are never used again.
@@ -70,20 +71,23 @@ impl Node {
             CONTROL => Self::Control,
             REGISTRY => Self::Registry,
             INTENTS => Self::Intents,
-            5..=7 => Self::Report(REPORTS[usize::from(ino as u8) - 5].0),
             ALL_CHANGES => Self::Changes(ino),
-            ..FIRST_STATE => Self::Unknown,
-            ..FIRST_RECORD_FILE => Self::State(ino),
-            ..FIRST_FILTER => {
-                let number = (ino - FIRST_RECORD_FILE) / 2;
-                let part = if ino % 2 == 0 {
-                    Part::Status
-                } else {
-                    Part::List
-                };
-                u32::try_from(number).map_or(Self::Unknown, |number| Self::Record(number, part))
+            _ if ino < FIRST_STATE => {
+                let mut reports = REPORTS.iter().map(|(report, _)| Self::Report(*report));
+                reports
+                    .find(|node| node.ino() == ino)
+                    .unwrap_or(Self::Unknown)
             }
-            ..VIEW => Self::Changes(ino),
+            _ if ino < FIRST_RECORD_FILE => Self::State(ino),
+            _ if ino < FIRST_FILTER => {
+                let part = match ino.is_multiple_of(2) {
+                    true => Part::Status,
+                    false => Part::List,
+                };
+                let number = u32::try_from((ino - FIRST_RECORD_FILE) / 2);
+                number.map_or(Self::Unknown, |number| Self::Record(number, part))
+            }
+            _ if ino < VIEW => Self::Changes(ino),
             _ => {
                 let state = ino & ((1 << STATE_BITS) - 1);
                 Self::View(state, View::from_code((ino & !VIEW) >> STATE_BITS))
@@ -97,7 +101,7 @@ impl Node {
             Self::Control => CONTROL,
             Self::Registry => REGISTRY,
             Self::Intents => INTENTS,
-            Self::Report(report) => 5 + report as u64,
+            Self::Report(report) => FIRST_REPORT + report as u64,
             Self::Changes(ino) | Self::State(ino) => ino,
             Self::View(state, view) => VIEW | view.code() << STATE_BITS | state,
             Self::Record(number, part) => {

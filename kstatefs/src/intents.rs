@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
@@ -76,7 +76,7 @@ struct Page {
     // Dropped before the mapping, as in `RegionMapping`.
     _guard: Guard,
     mapping: MmapRaw,
-    file: RegionFile,
+    file: Arc<RegionFile>,
 }
 
 impl Page {
@@ -91,7 +91,7 @@ impl Page {
         Ok(Self {
             _guard: guard,
             mapping,
-            file,
+            file: Arc::new(file),
         })
     }
 
@@ -126,16 +126,11 @@ impl IntentRecord {
         (self.uid, self.gid)
     }
 
-    pub(crate) fn file(&self, part: Part) -> &RegionFile {
+    pub(crate) fn file(&self, part: Part) -> &Arc<RegionFile> {
         match part {
             Part::Status => &self.status.file,
             Part::List => &self.list.file,
         }
-    }
-
-    /// A descriptor for a program.
-    pub(crate) fn descriptor(&self, part: Part, writable: bool) -> io::Result<OwnedFd> {
-        self.file(part).for_program(writable)
     }
 
     /// Inode number of one of its files.

@@ -13,6 +13,7 @@ use crate::errno::Errno;
 use crate::fs::{Caller, Shared};
 use crate::handle::Handle;
 use crate::intents::{IntentRecord, Part};
+use crate::socket::Right;
 use crate::state::Layout;
 use crate::timer::Look;
 use crate::xattr;
@@ -95,8 +96,8 @@ pub(crate) fn on_state(
             if !handle.mode.read {
                 return Err(Errno::EACCES);
             }
-            let descriptor = state.region_descriptor(handle.mode.write)?;
-            ticket(shared, descriptor, caller, handle.id)
+            let right = Right::new(state.region_file(), handle.mode.write);
+            ticket(shared, right, caller, handle.id)
         }
         ioctl::SETTLE => settle(shared, handle, caller, argument),
         ioctl::TURN => {
@@ -134,7 +135,10 @@ pub(crate) fn on_registry(
 ) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
-        ioctl::TICKET => ticket(shared, shared.registry.descriptor()?, caller, file),
+        ioctl::TICKET => {
+            let right = Right::new(shared.registry.region_file(), false);
+            ticket(shared, right, caller, file)
+        }
         ioctl::RECORD => {
             let number = shared.reaper.hold_record(caller.tid, |process| {
                 let user = (caller.uid, caller.gid);
@@ -166,7 +170,10 @@ pub(crate) fn on_record(
 ) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
-        ioctl::TICKET => ticket(shared, record.descriptor(part, writable)?, caller, file),
+        ioctl::TICKET => {
+            let right = Right::new(record.file(part), writable);
+            ticket(shared, right, caller, file)
+        }
         _ => Err(Errno::ENOTTY),
     }
 }
@@ -284,18 +291,10 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
     })
 }
 
-fn ticket(
-    shared: &Shared,
-    descriptor: std::os::fd::OwnedFd,
-    caller: Caller,
-    file: u64,
-) -> Result<Vec<u8>, Errno> {
+fn ticket(shared: &Shared, right: Right, caller: Caller, file: u64) -> Result<Vec<u8>, Errno> {
     let desk = shared
         .desk
         .as_ref()
         .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTTY))?;
-    Ok(desk
-        .issue(descriptor, caller.uid, file)?
-        .as_bytes()
-        .to_vec())
+    Ok(desk.issue(right, caller.uid, file)?.as_bytes().to_vec())
 }

@@ -19,9 +19,12 @@ mod capabilities;
 mod changes;
 pub mod config;
 pub mod daemonize;
+mod descriptors;
 mod errno;
 mod fs;
 mod fuse;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod handle;
 mod inode;

@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "pidfd_open(2) has no wrapper in nix")]
+#![expect(
+    unsafe_code,
+    reason = "pidfd_open(2) and tgkill(2) have no wrappers in nix"
+)]
 //! Watches the processes that have claimed something, and cleans up after the dead.
 //!
 //! RELEASE is no sign of death: `close` sends it while the map still writes, and a killed writer
@@ -16,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::descriptors;
 use crate::intents::{IntentRecord, Intents};
 use crate::state::State;
 
@@ -80,7 +84,7 @@ impl Reaper {
     /// # Errors
     ///
     /// `ESRCH` when the daemon cannot see the process, being in another pid namespace, or it has
-    /// ended; what the kernel says when descriptors run out.
+    /// ended; `EMFILE` when descriptors run out.
     pub(crate) fn hold(&self, tid: u32, state: &Arc<State>) -> io::Result<Process> {
         let mut watched = self.lock();
         let process = self.watch(&mut watched, tid)?;
@@ -164,7 +168,7 @@ impl Reaper {
             .ok()
             .filter(|tid| *tid > 0)
             .ok_or_else(gone)?;
-        let pid = process_of(tid).ok_or_else(gone)?;
+        let pid = find_process_of(tid)?;
         let known = watched.by_pid.get(&pid).copied().filter(|process| {
             // A process that has just died may still be listed; its id may be a new one's.
             watched
@@ -175,8 +179,8 @@ impl Reaper {
         if let Some(process) = known {
             return Ok(process);
         }
-        let pidfd = pidfd_open(pid)?;
-        if process_of(tid) != Some(pid) {
+        let pidfd = descriptors::keep(pidfd_open(pid)?)?;
+        if find_process_of(tid)? != pid {
             return Err(gone());
         }
         let process = Process(watched.next);
@@ -266,6 +270,21 @@ impl Reaper {
         }
     }
 
+    /// As if the process of thread `tid` had ended.
+    #[cfg(fuzzing)]
+    pub(crate) fn end(&self, tid: u32) {
+        if let Some(process) = self.find(tid) {
+            self.bury(process);
+        }
+    }
+
+    /// Whether no process holds anything.
+    #[cfg(fuzzing)]
+    pub(crate) fn is_idle(&self) -> bool {
+        let watched = self.lock();
+        watched.processes.is_empty() && watched.by_pid.is_empty()
+    }
+
     fn bury(&self, process: Process) {
         let record = {
             let mut watched = self.lock();
@@ -293,21 +312,43 @@ impl Reaper {
     }
 }
 
-/// The process that thread `tid` belongs to.
-///
-/// FUSE requests carry thread ids. Most threads that open a file are their process's first, and a
-/// pidfd can be opened for those alone (before Linux 6.9's PIDFD_THREAD, and without it since),
-/// which is cheaper to try than reading `/proc`.
+/// The process that thread `tid` belongs to, if the daemon can see it.
 pub(crate) fn process_of(tid: i32) -> Option<i32> {
+    find_process_of(tid).ok()
+}
+
+/// As [`process_of`], with the reason.
+///
+/// FUSE requests carry thread ids. Most threads that open a file are their process's first, which
+/// tgkill(2) tells without a descriptor, and cheaper than reading `/proc`.
+///
+/// # Errors
+///
+/// `ESRCH`; `EMFILE` when there is no descriptor to look with.
+fn find_process_of(tid: i32) -> io::Result<i32> {
+    let gone = || io::Error::from_raw_os_error(libc::ESRCH);
     if tid <= 0 {
-        return None;
+        return Err(gone());
     }
-    if pidfd_open(tid).is_ok() {
-        return Some(tid);
+    if is_first_thread(tid) {
+        return Ok(tid);
     }
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status"));
+    let status = status.map_err(|error| match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => error,
+        _ => gone(),
+    })?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    let process = line.and_then(|line| line.trim().parse().ok());
+    process.ok_or_else(gone)
+}
+
+/// Whether there is a process of this number, one that has ended and was not waited for included.
+fn is_first_thread(tid: i32) -> bool {
+    // SAFETY: takes three integers, and sends nothing for signal 0.
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, tid, tid, 0) };
+    // Of another user's process the daemon hears that it may not.
+    sent == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
 }
 
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {

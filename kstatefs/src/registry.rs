@@ -2,8 +2,9 @@
 //! The page that tells programs when a state is created or deleted.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use kstate_sys::abi::page_size;
 use kstate_sys::region::Registry;
@@ -20,7 +21,7 @@ use crate::inode::Node;
 ///    through [`Registry`].
 #[derive(Debug)]
 pub(crate) struct RegistryFile {
-    file: RegionFile,
+    file: Arc<RegionFile>,
     mapping: MmapRaw,
 }
 
@@ -35,6 +36,7 @@ impl RegistryFile {
         // SAFETY: mapped writable just now, page aligned; invariant 1.
         unsafe { Registry::initialise(base, page) };
         // INVARIANT: 1: nobody else has the mapping.
+        let file = Arc::new(file);
         Ok(Self { file, mapping })
     }
 
@@ -48,12 +50,7 @@ impl RegistryFile {
         }
     }
 
-    pub(crate) fn region_file(&self) -> &RegionFile {
+    pub(crate) fn region_file(&self) -> &Arc<RegionFile> {
         &self.file
-    }
-
-    /// A descriptor that can be mapped for reading.
-    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.file.for_program(false)
     }
 }

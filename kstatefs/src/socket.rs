@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use kstate_sys::ioctl::Ticket;
@@ -21,6 +21,9 @@ use nix::sys::socket::{
     getsockopt, listen, recv, sendmsg, socket, sockopt,
 };
 
+use crate::backing::RegionFile;
+use crate::descriptors;
+use crate::errno::{Errno, Seldom};
 use crate::private::PrivateDirectory;
 
 /// How long a ticket is good.
@@ -44,11 +47,34 @@ pub(crate) struct Desk {
 
 #[derive(Debug)]
 struct Issued {
-    descriptor: OwnedFd,
+    right: Right,
     uid: u32,
     /// The open file it stands for, which has one ticket at a time.
     file: u64,
     expires: Instant,
+}
+
+/// What a ticket is good for. It is no descriptor yet, so that who hoards tickets hoards none, and
+/// keeps no region from going.
+#[derive(Debug)]
+pub(crate) struct Right {
+    region: Weak<RegionFile>,
+    writable: bool,
+}
+
+impl Right {
+    pub(crate) fn new(region: &Arc<RegionFile>, writable: bool) -> Self {
+        Self {
+            region: Arc::downgrade(region),
+            writable,
+        }
+    }
+
+    /// The descriptor; `ESTALE` when the state has gone.
+    fn exercise(&self) -> Result<OwnedFd, Errno> {
+        let region = self.region.upgrade().ok_or(Errno::ESTALE)?;
+        Ok(region.for_program(self.writable)?)
+    }
 }
 
 /// A connection that has not shown its ticket yet.
@@ -113,12 +139,12 @@ impl Desk {
         self.directory.remove();
     }
 
-    /// A ticket for `descriptor`, good once for user `uid`, in place of the last one for `file`.
+    /// A ticket for `right`, good once for user `uid`, in place of the last one for `file`.
     ///
     /// # Errors
     ///
     /// No randomness.
-    pub(crate) fn issue(&self, descriptor: OwnedFd, uid: u32, file: u64) -> io::Result<Ticket> {
+    pub(crate) fn issue(&self, right: Right, uid: u32, file: u64) -> io::Result<Ticket> {
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).map_err(io::Error::other)?;
         let ticket = Ticket::new(secret, self.path.as_os_str().as_encoded_bytes())
@@ -134,7 +160,7 @@ impl Desk {
             tickets.remove(&oldest);
         }
         let issued = Issued {
-            descriptor,
+            right,
             uid,
             file,
             expires: now + TICKET_LIFE,
@@ -181,6 +207,11 @@ impl Desk {
                             && let Some(oldest) = silent.iter().position(|p| p.uid == peer.uid)
                         {
                             silent.remove(oldest);
+                        } else if descriptors::is_of_the_last(&peer.connection)
+                            && !silent.is_empty()
+                        {
+                            // Whosever it is: the last descriptors are for who speaks.
+                            silent.remove(0);
                         }
                         silent.push(peer);
                     }
@@ -191,7 +222,10 @@ impl Desk {
                         | nix::errno::Errno::EINVAL,
                     ) => {}
                     Err(error) => {
-                        tracing::error!(%error, "nobody can get at regions any more");
+                        static TOLD: Seldom = Seldom::new();
+                        if TOLD.is_due(Instant::now()) {
+                            tracing::error!(%error, "nobody can get at regions now");
+                        }
                         // Out of descriptors, most likely: give others time to close some.
                         std::thread::sleep(Duration::from_millis(50));
                     }
@@ -229,21 +263,32 @@ impl Desk {
         let mut secret = [0; 17];
         let connection = peer.connection.as_raw_fd();
         let length = recv(connection, &mut secret, MsgFlags::empty())?;
-        let issued = match <[u8; 16]>::try_from(&secret[..length]) {
+        let right = match <[u8; 16]>::try_from(&secret[..length]) {
             Ok(secret) => self.redeem(&secret, peer.uid),
             Err(_) => None,
         };
-        match issued {
-            Some(descriptor) => {
+        let right = right.ok_or(Errno::EACCES);
+        match right.and_then(|right| right.exercise()) {
+            Ok(descriptor) => {
                 let descriptors = [descriptor.as_fd().as_raw_fd()];
                 let rights = [ControlMessage::ScmRights(&descriptors)];
                 answer(&peer.connection, 0, &rights)
             }
-            None => answer(&peer.connection, libc::EACCES, &[]),
+            Err(error) => answer(&peer.connection, error.code(), &[]),
         }
     }
 
-    fn redeem(&self, secret: &[u8; 16], uid: u32) -> Option<OwnedFd> {
+    /// Answers what a program of that user has said.
+    #[cfg(fuzzing)]
+    pub(crate) fn serve_as(&self, connection: OwnedFd, uid: u32) -> io::Result<()> {
+        self.serve(&Peer {
+            connection,
+            uid,
+            until: Instant::now() + PATIENCE,
+        })
+    }
+
+    fn redeem(&self, secret: &[u8; 16], uid: u32) -> Option<Right> {
         let mut tickets = self.lock();
         let now = Instant::now();
         let good = |issued: &Issued| issued.uid == uid && issued.expires > now;
@@ -251,7 +296,7 @@ impl Desk {
         if !tickets.get(secret).is_some_and(good) {
             return None;
         }
-        tickets.remove(secret).map(|issued| issued.descriptor)
+        tickets.remove(secret).map(|issued| issued.right)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<[u8; 16], Issued>> {

@@ -13,7 +13,6 @@ mod value;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,14 +21,15 @@ use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::clock::Clock;
 use kstate_sys::futex;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
 
 use claims::Owner;
 use deadline::Deadline;
+pub(crate) use deadline::NextLook;
 use interest::Kept;
 pub(crate) use interest::{Interest, Purpose, Untold};
 use turn::Turns;
-pub(crate) use value::Expectation;
+pub(crate) use value::{Edit, Expectation};
 
 use crate::backing::RegionFile;
 use crate::changes::Streams;
@@ -119,7 +119,7 @@ impl std::ops::AddAssign for Totals {
 pub(crate) struct State {
     ino: u64,
     name: StateName,
-    file: RegionFile,
+    file: Arc<RegionFile>,
     geometry: Geometry,
     clock: Clock,
     created: SystemTime,
@@ -158,6 +158,8 @@ struct Inner {
     /// Whether somebody waits on the head for them.
     watched: bool,
     deadline: Deadline,
+    /// When the version that was asked for last was committed, which stays as it was told once.
+    modified: Option<(Generation, SystemTime)>,
     armed: bool,
     turn: Turns,
     /// The daemon's own writer, once it has had to write.
@@ -205,6 +207,7 @@ impl State {
             interests: HashMap::new(),
             watched: false,
             deadline: Deadline::default(),
+            modified: None,
             armed: false,
             turn: Turns::default(),
             writer: None,
@@ -212,7 +215,7 @@ impl State {
         Ok(Self {
             ino,
             name,
-            file,
+            file: Arc::new(file),
             geometry,
             clock,
             created: SystemTime::now(),
@@ -237,8 +240,8 @@ impl State {
         self.geometry.page()
     }
 
-    /// The region file, for the kernel's passthrough.
-    pub(crate) fn region_file(&self) -> &RegionFile {
+    /// The region file, for the kernel's passthrough or for a ticket.
+    pub(crate) fn region_file(&self) -> &Arc<RegionFile> {
         &self.file
     }
 
@@ -259,6 +262,11 @@ impl State {
         self.lock().gone
     }
 
+    /// Whether any file of it is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().open > 0
+    }
+
     pub(crate) fn capacity(&self) -> u32 {
         self.lock().capacity
     }
@@ -277,7 +285,7 @@ impl State {
         Counts {
             subscribers: inner.open,
             writers: inner.writers(),
-            waiters: count(inner.waits.len() + inner.interests.len()),
+            waiters: count(inner.waits.len() + inner.programs_interested()),
         }
     }
 
@@ -374,11 +382,6 @@ impl State {
             reads: self.reads.load(Ordering::Relaxed),
             wakes: header.wakes.load(Ordering::Relaxed),
         }
-    }
-
-    /// A descriptor of the region, where passthrough cannot give the mapping.
-    pub(crate) fn region_descriptor(&self, writable: bool) -> io::Result<OwnedFd> {
-        self.file.for_program(writable)
     }
 
     fn mapping(&self) -> Arc<RegionMapping> {

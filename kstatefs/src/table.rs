@@ -12,6 +12,8 @@ use crate::state::State;
 pub(crate) struct Table {
     by_name: BTreeMap<StateName, Arc<State>>,
     by_ino: HashMap<u64, Arc<State>>,
+    /// States that have gone while files of them were open: who has one can still ask about it.
+    gone: HashMap<u64, Arc<State>>,
     next: u64,
 }
 
@@ -20,6 +22,7 @@ impl Default for Table {
         Self {
             by_name: BTreeMap::new(),
             by_ino: HashMap::new(),
+            gone: HashMap::new(),
             next: FIRST_STATE,
         }
     }
@@ -40,8 +43,13 @@ impl Table {
         self.by_name.insert(state.name().clone(), state);
     }
 
+    /// Takes a state that has gone out of its place, until its last file is closed.
     pub(crate) fn remove(&mut self, state: &State) {
-        self.by_ino.remove(&state.ino());
+        if let Some(gone) = self.by_ino.remove(&state.ino())
+            && gone.is_open()
+        {
+            self.gone.insert(state.ino(), gone);
+        }
         // A later state may have the name already.
         if self
             .by_name
@@ -58,6 +66,16 @@ impl Table {
 
     pub(crate) fn numbered(&self, ino: u64) -> Option<&Arc<State>> {
         self.by_ino.get(&ino)
+    }
+
+    /// Also one that has gone, as long as a file of it is open.
+    pub(crate) fn known(&self, ino: u64) -> Option<&Arc<State>> {
+        self.numbered(ino).or_else(|| self.gone.get(&ino))
+    }
+
+    /// The last file of a state that had gone is closed.
+    pub(crate) fn forget(&mut self, ino: u64) {
+        self.gone.remove(&ino);
     }
 
     /// Names in order.

@@ -74,7 +74,7 @@ pub(crate) enum Mode {
     Any,
     /// `XATTR_CREATE`.
     Create,
-    /// `XATTR_REPLACE`, or removing.
+    /// `XATTR_REPLACE`.
     Replace,
 }
 
@@ -87,7 +87,7 @@ impl Mode {
         }
     }
 
-    pub(crate) fn check(self, exists: bool) -> Result<(), Errno> {
+    fn check(self, exists: bool) -> Result<(), Errno> {
         match self {
             Self::Create if exists => Err(Errno::EEXIST),
             Self::Replace if !exists => Err(Errno::ENODATA),
@@ -101,13 +101,17 @@ impl Mode {
 /// # Errors
 ///
 /// `EINVAL` for a value that is none, `EPERM` for an attribute that only tells, `EOPNOTSUPP` for
-/// names that are not ours.
+/// names that are not ours, `EEXIST` and `ENODATA` as `mode` says.
 pub(crate) fn set(
     shared: &Shared,
     state: &Arc<State>,
     name: &str,
     value: &[u8],
+    mode: Mode,
 ) -> Result<(), Errno> {
+    if NAMES.contains(&name) {
+        mode.check(get(state, name).is_ok())?;
+    }
     match name.strip_prefix("user.kstate.") {
         Some("linger") => {
             let linger = parse_duration(value).ok_or(Errno::EINVAL)?;
@@ -133,8 +137,9 @@ pub(crate) fn set(
 ///
 /// # Errors
 ///
-/// `EPERM` for the others.
+/// `EPERM` for the others, `ENODATA` for one that is not there.
 pub(crate) fn remove(shared: &Shared, state: &Arc<State>, name: &str) -> Result<(), Errno> {
+    get(state, name)?;
     match name {
         "user.kstate.deadline" => set_deadline(shared, state, None),
         _ => Err(Errno::EPERM),

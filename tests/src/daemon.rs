@@ -20,6 +20,7 @@ use crate::process::Running;
 pub struct Setup {
     arguments: Vec<String>,
     apart: bool,
+    descriptors: Option<u32>,
 }
 
 impl Setup {
@@ -34,6 +35,13 @@ impl Setup {
     #[must_use]
     pub fn apart(mut self) -> Self {
         self.apart = true;
+        self
+    }
+
+    /// With no more than `limit` descriptors, which it cannot raise.
+    #[must_use]
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -84,7 +92,16 @@ impl Daemon {
         if !std::fs::exists(&mount).unwrap_or(true) {
             std::fs::create_dir(&mount).expect("an empty directory");
         }
-        let mut command = Command::new(kstatefs());
+        let mut command = match setup.descriptors {
+            None => Command::new(kstatefs()),
+            Some(limit) => {
+                // Of a shell, which becomes the daemon: both limits are inherited.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh"]);
+                shell.arg(limit.to_string()).arg(kstatefs());
+                shell
+            }
+        };
         command.args(&setup.arguments).arg(&mount);
         if setup.apart {
             command.process_group(0);

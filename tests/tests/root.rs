@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use kstate::{Mount, SubscribeError};
 use kstate_tests::{
     Daemon, PATIENCE, Running, Setup, as_user, both_transports, eventually, is_real_root, kstate,
-    kstatefs,
+    kstatefs, open_descriptors,
 };
 use kstatefs::mountpoint::{MountPointError, Unmount};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -59,6 +59,10 @@ fn main() {
             a_full_tmpfs_is_enospc_at_subscribe,
         ),
         test(
+            "a_full_tmpfs_refuses_plain_writes_and_keeps_the_old_value",
+            a_full_tmpfs_refuses_plain_writes_and_keeps_the_old_value,
+        ),
+        test(
             "room_for_the_header_but_not_the_live_page",
             room_for_the_header_but_not_the_live_page,
         ),
@@ -73,6 +77,10 @@ fn main() {
         test(
             "a_mapped_file_tells_which_version_it_shows",
             a_mapped_file_tells_which_version_it_shows,
+        ),
+        test(
+            "with_passthrough_states_cost_the_daemon_no_descriptor",
+            with_passthrough_states_cost_the_daemon_no_descriptor,
         ),
         test(
             "a_layout_recorded_before_the_first_version_is_compared",
@@ -386,6 +394,52 @@ fn a_full_tmpfs_is_enospc_at_subscribe() {
     write("r").unwrap().publish(&1).unwrap();
 }
 
+fn a_full_tmpfs_refuses_plain_writes_and_keeps_the_old_value() {
+    let tmpfs = SmallTmpfs::new("256k");
+    let backing = format!("--backing={}", tmpfs.path().display());
+    let daemon = Setup::default().with(backing).start();
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true);
+    let open = |name| options.open(daemon.file(name));
+    let full = |result: io::Result<()>| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error:?}");
+    };
+    // One that the daemon has written for a program, in small slots; one that it has not, as its
+    // writer uses the library; one that nobody has written.
+    let small = open("small").unwrap();
+    small.set_len(64).unwrap();
+    small.write_all_at(b"old", 0).unwrap();
+    let mount = Mount::at(daemon.mount()).unwrap();
+    let mapped = mount.subscribe("mapped").write().bytes().unwrap();
+    mapped.publish(b"old").unwrap();
+    let plain = open("mapped").unwrap();
+    let never = open("never").unwrap();
+    tmpfs.fill();
+    for _ in 0..3 {
+        full(plain.write_all_at(b"new", 0));
+        full(never.write_all_at(b"new", 0));
+        full(small.set_len(4096));
+        full(open("other").map(drop));
+    }
+    assert!(!daemon.file("other").exists());
+    assert_eq!(fs::read(daemon.file("mapped")).unwrap(), b"old");
+    assert_eq!(mapped.info().unwrap().generation.0, 1);
+    assert_eq!(fs::read(daemon.file("never")).unwrap(), b"");
+    assert_eq!(fs::read(daemon.file("small")).unwrap(), b"old");
+    // Who has his slots goes on in them.
+    small.write_all_at(b"new", 0).unwrap();
+    let beyond = small.write_all_at(&[1; 65], 0).unwrap_err();
+    assert_eq!(beyond.raw_os_error(), Some(libc::EFBIG));
+    assert_eq!(fs::read(daemon.file("small")).unwrap(), b"new");
+    fs::remove_file(tmpfs.path().join("filler")).unwrap();
+    plain.write_all_at(b"new", 0).unwrap();
+    never.write_all_at(b"new", 0).unwrap();
+    small.set_len(4096).unwrap();
+    open("other").unwrap();
+    assert_eq!(fs::read(daemon.file("mapped")).unwrap(), b"new");
+}
+
 fn room_for_the_header_but_not_the_live_page() {
     let tmpfs = SmallTmpfs::new("256k");
     let backing = format!("--backing={}", tmpfs.path().display());
@@ -505,6 +559,20 @@ while True:
     file.write_all_at(b"2nd", 0).unwrap();
     python.say("");
     assert_eq!(python.line(), "2 2nd");
+}
+
+fn with_passthrough_states_cost_the_daemon_no_descriptor() {
+    let limit = 200;
+    let setup = Setup::default().with("--passthrough=require");
+    let mut daemon = setup.descriptors(limit).start();
+    let pid = daemon.process().pid();
+    let before = open_descriptors(pid);
+    let files: Vec<File> = (0..2 * limit)
+        .map(|number| File::create_new(daemon.file(&format!("many.{number}"))).unwrap())
+        .collect();
+    assert_eq!(open_descriptors(pid), before);
+    files[0].write_all_at(b"works", 0).unwrap();
+    assert_eq!(fs::read(daemon.file("many.0")).unwrap(), b"works");
 }
 
 fn a_layout_recorded_before_the_first_version_is_compared() {

@@ -14,7 +14,7 @@ use crate::backing::RegionFile;
 use crate::blocked::{BlockedRead, Given, until_next_look};
 use crate::changes::Stream;
 use crate::errno::Errno;
-use crate::handle::{Handle, OpenMode};
+use crate::handle::{Handle, OpenMode, Place};
 use crate::inode::{Node, Report};
 use crate::intents::{IntentRecord, Part};
 use crate::ioctl;
@@ -38,7 +38,14 @@ pub(super) enum OpenFile {
     },
     Report(Arc<OpenReport>),
     Changes(Arc<Stream>),
-    Directory(Arc<Vec<Entry>>),
+    Directory(Arc<OpenDirectory>),
+}
+
+/// A directory, as it was when its beginning was read.
+#[derive(Debug)]
+pub(super) struct OpenDirectory {
+    ino: u64,
+    entries: Mutex<Arc<Vec<Entry>>>,
 }
 
 /// A report, as it was when its beginning was read.
@@ -187,7 +194,7 @@ impl Shared {
             }
             Node::Changes(ino) => {
                 let prefix = self.prefixes.of(ino).ok_or(Errno::ESTALE)?;
-                Ok(opened(self.open_changes(caller, prefix), false, true))
+                Ok(opened(self.open_changes(caller, prefix)?, false, true))
             }
             Node::State(ino) => self.open_numbered(caller, ino, mode, None),
             Node::View(ino, view) => self.open_numbered(caller, ino, mode, Some(view)),
@@ -240,15 +247,15 @@ impl Shared {
         Ok(opened)
     }
 
-    fn open_changes(&self, caller: Caller, prefix: String) -> u64 {
+    fn open_changes(&self, caller: Caller, prefix: String) -> Result<u64, Errno> {
         let file = self.next_file.fetch_add(1, Ordering::Relaxed);
         let reader = Credentials::of(caller);
         let stream = Stream::new(file, prefix, reader, self.hub.clone());
         let table = self.table();
-        self.streams.open(&stream, table.iter());
+        self.streams.open(&stream, table.iter())?;
         drop(table);
         self.files_mut().insert(file, OpenFile::Changes(stream));
-        file
+        Ok(file)
     }
 
     pub(crate) fn release(&self, file: u64) {
@@ -258,6 +265,9 @@ impl Shared {
             Some(OpenFile::State(handle)) => {
                 handle.close(&self.reaper);
                 self.look_after(&handle.state);
+                if handle.state.is_gone() && !handle.state.is_open() {
+                    self.table_mut().forget(handle.state.ino());
+                }
             }
             Some(OpenFile::Changes(stream)) => self.streams.close(&stream),
             _ => {}
@@ -265,16 +275,23 @@ impl Shared {
     }
 
     pub(crate) fn open_directory(&self, ino: u64) -> Result<u64, Errno> {
-        let entries = Arc::new(self.list(ino)?);
-        Ok(self.keep(OpenFile::Directory(entries)))
+        let entries = Mutex::default();
+        Ok(self.keep(OpenFile::Directory(Arc::new(OpenDirectory {
+            ino,
+            entries,
+        }))))
     }
 
-    /// The entries as they were when the directory was opened.
-    pub(crate) fn entries(&self, file: u64) -> Result<Arc<Vec<Entry>>, Errno> {
-        match self.file(file)? {
-            OpenFile::Directory(entries) => Ok(entries),
-            _ => Err(Errno::ENOTDIR),
+    /// The entries behind `offset`, as they were when those from 0 on were asked for.
+    pub(crate) fn entries(&self, file: u64, offset: u64) -> Result<Arc<Vec<Entry>>, Errno> {
+        let OpenFile::Directory(open) = self.file(file)? else {
+            return Err(Errno::ENOTDIR);
+        };
+        let mut entries = open.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 {
+            *entries = Arc::new(self.list(open.ino)?);
         }
+        Ok(entries.clone())
     }
 
     /// What the kernel maps for programs that map the open file.
@@ -349,9 +366,20 @@ impl Shared {
         text[start..end].to_vec()
     }
 
-    pub(crate) fn write(&self, file: u64, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    /// `flags` are those of the open file now.
+    pub(crate) fn write(
+        &self,
+        file: u64,
+        offset: u64,
+        data: &[u8],
+        flags: i32,
+    ) -> Result<(), Errno> {
+        let place = match flags & libc::O_APPEND != 0 {
+            true => Place::End,
+            false => Place::At(offset),
+        };
         match self.file(file)? {
-            OpenFile::State(handle) => handle.write(&self.reaper, offset, data),
+            OpenFile::State(handle) => handle.write(&self.reaper, place, data),
             _ => Err(Errno::EBADF),
         }
     }

@@ -81,20 +81,10 @@ impl Shared {
                 let record = self.intents.get(number).ok_or(Errno::ESTALE)?;
                 Ok(self.record_attr(&record, part))
             }
-            Node::State(ino) => Ok(Attr::of_state(&*self.state(ino)?)),
-            Node::View(ino, view) => Ok(view_attr(&*self.state(ino)?, view)),
+            // The kernel asks by number for open files as well.
+            Node::State(ino) => Ok(Attr::of_state(&*self.known(ino)?)),
+            Node::View(ino, view) => Ok(view_attr(&*self.known(ino)?, view)),
             Node::Unknown => Err(Errno::ESTALE),
-        }
-    }
-
-    /// As `getattr`, through an open file: also of a state that has been deleted since.
-    pub(crate) fn getattr_open(&self, ino: u64, file: u64) -> Result<Attr, Errno> {
-        match self.file(file) {
-            Ok(OpenFile::State(handle)) => Ok(match handle.view {
-                Some(view) => view_attr(&handle.state, view),
-                None => Attr::of_state(&handle.state),
-            }),
-            _ => self.getattr(ino),
         }
     }
 
@@ -113,7 +103,7 @@ impl Shared {
         };
         let state = match &handle {
             Some(handle) => handle.state.clone(),
-            None => self.state(ino)?,
+            None => self.known(ino)?,
         };
         match (change.size, &handle) {
             (Some(0), Some(handle)) => handle.truncate(),
@@ -215,7 +205,7 @@ impl Shared {
             return Err(Errno::EOPNOTSUPP);
         }
         match Node::from_ino(ino) {
-            Node::State(ino) | Node::View(ino, _) => xattr::get(&*self.state(ino)?, name),
+            Node::State(ino) | Node::View(ino, _) => xattr::get(&*self.known(ino)?, name),
             _ => Err(Errno::ENODATA),
         }
     }
@@ -223,7 +213,7 @@ impl Shared {
     pub(crate) fn list_xattr(&self, caller: Caller, ino: u64) -> Result<Vec<u8>, Errno> {
         match Node::from_ino(ino) {
             Node::State(ino) | Node::View(ino, _) => {
-                let state = self.state(ino)?;
+                let state = self.known(ino)?;
                 // The kernel asks for rights when one is read, and for none here.
                 match Credentials::of(caller).may_read(&state.attributes()) {
                     true => Ok(xattr::list(&state)),
@@ -247,17 +237,17 @@ impl Shared {
             return Err(Errno::EOPNOTSUPP);
         }
         let state = match Node::from_ino(ino) {
-            Node::State(ino) => self.state(ino)?,
-            _ => return Err(Errno::EPERM),
+            Node::State(ino) => self.known(ino)?,
+            Node::View(..) => return Err(Errno::EPERM),
+            _ => return Err(Errno::EOPNOTSUPP),
         };
         // The kernel asks for write permission; what decides how long a state stays is its
         // owner's to set, as with the ioctl.
         if caller.uid != 0 && caller.uid != state.attributes().uid {
             return Err(Errno::EPERM);
         }
-        mode.check(xattr::get(&state, name).is_ok())?;
         match value {
-            Some(value) => xattr::set(self, &state, name, value)?,
+            Some(value) => xattr::set(self, &state, name, value, mode)?,
             None => xattr::remove(self, &state, name)?,
         }
         // It may have to go sooner, or later, than it would have.

@@ -62,7 +62,7 @@ fn a_state_lives_as_long_as_a_file_of_it_is_open() {
         let fs = shared(transport);
         let (ino, first) = create(&fs, "x");
         let second = fs.open(OWNER, ino, libc::O_RDONLY).unwrap();
-        fs.write(first, 0, b"value").unwrap();
+        fs.write(first, 0, b"value", 0).unwrap();
         fs.release(first);
         assert_eq!(read(&fs, second.file, 0, 99), b"value");
         fs.release(second.file);
@@ -112,7 +112,7 @@ fn a_poller_is_called_once_for_what_it_has_not_seen() {
         })
     };
     assert!(!fs.poll(reader, Some(poller())).unwrap().readable);
-    fs.write(writer, 0, b"1").unwrap();
+    fs.write(writer, 0, b"1", 0).unwrap();
     let state = fs.state(ino).unwrap();
     let called = |times| {
         // What the hub's thread does, which may have done it already.
@@ -124,11 +124,11 @@ fn a_poller_is_called_once_for_what_it_has_not_seen() {
     // not ask again before that.
     assert!(fs.poll(reader, Some(poller())).unwrap().readable);
     called(1);
-    fs.write(writer, 0, b"2").unwrap();
+    fs.write(writer, 0, b"2", 0).unwrap();
     called(2);
     read(&fs, reader, 0, 9);
     assert!(!fs.poll(reader, None).unwrap().readable);
-    fs.write(writer, 0, b"3").unwrap();
+    fs.write(writer, 0, b"3", 0).unwrap();
     called(2);
 }
 
@@ -228,10 +228,10 @@ fn the_first_subscriber_chooses_the_capacity_and_later_ones_only_ask_for_more() 
     assert_eq!(state.want_capacity(64), Ok(64));
     assert_eq!(state.want_capacity(16), Ok(64));
     assert_eq!(state.want_capacity(300), Ok(300));
-    fs.write(file, 0, &[1; 300]).unwrap();
+    fs.write(file, 0, &[1; 300], 0).unwrap();
     assert_eq!(state.set_capacity(299), Err(Errno::EINVAL));
     assert_eq!(state.want_capacity(state.page() + 1), Err(Errno::EFBIG));
-    assert_eq!(fs.write(file, 0, &[1; 301]), Err(Errno::EFBIG));
+    assert_eq!(fs.write(file, 0, &[1; 301], 0), Err(Errno::EFBIG));
     assert_eq!(read(&fs, file, 0, 999), [1; 300]);
 }
 
@@ -249,7 +249,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
     for transport in [Transport::Passthrough, Transport::Socket] {
         let fs = shared(transport);
         let (ino, file) = create(&fs, "x");
-        fs.write(file, 0, b"value").unwrap();
+        fs.write(file, 0, b"value", 0).unwrap();
         let state = fs.state(ino).unwrap();
         let tid = std::process::id();
         let make = |process| fs.intents.create(&fs.backing, transport, process, (0, 0));
@@ -296,7 +296,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
         assert!(settle());
         // A write meets one and waits for nobody.
         place();
-        fs.write(file, 0, b"other").unwrap();
+        fs.write(file, 0, b"other", 0).unwrap();
         assert_eq!(state.read().unwrap().1, b"other");
     }
 }
@@ -349,4 +349,28 @@ fn an_open_that_comes_late_to_a_record_finds_it_gone() {
     assert!(!fs.region_of(&opened).unwrap().is_gone());
     assert!(fs.reaper.release_record(caller.tid, number));
     assert!(fs.region_of(&opened).unwrap().is_gone());
+}
+
+#[test]
+fn who_waits_at_a_state_that_has_gone_is_forgotten_when_he_closes_it() {
+    let fs = shared(Transport::Passthrough);
+    let caller = Caller {
+        tid: std::process::id(),
+        ..OWNER
+    };
+    // Something else keeps the process known.
+    let (other, kept) = create(&fs, "other");
+    let other = fs.state(other).unwrap();
+    other.wait_begin(&fs.reaper, caller.tid, kept).unwrap();
+    let (attr, opened) = fs
+        .create(caller, Node::Root.ino(), b"x", 0o644, libc::O_RDWR)
+        .unwrap();
+    let (state, file) = (fs.state(attr.ino).unwrap(), opened.file);
+    state.claim(&fs.reaper, caller.tid, file).unwrap();
+    fs.unlink(caller, Node::Root.ino(), b"x").unwrap();
+    state.wait_begin(&fs.reaper, caller.tid, file).unwrap();
+    let process = fs.reaper.find(caller.tid).unwrap();
+    assert!(fs.reaper.held(process, attr.ino).is_some());
+    fs.release(file);
+    assert!(fs.reaper.held(process, attr.ino).is_none());
 }

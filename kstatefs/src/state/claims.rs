@@ -130,7 +130,9 @@ impl State {
     fn let_go_if_free(&self, inner: &Inner, reaper: &Reaper, process: Process) {
         let holds = inner.waits.keys().any(|(waiter, _)| *waiter == process)
             || inner.groups.values().any(|owner| owner.process == process);
-        if !holds {
+        // Of a state that has gone the reaper has forgotten all but who waits there since, whose
+        // groups nobody gives back.
+        if !holds || inner.gone {
             reaper.let_go(process, self.ino);
         }
     }

@@ -25,6 +25,8 @@ pub(crate) enum Purpose {
     Read,
     /// A line in a stream of changes.
     Changes,
+    /// The end of being overdue.
+    Deadline,
 }
 
 /// That somebody wants to be called once when there is a version behind `beyond`.
@@ -128,7 +130,8 @@ impl State {
         self.lower_mark_if_unused(inner);
     }
 
-    /// Calls those that have something to be told, on behalf of the thread that watches the head.
+    /// Calls those that have something to be told, on behalf of the thread that watches the head, which
+    /// it does as long as this says so.
     pub(crate) fn tell(&self) -> Untold {
         let mut inner = self.lock();
         let mut untold = Untold::default();
@@ -143,7 +146,9 @@ impl State {
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
         let calls = inner.take_due(head.generation(), usize::MAX, Some(&mut untold.later));
-        inner.watched = inner.interests.values().any(|kept| !kept.has_news);
+        // Who was told comes again, most likely, and then finds the head watched. If not, the next
+        // commit wakes in vain, once.
+        inner.watched = !calls.is_empty() || inner.interests.values().any(|k| !k.has_news);
         if inner.watched {
             untold.watch = Some((head, mapping));
         }
@@ -167,7 +172,7 @@ impl State {
     /// Calls everybody who polls or reads, whatever is new: something else is.
     pub(crate) fn stir(&self) {
         let mut inner = self.lock();
-        let calls = inner.take_all(|purpose| purpose != Purpose::Changes);
+        let calls = inner.take_all(|purpose| matches!(purpose, Purpose::Poll | Purpose::Read));
         self.lower_mark_if_unused(&inner);
         drop(inner);
         calls.into_iter().for_each(Poller::call);
@@ -176,11 +181,14 @@ impl State {
     /// Whether anything is waited for, be it there already and only its time still to come. Whoever
     /// watches heads may have been asked to look again since it did.
     pub(crate) fn is_waited_for(&self) -> bool {
-        !self.lock().interests.is_empty()
+        let inner = self.lock();
+        inner.watched || !inner.interests.is_empty()
     }
 
     pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {
-        let is_used = !inner.waits.is_empty() || inner.interests.values().any(|k| !k.has_news);
+        let is_used = inner.watched
+            || !inner.waits.is_empty()
+            || inner.interests.values().any(|kept| !kept.has_news);
         if !is_used {
             self.mapping().mapped().header().lower(Notice::WAITERS);
         }
@@ -214,6 +222,12 @@ impl Inner {
         }
         let taken = due.iter().filter_map(|key| self.interests.remove(key));
         taken.map(|kept| kept.call).collect()
+    }
+
+    /// How many interests are programs'.
+    pub(super) fn programs_interested(&self) -> usize {
+        let own = |(_, purpose): &&(u64, Purpose)| *purpose != Purpose::Deadline;
+        self.interests.keys().filter(own).count()
     }
 
     /// Takes out everybody who waits for one of these.

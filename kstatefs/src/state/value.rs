@@ -1,6 +1,6 @@
 //! The value of a state: reading it, and writing it on behalf of programs without the library.
 
-use std::mem::MaybeUninit;
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use kstate_sys::abi::Class;
@@ -12,6 +12,7 @@ use kstate_sys::region::{
 
 use super::{Inner, State};
 use crate::errno::{Errno, may_tell_of_damage};
+use crate::handle::Place;
 use crate::poll::Poller;
 use crate::reaper::Reaper;
 use crate::region::Region;
@@ -21,11 +22,48 @@ const MAX_SPLICE_ATTEMPTS: u32 = 10_000;
 
 /// What a write is based on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Expectation {
-    /// The version with this head; `ESTALE` if there is a newer one.
-    Base(Head),
+pub(crate) enum Expectation<'a> {
+    /// The version with this head and these bytes; `ESTALE` if there is a newer one.
+    Base(Head, &'a [u8]),
     /// Whatever is newest.
     Newest,
+}
+
+/// What a write makes of its base.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Edit<'a> {
+    /// Where the data go; everything else stays. Without a place it goes.
+    pub(crate) place: Option<Place>,
+    pub(crate) data: &'a [u8],
+}
+
+impl<'a> Edit<'a> {
+    /// Whether nothing stays of a base of so many bytes.
+    fn covers(&self, length: usize) -> bool {
+        match self.place {
+            None => true,
+            Some(Place::At(0)) => self.data.len() >= length,
+            Some(_) => false,
+        }
+    }
+
+    /// The new value, zeros in a gap; `None` beyond `bound` bytes.
+    fn apply(&self, base: &[u8], bound: usize) -> Option<Cow<'a, [u8]>> {
+        if self.covers(base.len()) {
+            return (self.data.len() <= bound).then_some(Cow::Borrowed(self.data));
+        }
+        let offset = match self.place {
+            None => 0,
+            Some(Place::At(offset)) => usize::try_from(offset).ok()?,
+            Some(Place::End) => base.len(),
+        };
+        let end = offset.checked_add(self.data.len());
+        let end = end.filter(|end| *end <= bound)?;
+        let mut value = base.to_vec();
+        value.resize(base.len().max(end), 0);
+        value[offset..end].copy_from_slice(self.data);
+        Some(Cow::Owned(value))
+    }
 }
 
 impl State {
@@ -38,14 +76,18 @@ impl State {
     fn read_locked(&self, inner: &mut Inner) -> Result<(Head, Vec<u8>), Errno> {
         self.map_reach(inner)?;
         let mapping = self.mapping();
-        let mut bytes = vec![MaybeUninit::<u8>::uninit(); self.geometry.page() as usize];
-        let version = region::read(&mapping.mapped(), &mut bytes);
+        let mut bytes = Vec::with_capacity(self.geometry.page() as usize);
+        let version = region::read(&mapping.mapped(), bytes.spare_capacity_mut());
         if mapping.is_damaged() {
             return Err(Errno::EIO);
         }
         let version = version?;
-        bytes.truncate(version.length as usize);
-        Ok((version.head, initialised(bytes)))
+        #[expect(unsafe_code, reason = "says how much was read")]
+        // SAFETY: the postcondition of `region::read`: so many bytes of the room given are filled.
+        unsafe {
+            bytes.set_len(version.length as usize);
+        }
+        Ok((version.head, bytes))
     }
 
     /// The newest generation.
@@ -72,10 +114,21 @@ impl State {
     /// Time of the last commit, of creation if there was none, of the last change of attributes
     /// if the writer gave none.
     pub(crate) fn modified(&self, version: &Version) -> SystemTime {
-        match self.age(version) {
-            Some(age) => SystemTime::now().checked_sub(age).unwrap_or(self.created),
-            None if version.generation().is_never() => self.created,
-            None => self.attributes().changed,
+        if version.generation().is_never() {
+            return self.created;
+        }
+        let mut inner = self.lock();
+        let Some(age) = self.age(version) else {
+            return inner.attributes.changed;
+        };
+        // Two clocks are read, and would give another time again.
+        match inner.modified {
+            Some((generation, at)) if generation == version.generation() => at,
+            _ => {
+                let at = SystemTime::now().checked_sub(age).unwrap_or(self.created);
+                inner.modified = Some((version.generation(), at));
+                at
+            }
         }
     }
 
@@ -84,39 +137,53 @@ impl State {
         (version.time != Ticks::NONE).then(|| self.clock.between(version.time, self.clock.now()))
     }
 
-    /// Commits what `value` makes of the base; it is called again when another writer came first
-    /// and the base is whatever is newest. `None` from it means beyond the bound: `EFBIG`.
-    pub(crate) fn write(
+    /// Commits what `edit` makes of the base, again and again where other writers come first and the
+    /// base is whatever is newest. `committed` is called before anybody is told.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` when the state has gone, `EFBIG` beyond the capacity, `ESTALE`, `EBUSY`, `ENOSPC`, `EIO`.
+    pub(crate) fn write<'a>(
         &self,
         reaper: &Reaper,
-        expectation: Expectation,
-        mut value: impl FnMut(&[u8]) -> Option<Vec<u8>>,
-    ) -> Result<(Head, Vec<u8>), Errno> {
+        expectation: Expectation<'_>,
+        edit: Edit<'a>,
+        committed: impl FnOnce(Head),
+    ) -> Result<(Head, Cow<'a, [u8]>), Errno> {
         let mut inner = self.lock();
         if inner.gone {
             return Err(Errno::ENOENT);
         }
         self.claim_for_daemon(&mut inner)?;
         for _ in 0..MAX_SPLICE_ATTEMPTS {
+            let bound = inner.capacity as usize;
             let (base, bytes) = match expectation {
-                Expectation::Base(head) => (head, Vec::new()),
-                Expectation::Newest => self.read_locked(&mut inner)?,
+                Expectation::Base(head, bytes) => (head, edit.apply(bytes, bound)),
+                Expectation::Newest => {
+                    self.map_reach(&mut inner)?;
+                    let version = region::describe(&self.mapping().mapped())?;
+                    match edit.covers(version.length as usize) {
+                        true => (version.head, edit.apply(&[], bound)),
+                        false => {
+                            let (head, bytes) = self.read_locked(&mut inner)?;
+                            (head, edit.apply(&bytes, bound))
+                        }
+                    }
+                }
             };
-            let bytes = value(&bytes).ok_or(Errno::EFBIG)?;
-            if bytes.len() > inner.capacity as usize {
-                return Err(Errno::EFBIG);
-            }
+            let bytes = bytes.ok_or(Errno::EFBIG)?;
             let mapping = self.mapping();
             let mapped = mapping.mapped();
             let writer = inner.writer.as_mut().ok_or(Errno::EIO)?;
-            let committed = writer.commit(&mapped, base, &bytes, self.clock.now());
+            let outcome = writer.commit(&mapped, base, &bytes, self.clock.now());
             if mapping.is_damaged() {
                 return Err(Errno::EIO);
             }
-            match committed {
+            match outcome {
                 Ok(head) => {
+                    committed(head);
                     let (calls, others) = self.tell_few(&mut inner, head.generation());
-                    self.settle_commit(&mapped, others);
+                    self.settle_commit(&mapped, Some((head, &bytes)), others);
                     drop(inner);
                     calls.into_iter().for_each(Poller::call);
                     return Ok((head, bytes));
@@ -131,7 +198,7 @@ impl State {
                     }
                 }
                 Err(CommitError::Conflict { .. }) => match expectation {
-                    Expectation::Base(_) => {
+                    Expectation::Base(..) => {
                         mapped.header().count_conflict();
                         return Err(Errno::ESTALE);
                     }
@@ -145,13 +212,18 @@ impl State {
 
     /// What every committer owes: the live page and a wake, where somebody wants them.
     pub(super) fn after_commit(&self, mapped: &Region<'_>) {
-        self.settle_commit(mapped, true);
+        self.settle_commit(mapped, None, true);
     }
 
-    fn settle_commit(&self, mapped: &Region<'_>, wake: bool) {
+    /// The same, with the version where it is at hand.
+    fn settle_commit(&self, mapped: &Region<'_>, version: Option<(Head, &[u8])>, wake: bool) {
         let notice = mapped.header().notice();
+        let owner = LiveOwner::of(Group::DAEMON);
+        let is_shown =
+            || version.is_some_and(|(head, bytes)| region::show_live(mapped, owner, head, bytes));
         if notice.contains(Notice::ARMED)
-            && let Err(error) = region::refresh_live(mapped, LiveOwner::of(Group::DAEMON))
+            && !is_shown()
+            && let Err(error) = region::refresh_live(mapped, owner)
             && may_tell_of_damage()
         {
             tracing::warn!(name = %self.name, %error, "live page not refreshed");
@@ -163,17 +235,41 @@ impl State {
     }
 }
 
-/// The bytes of a vector all of which were written.
-fn initialised(bytes: Vec<MaybeUninit<u8>>) -> Vec<u8> {
-    // `read` has written the first `length` bytes, and the vector was cut to them.
-    bytes
-        .into_iter()
-        .map(|byte| {
-            #[expect(unsafe_code, reason = "reads what `region::read` has written")]
-            // SAFETY: the postcondition of `region::read`: `length` bytes are initialised.
-            unsafe {
-                byte.assume_init()
-            }
-        })
-        .collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn applied(base: &[u8], place: Option<Place>, data: &[u8], bound: usize) -> Option<Vec<u8>> {
+        Edit { place, data }.apply(base, bound).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn an_edit_keeps_what_it_does_not_cover() {
+        let at = |offset| Some(Place::At(offset));
+        for (base, place, data, value) in [
+            (&b"hello"[..], at(1), &b"EL"[..], &b"hELlo"[..]),
+            (b"hello", at(0), b"HE", b"HEllo"),
+            (b"hello", at(0), b"HELLO", b"HELLO"),
+            (b"hello", at(0), b"longer", b"longer"),
+            (b"ab", at(4), b"c", b"ab\0\0c"),
+            (b"ab", at(2), b"c", b"abc"),
+            (b"ab", Some(Place::End), b"c", b"abc"),
+            (b"hello", None, b"s", b"s"),
+        ] {
+            assert_eq!(applied(base, place, data, 64).unwrap(), value, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn an_edit_beyond_the_bound_is_none() {
+        for place in [
+            None,
+            Some(Place::At(0)),
+            Some(Place::At(2)),
+            Some(Place::End),
+        ] {
+            assert_eq!(applied(b"ab", place, b"cdef", 3), None, "{place:?}");
+        }
+        assert_eq!(applied(b"ab", Some(Place::At(u64::MAX)), b"c", 64), None);
+    }
 }

@@ -14,6 +14,7 @@ both_ways!(
     a_shell_appends_without_seeking,
     an_offset_is_nothing_to_appending_writes,
     truncated_and_appended_to_a_value_begins_anew,
+    whether_to_append_can_be_changed_later,
     rwf_append_writes_at_the_end_that_the_kernel_knows,
 );
 
@@ -96,4 +97,21 @@ os.pwritev(file, [b'c'], 0, os.RWF_APPEND)
 ";
     python(program, &daemon.file("x"));
     assert_eq!(value(&daemon, "x"), b"abc");
+}
+
+fn whether_to_append_can_be_changed_later(setup: Setup) {
+    let daemon = setup.start();
+    let _keep = create(&daemon, "x");
+    replace(&daemon, "x", b"ab");
+    let program = "
+file = os.open(path, os.O_RDWR)
+fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
+os.read(file, 9)
+os.write(file, b'c')
+print(open(path).read())
+fcntl.fcntl(file, fcntl.F_SETFL, 0)
+os.pwrite(file, b'A', 0)
+print(open(path).read())
+";
+    assert_eq!(python(program, &daemon.file("x")), "abc\nAbc\n");
 }

@@ -11,6 +11,7 @@ both_ways!(
     what_no_name_begins_with_is_einval,
     slow_readers_are_told_the_newest,
     what_came_and_went_untold_is_not_told,
+    a_user_has_256_streams_of_changes,
     changes_are_polled_as_they_are_read,
     reads_give_whole_lines_as_far_as_there_is_room,
     a_stream_of_changes_is_a_pipe_and_cannot_be_written,
@@ -131,6 +132,8 @@ fn slow_readers_are_told_the_newest(setup: Setup) {
         changes.say("");
         told.push(changes.line());
     }
+    // What was published is found out by a thread that may be late.
+    told.sort();
     assert_eq!(told, ["changed fast 1000", "created slow 1"]);
 }
 
@@ -152,6 +155,18 @@ print(ready(file, 0))
 ";
     let expected = "True\nFalse EAGAIN\nTrue\ncreated y 1\nFalse\n";
     assert_eq!(tell(&daemon, program), expected);
+}
+
+fn a_user_has_256_streams_of_changes(setup: Setup) {
+    let daemon = setup.start();
+    let program = "
+files = [opened('changes@x') for _ in range(256)]
+print(said(opened))
+os.close(files.pop())
+while said(opened) == 'ENFILE': pass
+print('open')
+";
+    assert_eq!(tell(&daemon, program), "ENFILE\nopen\n");
 }
 
 fn changes_are_polled_as_they_are_read(setup: Setup) {

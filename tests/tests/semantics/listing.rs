@@ -10,7 +10,7 @@ use crate::{create, python, start_python};
 both_ways!(
     every_state_is_listed_with_its_length,
     the_listing_is_in_order_of_names_and_tells_what_is_a_directory,
-    the_listing_is_as_it_was_when_the_directory_was_opened,
+    the_listing_is_as_it_was_when_its_beginning_was_read,
     a_place_in_the_listing_can_be_gone_back_to,
 );
 
@@ -63,19 +63,22 @@ def entry():
 def rest(): return ' '.join(name for name in iter(entry, None) if name[0] != '.')
 ";
 
-fn the_listing_is_as_it_was_when_the_directory_was_opened(setup: Setup) {
+fn the_listing_is_as_it_was_when_its_beginning_was_read(setup: Setup) {
     let daemon = setup.start();
     let _old = [create(&daemon, "a"), create(&daemon, "c")];
     let going = create(&daemon, "b");
     let program = format!(
         "{STREAM}
-print('opened', flush=True)
+entry()
+print('begun', flush=True)
 input()
-print(rest(), '|', *sorted(name for name in os.listdir(os.path.dirname(path)) if name[0] != '.'))
+was = rest()
+libc.rewinddir(stream)
+print(was, '|', rest())
 "
     );
     let mut python = start_python(&program, &daemon.file("a"));
-    assert_eq!(python.line(), "opened");
+    assert_eq!(python.line(), "begun");
     let _new = create(&daemon, "d");
     drop(going);
     let b = daemon.file("b");

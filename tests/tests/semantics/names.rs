@@ -25,7 +25,7 @@ fn names_outside_the_rules_are_einval_and_too_long_ones_enametoolong(setup: Setu
         options.write(true).create(true).truncate(false);
         options.open(daemon.file(name))
     };
-    for name in ["a b", ".a", "a..b", "a.", "ü", "a@4hz"] {
+    for name in ["a b", ".a", "a..b", "a.", "ü", "a@four"] {
         assert_eq!(errno(open(name)), libc::EINVAL, "{name}");
         let path = daemon.file(name);
         assert_eq!(errno(fs::metadata(&path)), libc::EINVAL, "{name}");

@@ -16,6 +16,7 @@ use crate::{create, errno, replace, start_python};
 both_ways!(
     poll_reports_a_version_newer_than_the_last_one_read,
     a_file_open_for_writing_is_always_writable,
+    a_file_open_for_writing_alone_is_never_readable,
     select_reports_the_same,
     a_level_stays_until_the_version_is_read,
     after_estale_a_file_is_readable,
@@ -81,6 +82,16 @@ fn a_file_open_for_writing_is_always_writable(setup: Setup) {
     file.write_all_at(b"1", 0).unwrap();
     assert_eq!(found(&file), both);
     assert_eq!(found(&reader), PollFlags::POLLIN);
+}
+
+fn a_file_open_for_writing_alone_is_never_readable(setup: Setup) {
+    let daemon = setup.start();
+    let keep = create(&daemon, "x");
+    let mut options = std::fs::OpenOptions::new();
+    let writer = options.write(true).open(daemon.file("x")).unwrap();
+    keep.write_all_at(b"1", 0).unwrap();
+    let both = PollFlags::POLLIN | PollFlags::POLLOUT;
+    assert_eq!(events(&writer, both, PATIENCE), PollFlags::POLLOUT);
 }
 
 fn select_reports_the_same(setup: Setup) {

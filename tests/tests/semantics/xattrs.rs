@@ -11,7 +11,8 @@ both_ways!(
     every_attribute_that_has_a_value_is_listed,
     an_attribute_needs_room_and_tells_how_much,
     only_linger_and_capacity_can_be_set,
-    no_attribute_can_be_made_or_removed,
+    attributes_are_made_and_replaced_as_the_flags_say,
+    no_other_attribute_can_be_made_or_removed,
     directories_and_the_registry_have_no_attributes,
 );
 
@@ -53,7 +54,7 @@ for name in 'age_ns', 'layout', 'none':
 print(said(lambda: os.getxattr(path, 'user.other')))
 ";
     let always = "capacity generation";
-    let counted = "linger subscribers waiters writers";
+    let counted = "linger overdue subscribers waiters writers";
     let expected = format!(
         "{always} length {counted}\nage_ns ENODATA\nlayout ENODATA\nnone ENODATA\nENODATA\n"
     );
@@ -116,7 +117,25 @@ get('capacity')
     assert_eq!(generation(&daemon, "x"), 0);
 }
 
-fn no_attribute_can_be_made_or_removed(setup: Setup) {
+fn attributes_are_made_and_replaced_as_the_flags_say(setup: Setup) {
+    let daemon = setup.start();
+    let _file = create(&daemon, "x");
+    let program = "
+def set(name, value, flags):
+    print(said(lambda: os.setxattr(path, 'user.kstate.' + name, value, flags)))
+set('linger', b'1s', os.XATTR_CREATE)
+set('linger', b'1s', os.XATTR_REPLACE)
+set('deadline', b'1s', os.XATTR_REPLACE)
+set('deadline', b'1s', os.XATTR_CREATE)
+set('deadline', b'1s', os.XATTR_CREATE)
+print(said(lambda: os.removexattr(path, 'user.kstate.deadline')))
+print(said(lambda: os.removexattr(path, 'user.kstate.deadline')))
+";
+    let expected = "EEXIST\nNone\nENODATA\nNone\nEEXIST\nNone\nENODATA\n";
+    assert_eq!(python(program, &daemon.file("x")), expected);
+}
+
+fn no_other_attribute_can_be_made_or_removed(setup: Setup) {
     let daemon = setup.start();
     let _file = create(&daemon, "x");
     let program = "
@@ -124,9 +143,10 @@ for flags in 0, os.XATTR_CREATE, os.XATTR_REPLACE:
     print(said(lambda: os.setxattr(path, 'user.other', b'1', flags)))
 print(said(lambda: os.removexattr(path, 'user.kstate.linger')))
 print(said(lambda: os.removexattr(path, 'user.kstate.generation')))
+print(said(lambda: os.removexattr(path, 'user.other')))
 print(os.getxattr(path, 'user.kstate.linger').decode())
 ";
-    let expected = "ENOTSUP\nENOTSUP\nENOTSUP\nEPERM\nEPERM\n0ms\n";
+    let expected = "ENOTSUP\nENOTSUP\nENOTSUP\nEPERM\nEPERM\nENODATA\n0ms\n";
     assert_eq!(python(program, &daemon.file("x")), expected);
 }
 
