@@ -117,15 +117,15 @@ fn of_a_burst_a_rate_view_shows_what_its_period_allows_and_the_last(setup: Setup
     let daemon = setup.start();
     let period = Duration::from_millis(50);
     let writer = create(&daemon, "x");
-    for by_library in [true, false] {
+    for (by_library, numbers) in [(true, 1..=1000_u32), (false, 1001..=2000)] {
         let view = File::open(daemon.file("x@50ms")).unwrap();
         let start = Instant::now();
-        let mut changes = 0;
+        let (mut changes, newest) = (0, *numbers.end());
         let writer = &writer;
         let state = daemon.library().subscribe("x").write().bytes().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                for number in 1..=1000_u32 {
+                for number in numbers {
                     let bytes = number.to_ne_bytes();
                     match by_library {
                         true => drop(state.publish(&bytes).unwrap()),
@@ -134,7 +134,7 @@ fn of_a_burst_a_rate_view_shows_what_its_period_allows_and_the_last(setup: Setup
                 }
             });
             let mut last = 0;
-            while last < 1000 {
+            while last < newest {
                 assert!(readable(&view, PATIENCE), "after {last}");
                 let mut bytes = [0; 4];
                 view.read_exact_at(&mut bytes, 0).unwrap();
