@@ -6,6 +6,7 @@
 
 Nothing is subscribed to, so the state goes with its publisher.
 """
+import argparse
 import json
 import os
 import signal
@@ -27,9 +28,11 @@ def follow(path):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {sys.argv[0]} STATE")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("state", help="file of the state")
+    arguments = parser.parse_args()
     try:
-        follow(sys.argv[1])
+        follow(arguments.state)
     except OSError as error:
-        sys.exit(f"{sys.argv[1]}: {error.strerror}")
+        sys.exit(f"{arguments.state}: {error.strerror}")

@@ -7,6 +7,7 @@
 The second argument says how often. The state is there while a file of it is open:
 `exec 9>>/run/kstate/visits` in a shell keeps it.
 """
+import argparse
 import errno
 import os
 import signal
@@ -40,9 +41,13 @@ def increment(path, times):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} STATE [TIMES]")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("state", help="file of the state")
+    parser.add_argument("times", nargs="?", type=int, default=1, help="how often")
+    arguments = parser.parse_args()
     try:
-        increment(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+        increment(arguments.state, arguments.times)
     except OSError as error:
-        sys.exit(f"{sys.argv[1]}: {error.strerror}")
+        sys.exit(f"{arguments.state}: {error.strerror}")
+    except ValueError:
+        sys.exit(f"{arguments.state}: no number")

@@ -8,6 +8,7 @@ A second argument says how many to print. This takes a mount with passthrough
 (`cat /run/kstate/.kstate/version` says), and an x86 processor, since Python has no memory barriers;
 map.c has them. Python's own mmap module maps no more than the length of the value.
 """
+import argparse
 import ctypes
 import errno
 import mmap
@@ -61,11 +62,16 @@ def watch(path, count):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} STATE [COUNT]")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("state", help="file of the state")
+    parser.add_argument("count", nargs="?", type=int, help="how many to print")
+    arguments = parser.parse_args()
     if platform.machine() != "x86_64":
-        sys.exit(f"{sys.argv[0]}: only on x86-64; elsewhere see map.c")
+        sys.exit(f"{parser.prog}: only on x86-64; elsewhere see map.c")
     try:
-        watch(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        watch(arguments.state, arguments.count)
     except OSError as error:
-        sys.exit(f"{sys.argv[1]}: {error.strerror}")
+        sys.exit(f"{arguments.state}: {error.strerror}")
+    except ValueError:
+        sys.exit(f"{arguments.state}: no position")

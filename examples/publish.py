@@ -6,6 +6,7 @@
 
 A position is a line of text, "STEP X Y". A second argument says how many to publish.
 """
+import argparse
 import itertools
 import math
 import os
@@ -30,9 +31,11 @@ def publish(path, count):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} STATE [COUNT]")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("state", help="file of the state")
+    parser.add_argument("count", nargs="?", type=int, help="how many to publish")
+    arguments = parser.parse_args()
     try:
-        publish(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        publish(arguments.state, arguments.count)
     except OSError as error:
-        sys.exit(f"{sys.argv[1]}: {error.strerror}")
+        sys.exit(f"{arguments.state}: {error.strerror}")

@@ -7,6 +7,7 @@
 A second argument says how many to print. For no more than four a second, watch
 /run/kstate/demo.position@4hz.
 """
+import argparse
 import os
 import select
 import signal
@@ -35,9 +36,14 @@ def watch(path, count):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} STATE [COUNT]")
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("state", help="file of the state")
+    parser.add_argument("count", nargs="?", type=int, help="how many to print")
+    arguments = parser.parse_args()
     try:
-        watch(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None)
+        watch(arguments.state, arguments.count)
     except OSError as error:
-        sys.exit(f"{sys.argv[1]}: {error.strerror}")
+        sys.exit(f"{arguments.state}: {error.strerror}")
+    except ValueError:
+        sys.exit(f"{arguments.state}: no position")
