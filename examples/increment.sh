@@ -9,6 +9,7 @@
 #
 # The state is there while a file of it is open: `exec 9>>/run/kstate/visits` in a shell keeps it.
 set -u
+trap 'exit 130' INT
 [ $# -eq 1 ] || { echo "usage: $0 STATE" >&2; exit 2; }
 
 while true; do

@@ -7,16 +7,17 @@
 # A position is a line of text, "STEP X Y". A second argument says how many to publish.
 set -u
 [ $# -ge 1 ] || { echo "usage: $0 STATE [COUNT]" >&2; exit 2; }
-state=$1 count=${2:-0} step=0
+trap 'exit 130' INT
+state=$1 count=${2:-0}
 
 # The state is there for as long as somebody has its file open, and this descriptor makes it.
 exec 3>>"$state" || exit 1
 
-while ((count == 0 || step < count)); do
-    line=$(LC_ALL=C awk -v step="$step" \
-        'BEGIN { printf "%d %.3f %.3f", step, cos(step / 10), sin(step / 10) }')
+while read -r position; do
     # One write is one version: a reader gets it whole or not at all.
-    printf '%s\n' "$line" >"$state" || exit 1
-    ((++step))
+    echo "$position" >"$state" || exit 1
     sleep 0.1
-done
+done < <(LC_ALL=C awk -v count="$count" 'BEGIN {
+    for (step = 0; count == 0 || step < count; step++)
+        printf "%d %.3f %.3f\n", step, cos(step / 10), sin(step / 10)
+}')

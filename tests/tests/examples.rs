@@ -3,12 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use kstate_tests::{Daemon, Running, both_transports, eventually, output_of};
-use nix::sys::signal::{Signal, kill};
+use kstate_tests::{Daemon, Running, Setup, both_transports, eventually, output_of};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 const PUBLISHERS: [&str; 4] = ["publish.sh", "publish.py", "publish.c", "publish.js"];
@@ -111,7 +112,8 @@ fn a_view_makes_any_watcher_slower() {
         let state = daemon.file("position");
         let _keep = File::create(&state).unwrap();
         let view = daemon.file("position@1h");
-        let mut running = WATCHERS.map(|watcher| Running::start(&mut example(watcher, &view)));
+        let mut running =
+            WATCHERS.map(|watcher| Running::start(example(watcher, &view).process_group(0)));
         let _publisher = Running::start(&mut example("publish.py", &state));
         for watcher in &mut running {
             step_of(&watcher.line());
@@ -120,10 +122,15 @@ fn a_view_makes_any_watcher_slower() {
         let mut fast = Running::start(example("watch.py", &state).arg("4"));
         assert!(fast.finish().success());
         for watcher in &mut running {
-            watcher.signal(Signal::SIGINT);
+            interrupt(watcher.pid());
             assert_eq!(watcher.line(), "");
         }
     });
+}
+
+/// What a terminal does for Ctrl-C: tells a whole group of processes.
+fn interrupt(group: Pid) {
+    killpg(group, Signal::SIGINT).unwrap();
 }
 
 #[test]
@@ -219,7 +226,7 @@ fn interrupted_an_example_ends_without_a_word() {
         let all = PUBLISHERS.iter().chain(&WATCHERS).chain(mappers);
         for name in all.chain(&["changes.py"]) {
             let mut command = example(name, &state);
-            command.stdin(Stdio::null());
+            command.stdin(Stdio::null()).process_group(0);
             let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
             let child = child.spawn().unwrap();
             let pid = Pid::from_raw(child.id().try_into().unwrap());
@@ -229,7 +236,7 @@ fn interrupted_an_example_ends_without_a_word() {
                 open.any(|file| file.starts_with(daemon.mount()))
                     .then_some(())
             });
-            kill(pid, Signal::SIGINT).unwrap();
+            interrupt(pid);
             let output = output_of(child);
             let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
             assert!(
@@ -243,7 +250,6 @@ fn interrupted_an_example_ends_without_a_word() {
 
 #[test]
 fn what_is_wrong_is_said_in_a_line() {
-    let daemon = Daemon::start();
     let nothing = Path::new("/nowhere/position");
     for name in PUBLISHERS.iter().chain(&WATCHERS).chain(&MAPPERS).chain(&[
         "changes.py",
@@ -260,14 +266,11 @@ fn what_is_wrong_is_said_in_a_line() {
         assert_eq!(output.status.code(), Some(2), "{name}: {said}");
         assert!(said.starts_with("usage: "), "{name}: {said}");
     }
-    drop(daemon);
 }
 
 #[test]
 fn a_mapper_without_passthrough_says_so() {
-    let daemon = kstate_tests::Setup::default()
-        .with("--passthrough=off")
-        .start();
+    let daemon = Setup::default().with("--passthrough=off").start();
     let state = daemon.file("position");
     let _keep = File::create(&state).unwrap();
     for name in MAPPERS {
@@ -283,13 +286,15 @@ fn watchers_end_with_the_daemon() {
     let mut daemon = Daemon::start();
     let state = daemon.file("position");
     let _keep = File::create(&state).unwrap();
-    let mut publisher = Running::start(&mut example("publish.c", &state));
+    let mut publish = example("publish.c", &state);
+    let mut publisher = Running::start(publish.stderr(Stdio::null()));
     let watchers = WATCHERS.map(|name| {
         let mut command = example(name, &state);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         (name, command.stderr(Stdio::piped()).spawn().unwrap())
     });
-    let mut follower = Running::start(&mut example("changes.py", &state));
+    let mut follow = example("changes.py", &state);
+    let mut follower = Running::start(follow.stderr(Stdio::null()));
     assert!(follower.line().starts_with("present"));
     eventually("all watch", || {
         let counts = fs::read_to_string(daemon.file(".kstate/states")).unwrap();
