@@ -8,14 +8,15 @@
 set -u
 [ $# -ge 1 ] || { echo "usage: $0 STATE [COUNT]" >&2; exit 2; }
 trap 'exit 130' INT
-state=$1 count=${2:-0}
+count=${2:-0}
 
 # The state is there for as long as somebody has its file open, and this descriptor makes it.
-exec 3>>"$state" || exit 1
+exec 3>>"$1" || exit 1
 
 while read -r position; do
-    # One write is one version: a reader gets it whole or not at all.
-    echo "$position" >"$state" || exit 1
+    # One write is one version: a reader gets it whole or not at all. Not by its name, of which
+    # there may be another file once the state has gone.
+    echo "$position" >/proc/self/fd/3 || exit 1
     sleep 0.1
 done < <(LC_ALL=C awk -v count="$count" 'BEGIN {
     for (step = 0; count == 0 || step < count; step++)

@@ -19,7 +19,7 @@ while ((count == 0 || printed < count)); do
     if read -r step x y <&3 2>/dev/null; then
         echo "$step: $x $y"
         ((++printed))
-    elif [ -e "$1" ]; then
+    elif [ -e "$view" ]; then
         # The read failed with ETIMEDOUT, once for each version that no other followed in time.
         echo "overdue: nothing new by the state's deadline" >&2
     else
