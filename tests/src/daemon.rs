@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::binary::{kstatefs, own};
 use crate::deadline::PATIENCE;
+use crate::filter::refuse;
 use crate::process::Running;
 
 /// How a daemon is started.
@@ -20,6 +21,8 @@ use crate::process::Running;
 pub struct Setup {
     arguments: Vec<String>,
     apart: bool,
+    refused: Vec<libc::c_long>,
+    errno: i32,
 }
 
 impl Setup {
@@ -34,6 +37,14 @@ impl Setup {
     #[must_use]
     pub fn apart(mut self) -> Self {
         self.apart = true;
+        self
+    }
+
+    /// Under a filter that answers these system calls with `errno`.
+    #[must_use]
+    pub fn refusing(mut self, calls: &[libc::c_long], errno: i32) -> Self {
+        self.refused.extend(calls);
+        self.errno = errno;
         self
     }
 
@@ -88,6 +99,9 @@ impl Daemon {
         command.args(&setup.arguments).arg(&mount);
         if setup.apart {
             command.process_group(0);
+        }
+        if !setup.refused.is_empty() {
+            refuse(&mut command, &setup.refused, setup.errno);
         }
         let mut running = Running::start(&mut command);
         await_mount(&mount, &mut running);

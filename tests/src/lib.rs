@@ -8,6 +8,7 @@ mod binary;
 mod checked;
 mod daemon;
 mod deadline;
+mod filter;
 mod process;
 mod root;
 
@@ -15,5 +16,6 @@ pub use binary::{kstate, kstatefs};
 pub use checked::{Checked, WORDS, bytes_of, checked, number_of, number_of_bytes, words};
 pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
+pub use filter::refuse;
 pub use process::{Running, output_of};
 pub use root::{as_user, is_real_root};
