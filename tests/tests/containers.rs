@@ -90,15 +90,17 @@ const USE_IT: &str = "
     echo one >$mount/x
     cat $mount/x
     exec 3<$mount/x@wait; read -r line <&3; echo $line
-    (read -t 10 -r line <&3; echo then $line) &
-    until grep -q '\"waiters\":1,' $mount/.kstate/states; do :; done
+    (read -r line <&3; echo then $line) &
+    until grep -q '\"waiters\":1,' $mount/.kstate/states; do sleep 0.01; done
     echo two >$mount/x; wait $!
-    \"$2\" set x three
+    (read -r line <&3; echo and $line) &
+    until grep -q '\"waiters\":1,' $mount/.kstate/states; do sleep 0.01; done
+    \"$2\" set x $'three\\n'; wait $!
     \"$2\" get x
     exec 4< <(exec \"$2\" watch x) ; watcher=$!; read -r line <&4; set -- $line; echo ${!#}
     kill $watcher
     head -n 1 $mount/.kstate/changes | grep -o '\"state\":\"x\"'";
-const USED: &str = "one\none\nthen two\nthree\nthree\n\"state\":\"x\"\n";
+const USED: &str = "one\none\nthen two\nand three\nthree\nthree\n\"state\":\"x\"\n";
 
 fn a_client_in_namespaces_of_its_own_uses_a_mount_bound_in() {
     both_transports(|daemon| {
