@@ -174,9 +174,20 @@ fn a_mount_made_later_comes_in_through_a_slave() {
     container.lines_until("gone");
 }
 
+/// Unmounts what a daemon has left, however the test ends.
+struct Unmounting<'a>(&'a Path);
+
+impl Drop for Unmounting<'_> {
+    fn drop(&mut self) {
+        kstate_tests::unmount(self.0);
+    }
+}
+
 fn who_the_daemon_cannot_see_uses_files_but_neither_claims_nor_waits() {
     let home = tempfile::tempdir().unwrap();
     for transport in ["auto", "off"] {
+        // Dropped after the daemon.
+        let _unmount = Unmounting(home.path());
         // The daemon is the one in a namespace of its own; the mount is seen outside.
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child"]);
@@ -208,7 +219,6 @@ print(len(poll.poll(20000)), os.pread(state, 99, 0))\"";
         let child = Pid::from_raw(child.unwrap().trim().parse().unwrap());
         kill(child, Signal::SIGTERM).unwrap();
         let ended = daemon.finish();
-        kstate_tests::unmount(home.path());
         assert!(ended.success());
         let at = home.path().display();
         let refused = "Operation not supported";
