@@ -22,7 +22,7 @@ use kstate_sys::region::Generation;
 
 use crate::backing::{Backing, Space, Transport};
 use crate::blocked;
-use crate::changes::{Prefixes, Streams};
+use crate::changes::Prefixes;
 use crate::errno::Errno;
 use crate::intents::Intents;
 use crate::metrics::Requests;
@@ -30,7 +30,7 @@ use crate::poll::{Hub, Poller};
 use crate::reaper::Reaper;
 use crate::registry::RegistryFile;
 use crate::socket::Desk;
-use crate::state::{Cause, Interest, NextLook, Purpose, State, Totals};
+use crate::state::{Cause, Common, Interest, NextLook, Purpose, State, Totals};
 use crate::table::Table;
 use crate::timer::{Look, Timer};
 
@@ -60,20 +60,18 @@ pub(crate) struct Settings {
 
 /// What the parts of the daemon share.
 pub(crate) struct Shared {
-    pub(crate) clock: Clock,
+    /// Clock, records, streams and timer, which states know as well.
+    pub(crate) common: Common,
     pub(crate) reaper: Reaper,
-    pub(crate) intents: Arc<Intents>,
     pub(crate) registry: RegistryFile,
     /// The socket; none where passthrough makes it needless.
     pub(crate) desk: Option<Desk>,
-    pub(crate) timer: Arc<Timer>,
     pub(crate) hub: Arc<Hub>,
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
     transport: Transport,
     settings: Settings,
     mounted: SystemTime,
-    streams: Arc<Streams>,
     prefixes: Prefixes,
     table: RwLock<Table>,
     files: RwLock<HashMap<u64, OpenFile>>,
@@ -103,23 +101,27 @@ impl Shared {
         settings: Settings,
     ) -> io::Result<Self> {
         let intents = Arc::new(Intents::default());
-        Ok(Self {
+        let reaper = Reaper::new(intents.clone())?;
+        let common = Common {
             clock: Clock::calibrate(),
-            reaper: Reaper::new(intents.clone())?,
             intents,
+            streams: Arc::default(),
+            timer,
+        };
+        Ok(Self {
+            common,
+            reaper,
             registry: RegistryFile::create(&backing, transport)?,
             desk: match transport {
                 Transport::Passthrough => None,
                 Transport::Socket => Some(Desk::open()?),
             },
-            timer,
             hub,
             backing,
             requests: Requests::default(),
             transport,
             settings,
             mounted: SystemTime::now(),
-            streams: Arc::default(),
             prefixes: Prefixes::default(),
             table: RwLock::default(),
             files: RwLock::default(),
@@ -136,7 +138,7 @@ impl Shared {
 
     /// Has `tell` called with the inode number of each file that goes.
     pub(crate) fn on_retired(&self, tell: impl Fn(u64) + Clone + Send + Sync + 'static) {
-        self.intents.on_gone(tell.clone());
+        self.common.intents.on_gone(tell.clone());
         // Set once, when the session is made.
         let _ = self.on_retired.set(Box::new(tell));
     }
@@ -146,14 +148,11 @@ impl Shared {
         Ok((self.backing.space()?, self.table().len() as u64))
     }
 
-    /// The states there are, by name.
-    pub(crate) fn states(&self) -> Vec<Arc<State>> {
-        self.table().iter().cloned().collect()
-    }
-
-    /// Totals of the states that have gone.
-    pub(crate) fn past(&self) -> Totals {
-        *self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The states there are, by name, and totals of those that have gone: each state is in one of both.
+    pub(crate) fn states(&self) -> (Vec<Arc<State>>, Totals) {
+        let table = self.table();
+        let past = *self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        (table.iter().cloned().collect(), past)
     }
 
     // --- what time brings -------------------------------------------------------------------
@@ -162,7 +161,10 @@ impl Shared {
     pub(crate) fn look_after(&self, state: &Arc<State>) {
         match state.abandoned_for() {
             Some(Duration::ZERO) => self.evaporate(state.ino()),
-            Some(linger) => self.timer.schedule(Look::Linger(state.ino()), linger),
+            Some(linger) => self
+                .common
+                .timer
+                .schedule(Look::Linger(state.ino()), linger),
             None => {}
         }
     }
@@ -206,13 +208,13 @@ impl Shared {
             },
         };
         if let Some(delay) = again {
-            self.timer.schedule(look, delay);
+            self.common.timer.schedule(look, delay);
         }
     }
 
     /// Looks at the deadline of a state that is overdue when it has been committed to.
     fn look_when_in_time_again(&self, state: &Arc<State>, beyond: Generation) {
-        let (timer, look) = (self.timer.clone(), Look::Overdue(state.ino()));
+        let (timer, look) = (self.common.timer.clone(), Look::Overdue(state.ino()));
         let registered = state.register(Interest {
             // Of no file.
             file: 0,
@@ -249,9 +251,9 @@ impl Shared {
         if let Some(tell) = self.on_retired.get() {
             tell(state.ino());
         }
-        self.timer.forget_state(state.ino());
+        self.common.timer.forget_state(state.ino());
         self.reaper.forget_state(state.ino());
-        self.streams.deleted(state.ino());
+        self.common.streams.deleted(state.ino());
         self.registry.bump();
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         *past += state.totals();

@@ -87,6 +87,14 @@ struct Io {
     overdue_seen: Option<Generation>,
 }
 
+impl Io {
+    /// How many bytes of the version are still to be read.
+    fn rest(&self) -> usize {
+        let length = self.version.as_ref().map(|version| version.bytes.len());
+        length.unwrap_or(0).saturating_sub(self.at)
+    }
+}
+
 #[derive(Debug)]
 struct ReadVersion {
     head: Head,
@@ -147,7 +155,9 @@ impl Handle {
     /// the version taken.
     fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
         let mut io = self.lock();
-        if io.version.is_none() || (offset == 0 && io.pace.not_before().is_none()) {
+        // Of what has gone there is no later time to show the last version.
+        let may_show = || io.pace.not_before().is_none() || self.state.is_gone();
+        if io.version.is_none() || (offset == 0 && may_show()) {
             self.take_newest(&mut io)?;
         }
         if offset == 0 {
@@ -168,11 +178,7 @@ impl Handle {
     /// where the state has been deleted.
     fn read_on(&self, size: usize) -> Result<Given, Errno> {
         let mut io = self.lock();
-        let at_end = |io: &Io| {
-            let length = io.version.as_ref().map(|version| version.bytes.len());
-            io.at >= length.unwrap_or(0)
-        };
-        if at_end(&io) {
+        if io.rest() == 0 {
             // The mark that it has gone first: then there is no later version.
             let gone = self.state.is_gone();
             let newest = self.state.newest()?;
@@ -290,9 +296,10 @@ impl Handle {
         let newest = self.state.newest()?;
         let io = self.lock();
         let overdue = self.state.overdue();
+        let rest = self.is_stream() && io.rest() > 0;
         Ok(Readiness {
             readable: self.mode.read
-                && (gone || (newest > self.seen() && io.pace.not_before().is_none())),
+                && (gone || rest || (newest > self.seen() && io.pace.not_before().is_none())),
             writable: self.mode.write,
             gone,
             overdue: overdue.is_some() && overdue != io.overdue_seen,

@@ -105,7 +105,7 @@ pub(crate) fn on_state(
             let wanted = Duration::from_micros(asked.microseconds.into());
             let given = state.give_turn(&shared.reaper, caller.tid, asked.group, wanted)?;
             if let Some(given) = given {
-                shared.timer.schedule(Look::Turn(state.ino()), given);
+                shared.common.timer.schedule(Look::Turn(state.ino()), given);
             }
             let micros = given.map_or(0, |given| given.as_micros());
             let answer = Turn {
@@ -143,7 +143,10 @@ pub(crate) fn on_registry(
             let number = shared.reaper.hold_record(caller.tid, |process| {
                 let user = (caller.uid, caller.gid);
                 let (backing, transport) = (&shared.backing, shared.transport());
-                shared.intents.create(backing, transport, process, user)
+                shared
+                    .common
+                    .intents
+                    .create(backing, transport, process, user)
             })?;
             Ok(number.as_bytes().to_vec())
         }
@@ -188,12 +191,12 @@ fn settle(
 ) -> Result<Vec<u8>, Errno> {
     let asked = Settle::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
     let commit = IntentRef::from_raw(asked.intent);
-    let record = shared.intents.get(commit.record());
+    let record = shared.common.intents.get(commit.record());
     let process = shared.reaper.find(caller.tid);
     let is_own = record.is_some_and(|record| Some(record.owner()) == process);
     let settled = if is_own || handle.state.has_intent_of(commit) {
         let find = |process, ino| shared.reaper.held(process, ino);
-        shared.intents.settle(commit, find)
+        shared.common.intents.settle(commit, find)
     } else {
         true
     };
@@ -248,8 +251,8 @@ fn subscribe(
         Transport::Socket => transport::SOCKET,
     };
     answer.page_size = page_size();
-    answer.clock_kind = shared.clock.kind() as u32;
-    answer.clock_ns_per_tick_32 = shared.clock.ns_per_tick_32();
+    answer.clock_kind = shared.common.clock.kind() as u32;
+    answer.clock_ns_per_tick_32 = shared.common.clock.ns_per_tick_32();
     answer.state_id = state.ino();
     if let Some(layout) = state.layout() {
         answer.layout_id = layout.id;

@@ -103,7 +103,7 @@ const FIGURES: [Figure; 7] = [
 
 /// What there is to say of the mount, and of each state that `reader` may read.
 pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
-    let states = shared.states();
+    let (states, past) = shared.states();
     let figures: Vec<(&State, Totals, Counts)> = states
         .iter()
         .map(|state| (&**state, state.totals(), state.counts()))
@@ -122,7 +122,7 @@ pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
         let count = shared.requests.get(request);
         line(&mut text, "kstate_requests_total", label, count);
     }
-    let past = (shared.past(), Counts::default());
+    let past = (past, Counts::default());
     for figure in &FIGURES {
         let name = format!("kstate_{}", figure.name);
         family(&mut text, &name, figure.kind, &in_all(figure));

@@ -260,7 +260,7 @@ impl Server {
         };
         self.shared.hub.stop();
         self.shared.reaper.stop();
-        self.shared.timer.stop();
+        self.shared.common.timer.stop();
         if let Some(desk) = &self.shared.desk {
             desk.stop();
         }
@@ -292,7 +292,7 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
         Box::new(move || theirs.reaper.run()),
     )?);
     let theirs = shared.clone();
-    let time = move || theirs.timer.run(|look| theirs.look(look));
+    let time = move || theirs.common.timer.run(|look| theirs.look(look));
     threads.push(spawn("kstate-timer", Box::new(time))?);
     if shared.desk.is_some() {
         let theirs = shared.clone();

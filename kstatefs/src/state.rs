@@ -39,6 +39,7 @@ use crate::intents::Intents;
 use crate::poll::Poller;
 use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
+use crate::timer::Timer;
 
 /// Who may do what, and how long the state stays.
 #[derive(Clone, Copy, Debug)]
@@ -115,16 +116,23 @@ impl std::ops::AddAssign for Totals {
     }
 }
 
+/// What all states of a mount have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) clock: Clock,
+    pub(crate) intents: Arc<Intents>,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) timer: Arc<Timer>,
+}
+
 #[derive(Debug)]
 pub(crate) struct State {
     ino: u64,
     name: StateName,
     file: Arc<RegionFile>,
     geometry: Geometry,
-    clock: Clock,
+    common: Common,
     created: SystemTime,
-    intents: Arc<Intents>,
-    streams: Arc<Streams>,
     mapping: RwLock<Arc<RegionMapping>>,
     /// The generation that is overdue plus one, 0 for none: looked at without the lock.
     overdue: AtomicU64,
@@ -176,10 +184,8 @@ impl State {
         ino: u64,
         name: StateName,
         file: RegionFile,
-        clock: Clock,
         attributes: Attributes,
-        intents: &Arc<Intents>,
-        streams: &Arc<Streams>,
+        common: &Common,
     ) -> io::Result<Self> {
         let geometry = Geometry::of_this_machine();
         let page = geometry.page();
@@ -189,9 +195,9 @@ impl State {
             &file,
             geometry,
             Class::B64,
-            intents.clone(),
+            common.intents.clone(),
         )?);
-        region::initialise(mapping.mapped().mapped(), ino, page, &clock);
+        region::initialise(mapping.mapped().mapped(), ino, page, &common.clock);
         let inner = Inner {
             attributes,
             capacity: page,
@@ -217,10 +223,8 @@ impl State {
             name,
             file: Arc::new(file),
             geometry,
-            clock,
+            common: common.clone(),
             created: SystemTime::now(),
-            intents: intents.clone(),
-            streams: streams.clone(),
             mapping: RwLock::new(mapping),
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
@@ -303,13 +307,14 @@ impl State {
     /// Counts one open file less, and forgets what was waited for through it and held. A writer is
     /// `missed` who has gone on writing, unlike a program that opens, writes and closes each time.
     pub(crate) fn close(&self, reaper: &Reaper, handle: u64, mode: OpenMode, missed: bool) {
-        self.losing_writers(missed, |inner| {
+        self.losing_writers(|inner| {
             inner.open = inner.open.saturating_sub(1);
             let written = u32::from(mode.is_writer());
             inner.open_for_writing = inner.open_for_writing.saturating_sub(written);
             inner.closed_at = Instant::now();
             self.let_go_of_file(inner, reaper, handle);
             self.forget_interests_of(inner, handle);
+            (missed, ())
         });
     }
 
@@ -401,7 +406,7 @@ impl State {
         if self.mapping().class() >= class {
             return Ok(());
         }
-        let intents = self.intents.clone();
+        let intents = self.common.intents.clone();
         let bigger = RegionMapping::new(&self.file, self.geometry, class, intents)?;
         let bigger = Arc::new(bigger);
         *self.mapping.write().unwrap_or_else(PoisonError::into_inner) = bigger;

@@ -136,6 +136,8 @@ fn what_is_overdue_is_shown() {
     };
     assert!(!is_overdue(), "who set it is no publisher that has gone");
     assert!(!printed(&["stat", "x"]).contains("overdue"));
+    assert!(run(&daemon, &["set", "x", "value"], b"").status.success());
+    assert!(!is_overdue());
     let arguments = ["set", "x", "value", "--deadline", "1ms"];
     assert!(run(&daemon, &arguments, b"").status.success());
     eventually("its deadline passes", || is_overdue().then_some(()));

@@ -134,19 +134,11 @@ impl Shared {
             changed: SystemTime::now(),
             linger: self.settings.linger,
         };
-        let state = Arc::new(State::create(
-            ino,
-            name,
-            file,
-            self.clock,
-            attributes,
-            &self.intents,
-            &self.streams,
-        )?);
+        let state = Arc::new(State::create(ino, name, file, attributes, &self.common)?);
         // Opened before anybody can see it, so that it cannot evaporate in between.
         let opened = self.open_state(caller, &state, OpenMode::from_flags(flags), None)?;
         let attr = Attr::of_state(&state);
-        self.streams.created(&state);
+        self.common.streams.created(&state);
         table.insert(state);
         drop(table);
         self.registry.bump();
@@ -175,7 +167,7 @@ impl Shared {
             Node::Unknown => Err(Errno::ESTALE),
             Node::Registry => Ok(opened(self.keep(OpenFile::Registry), true, false)),
             Node::Record(number, part) => {
-                let record = self.intents.get(number).ok_or(Errno::ESTALE)?;
+                let record = self.common.intents.get(number).ok_or(Errno::ESTALE)?;
                 let writable = mode.write;
                 let file = self.keep(OpenFile::Record {
                     record,
@@ -252,7 +244,7 @@ impl Shared {
         let reader = Credentials::of(caller);
         let stream = Stream::new(file, prefix, reader, self.hub.clone());
         let table = self.table();
-        self.streams.open(&stream, table.iter())?;
+        self.common.streams.open(&stream, table.iter())?;
         drop(table);
         self.files_mut().insert(file, OpenFile::Changes(stream));
         Ok(file)
@@ -269,7 +261,7 @@ impl Shared {
                     self.table_mut().forget(handle.state.ino());
                 }
             }
-            Some(OpenFile::Changes(stream)) => self.streams.close(&stream),
+            Some(OpenFile::Changes(stream)) => self.common.streams.close(&stream),
             _ => {}
         }
     }
@@ -328,7 +320,9 @@ impl Shared {
             Err(error) => return read.answer(Err(error)),
         }
         self.blocking().insert(file);
-        self.timer.schedule_once(Look::Signals, until_next_look(1));
+        self.common
+            .timer
+            .schedule_once(Look::Signals, until_next_look(1));
     }
 
     /// Lets reads go whose threads have been sent a signal. Returns how many wait still.

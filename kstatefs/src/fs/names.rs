@@ -44,7 +44,7 @@ impl Shared {
             },
             Node::Control => self.lookup_control(name),
             Node::Intents => {
-                let (record, part) = self.intents.named(name).ok_or(Errno::ENOENT)?;
+                let (record, part) = self.common.intents.named(name).ok_or(Errno::ENOENT)?;
                 Ok(self.record_attr(&record, part))
             }
             _ => Err(Errno::ENOTDIR),
@@ -78,7 +78,7 @@ impl Shared {
                 Ok(self.text_attr(node))
             }
             Node::Record(number, part) => {
-                let record = self.intents.get(number).ok_or(Errno::ESTALE)?;
+                let record = self.common.intents.get(number).ok_or(Errno::ESTALE)?;
                 Ok(self.record_attr(&record, part))
             }
             // The kernel asks by number for open files as well.
@@ -120,7 +120,7 @@ impl Shared {
                 attributes.uid = change.uid.unwrap_or(attributes.uid);
                 attributes.gid = change.gid.unwrap_or(attributes.gid);
             });
-            self.streams.rights_changed(&state);
+            self.common.streams.rights_changed(&state);
             self.look_after(&state);
         }
         Ok(Attr::of_state(&state))
@@ -184,7 +184,7 @@ impl Shared {
                 entries.push(entry(changes, Kind::File, changes::NAME));
             }
             Node::Intents => {
-                for record in self.intents.all() {
+                for record in self.common.intents.all() {
                     let name = record.number().to_string();
                     entries.push(entry(record.node(Part::Status), Kind::File, &name));
                     let list = format!("{name}.list");

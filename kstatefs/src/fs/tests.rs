@@ -252,9 +252,13 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
         fs.write(file, 0, b"value", 0).unwrap();
         let state = fs.state(ino).unwrap();
         let tid = std::process::id();
-        let make = |process| fs.intents.create(&fs.backing, transport, process, (0, 0));
+        let make = |process| {
+            fs.common
+                .intents
+                .create(&fs.backing, transport, process, (0, 0))
+        };
         let number = fs.reaper.hold_record(tid, make).unwrap();
-        let record = fs.intents.get(number).unwrap();
+        let record = fs.common.intents.get(number).unwrap();
         let group = state.claim(&fs.reaper, tid, file).unwrap().group;
         let commit = IntentRef::new(number, Round(1));
         // A commit that is undecided: the slot of the client's group, the head, list and status.
@@ -270,7 +274,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
         let list = |words: &[u64]| scribble(record.file(Part::List), 0, words);
         let settle = || {
             let find = |process, ino| fs.reaper.held(process, ino);
-            while !fs.intents.settle(commit, find) {
+            while !fs.common.intents.settle(commit, find) {
                 std::thread::sleep(Duration::from_micros(500));
             }
             !state.has_intent_of(commit)
@@ -306,7 +310,9 @@ fn a_records_files_are_its_users_and_last_as_long_as_it() {
     let fs = shared(Transport::Passthrough);
     let make = |process| {
         let user = (STRANGER.uid, STRANGER.gid);
-        fs.intents.create(&fs.backing, fs.transport, process, user)
+        fs.common
+            .intents
+            .create(&fs.backing, fs.transport, process, user)
     };
     let number = fs.reaper.hold_record(std::process::id(), make).unwrap();
     let mode = |name: &str| {
@@ -324,8 +330,8 @@ fn a_records_files_are_its_users_and_last_as_long_as_it() {
         let found = fs.lookup(Node::Intents.ino(), absent.as_bytes());
         assert_eq!(found.unwrap_err(), Errno::ENOENT, "{absent}");
     }
-    let record = fs.intents.get(number).unwrap();
-    fs.intents.remove(&record);
+    let record = fs.common.intents.get(number).unwrap();
+    fs.common.intents.remove(&record);
     assert!(fs.lookup(Node::Intents.ino(), b"1").is_err());
 }
 
@@ -338,10 +344,12 @@ fn an_open_that_comes_late_to_a_record_finds_it_gone() {
     };
     let hold = |process| {
         let (backing, transport) = (&fs.backing, fs.transport());
-        fs.intents.create(backing, transport, process, (0, 0))
+        fs.common
+            .intents
+            .create(backing, transport, process, (0, 0))
     };
     let number = fs.reaper.hold_record(caller.tid, hold).unwrap();
-    let record = fs.intents.get(number).unwrap();
+    let record = fs.common.intents.get(number).unwrap();
     let status = crate::intents::Part::Status;
     let opened = fs
         .open(caller, record.node(status).ino(), libc::O_RDONLY)

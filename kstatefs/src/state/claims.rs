@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kstate_sys::abi::GROUPS;
 use kstate_sys::futex;
 use kstate_sys::ioctl::Claim;
-use kstate_sys::region::{self, Group, LiveOwner, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Group, LiveOwner, Memory, Notice, Writer};
 
 use super::{Inner, State};
 use crate::errno::{Errno, may_tell_of_damage};
@@ -19,6 +19,8 @@ pub(super) struct Owner {
     /// Then the process has called `exec`, or it still writes through a map that outlives the
     /// file: the group stays its own, and is what it gets when it claims again.
     file: Option<u64>,
+    /// The newest generation when it was claimed.
+    since: Generation,
 }
 
 impl Owner {
@@ -64,8 +66,12 @@ impl State {
         if left.is_some() {
             self.settle(&mut inner, &[group]);
         }
-        let file = Some(file);
-        inner.groups.insert(group, Owner { process, file });
+        let owner = Owner {
+            process,
+            file: Some(file),
+            since: self.newest().unwrap_or(Generation::NEVER),
+        };
+        inner.groups.insert(group, owner);
         inner.reach = inner.reach.max(class);
         Ok(Claim::new(u32::from(group), class as u32, inner.capacity))
     }
@@ -77,15 +83,21 @@ impl State {
     /// `EINVAL` when it is not that process's.
     pub(crate) fn release(&self, reaper: &Reaper, tid: u32, group: u32) -> Result<(), Errno> {
         let group = u8::try_from(group).map_err(|_| Errno::EINVAL)?;
-        self.losing_writers(true, |inner| {
-            let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
-            if inner.groups.get(&group).map(|owner| owner.process) != Some(process) {
-                return Err(Errno::EINVAL);
+        self.losing_writers(|inner| {
+            let process = reaper.find(tid);
+            let owner = inner.groups.get(&group).copied();
+            let (Some(process), Some(owner)) = (process, owner) else {
+                return (false, Err(Errno::EINVAL));
+            };
+            if owner.process != process {
+                return (false, Err(Errno::EINVAL));
             }
             self.end_turn_of(inner, group);
             inner.groups.remove(&group);
             self.let_go_if_free(inner, reaper, process);
-            Ok(())
+            // As far as can be told, it has written more than once.
+            let newest = self.newest().unwrap_or(Generation::NEVER);
+            (newest > owner.since.next(), Ok(()))
         })
     }
 
@@ -159,7 +171,7 @@ impl State {
 
     /// Settles what a dead process left: its groups and its wait marks.
     pub(crate) fn bury(&self, process: Process) {
-        self.losing_writers(true, |inner| {
+        self.losing_writers(|inner| {
             let dead: Vec<u8> = inner
                 .groups
                 .iter()
@@ -173,6 +185,7 @@ impl State {
             }
             inner.waits.retain(|(waiter, _), _| *waiter != process);
             self.lower_mark_if_unused(inner);
+            (true, ())
         });
     }
 
@@ -223,13 +236,9 @@ impl Inner {
 
     /// A group that `process` claimed through a file it has closed since.
     fn left_by(&self, process: Process) -> Option<u8> {
-        let left = Owner {
-            process,
-            file: None,
-        };
         self.groups
             .iter()
-            .find(|(_, owner)| **owner == left)
+            .find(|(_, owner)| owner.process == process && owner.file.is_none())
             .map(|(group, _)| *group)
     }
 }

@@ -8,6 +8,7 @@ use kstate_sys::region::{self, Generation, Memory};
 
 use super::{Inner, State};
 use crate::errno::Errno;
+use crate::timer::Look;
 
 /// When to look at a deadline again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,8 @@ impl State {
         (self.newest() == Ok(Generation(marked))).then_some(Generation(marked))
     }
 
-    /// Tells whom it concerns if the deadline has passed.
+    /// Tells whom it concerns if the deadline has passed. Says when to look again, if that is not to be
+    /// done already.
     pub(crate) fn look_at_deadline(&self) -> Option<NextLook> {
         let mut inner = self.lock();
         let after = inner.deadline.after.filter(|_| !inner.gone)?;
@@ -82,13 +84,18 @@ impl State {
         inner.deadline.last = Some(last);
         let left = after.saturating_sub(now - last.at);
         if !left.is_zero() {
+            drop(inner);
+            // For want of a writer.
+            if self.overdue() == Some(generation) {
+                self.wake();
+            }
             return Some(NextLook::In(left));
         }
         let is_news = self.mark_overdue(&inner, Some(generation));
         drop(inner);
         if is_news {
             self.tell_overdue();
-            return Some(NextLook::In(SECOND_WAKE));
+            return None;
         }
         self.wake();
         Some(NextLook::Behind(generation))
@@ -104,15 +111,12 @@ impl State {
         Ok((version.generation(), self.age(&version)))
     }
 
-    /// Changes who writes, and tells whom it concerns if there are fewer then who are `missed`.
-    pub(super) fn losing_writers<R>(
-        &self,
-        missed: bool,
-        change: impl FnOnce(&mut Inner) -> R,
-    ) -> R {
+    /// Changes who writes, and tells whom it concerns if there are fewer then. `change` says whether
+    /// who goes is missed: who wrote on and on, or has died.
+    pub(super) fn losing_writers<R>(&self, change: impl FnOnce(&mut Inner) -> (bool, R)) -> R {
         let mut inner = self.lock();
         let before = inner.writers();
-        let result = change(&mut inner);
+        let (missed, result) = change(&mut inner);
         let left = inner.writers();
         let is_loss = missed && left < before;
         let is_overdue = is_loss
@@ -124,7 +128,7 @@ impl State {
                 .is_ok_and(|newest| self.mark_overdue(&inner, Some(newest)));
         drop(inner);
         if is_loss {
-            self.streams.publisher_gone(self.ino);
+            self.common.streams.publisher_gone(self.ino);
         }
         if is_overdue {
             self.tell_overdue();
@@ -149,6 +153,8 @@ impl State {
     pub(crate) fn tell_overdue(&self) {
         self.wake();
         self.stir();
-        self.streams.overdue(self.ino);
+        self.common.streams.overdue(self.ino);
+        let look = Look::Overdue(self.ino);
+        self.common.timer.schedule(look, SECOND_WAKE);
     }
 }

@@ -77,6 +77,7 @@ impl State {
                 return Ok(());
             }
             let settled = self
+                .common
                 .intents
                 .settle(commit, |process, ino| reaper.held(process, ino));
             if !settled {

@@ -134,7 +134,11 @@ impl State {
 
     /// How long ago the version was committed, if that is known.
     pub(crate) fn age(&self, version: &Version) -> Option<Duration> {
-        (version.time != Ticks::NONE).then(|| self.clock.between(version.time, self.clock.now()))
+        (version.time != Ticks::NONE).then(|| {
+            self.common
+                .clock
+                .between(version.time, self.common.clock.now())
+        })
     }
 
     /// Commits what `edit` makes of the base, again and again where other writers come first and the
@@ -175,7 +179,7 @@ impl State {
             let mapping = self.mapping();
             let mapped = mapping.mapped();
             let writer = inner.writer.as_mut().ok_or(Errno::EIO)?;
-            let outcome = writer.commit(&mapped, base, &bytes, self.clock.now());
+            let outcome = writer.commit(&mapped, base, &bytes, self.common.clock.now());
             if mapping.is_damaged() {
                 return Err(Errno::EIO);
             }

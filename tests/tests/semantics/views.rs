@@ -1,6 +1,7 @@
 //! Views: what they show and how often, and what cannot be done with them.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ both_ways!(
     a_rate_view_shows_the_first_change_at_once_and_later_ones_a_period_apart,
     polling_a_rate_view_keeps_its_rate,
     edges_of_a_rate_view_are_a_period_apart_read_or_not,
+    the_last_value_of_a_deleted_state_is_shown_at_once,
     of_a_burst_a_rate_view_shows_what_its_period_allows_and_the_last,
     a_suffix_that_says_nothing_is_einval_and_an_absent_state_enoent,
     a_view_is_for_reading_alone,
@@ -110,6 +112,27 @@ for reads in False, True:
     os.close(view)
 ";
         python(program, &daemon.file("x"));
+    }
+}
+
+fn the_last_value_of_a_deleted_state_is_shown_at_once(setup: Setup) {
+    let daemon = setup.start();
+    for (suffix, waits) in [("@1h", false), ("@1h,wait", true)] {
+        let _keep = create(&daemon, "x");
+        replace(&daemon, "x", b"first");
+        let mut view = File::open(daemon.file(&format!("x{suffix}"))).unwrap();
+        let mut read = |expected: &[u8]| {
+            let mut bytes = [0; 9];
+            let length = match waits {
+                true => view.read(&mut bytes).unwrap(),
+                false => view.read_at(&mut bytes, 0).unwrap(),
+            };
+            assert_eq!(&bytes[..length], expected);
+        };
+        read(b"first");
+        replace(&daemon, "x", b"last");
+        std::fs::remove_file(daemon.file("x")).unwrap();
+        read(b"last");
     }
 }
 

@@ -264,9 +264,15 @@ fn a_waiting_view_is_polled_as_it_is_read(setup: Setup) {
         assert_eq!(view.read(&mut byte).unwrap(), 1);
         assert!(!readable(&view, now));
     }
+    replace(&daemon, "x", b"long");
+    for rest in (0..4).rev() {
+        assert!(readable(&view, kstate_tests::PATIENCE));
+        assert_eq!(view.read(&mut [0; 1]).unwrap(), 1);
+        assert_eq!(readable(&view, now), rest > 0, "{rest} bytes are left");
+    }
     let mut late = File::open(daemon.file("x@wait")).unwrap();
     assert!(readable(&late, now), "the newest is there at once");
-    assert_eq!(late.read(&mut [0; 9]).unwrap(), 1);
+    assert_eq!(late.read(&mut [0; 9]).unwrap(), 4);
     std::fs::remove_file(daemon.file("x")).unwrap();
     assert!(readable(&late, now), "and so is the end");
     assert_eq!(late.read(&mut [0; 9]).unwrap(), 0);
