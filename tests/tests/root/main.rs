@@ -3,23 +3,81 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod calls;
 mod full;
 mod mapping;
 mod mounting;
 mod namespaces;
 mod rights;
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use kstate_tests::{Daemon, is_real_root};
+use kstate_tests::{Daemon, User, is_real_root};
 use libtest_mimic::{Arguments, Trial};
 
-/// Two ordinary users.
-const ALICE: u32 = 64_001;
-const BOB: u32 = 64_002;
+/// Who owns what the tests are about.
+const ALICE: User = User::alone(64_001);
+/// Who has nothing to do with it.
+const BOB: User = User::alone(64_002);
+/// In the group of what is Alice's, first of all.
+const CAROL: User = User {
+    uid: 64_003,
+    gid: ALICE.gid,
+    groups: &[],
+};
+/// In it, among others.
+const DAVE: User = User {
+    uid: 64_004,
+    gid: 64_004,
+    groups: &[64_100, ALICE.gid],
+};
+const ROOT: User = User::alone(0);
+
+const EVERYBODY: [(&str, User); 5] = [
+    ("owner", ALICE),
+    ("member", CAROL),
+    ("member among others", DAVE),
+    ("stranger", BOB),
+    ("root", ROOT),
+];
+
+/// Those worth a look; in some of them the owner may less than others.
+const MODES: [u32; 9] = [
+    0o600, 0o640, 0o620, 0o644, 0o660, 0o000, 0o604, 0o066, 0o004,
+];
+
+/// What somebody may do with a file of Alice's and her group.
+#[derive(Clone, Copy, Debug)]
+struct May {
+    read: bool,
+    write: bool,
+    own: bool,
+    root: bool,
+}
+
+impl May {
+    /// By the rules of path_resolution(7).
+    fn of(user: User, mode: u32) -> Self {
+        let root = user == ROOT;
+        let own = user.uid == ALICE.uid;
+        let member = user.gid == ALICE.gid || user.groups.contains(&ALICE.gid);
+        let bits = match () {
+            () if root => 0o7,
+            () if own => mode >> 6,
+            () if member => mode >> 3,
+            () => mode,
+        };
+        Self {
+            read: bits & 4 != 0,
+            write: bits & 2 != 0,
+            own: own || root,
+            root,
+        }
+    }
+}
 
 /// A trial of each function, by its name.
 macro_rules! trials {
@@ -46,6 +104,10 @@ fn main() {
             only_the_owner_deletes,
             a_private_mount_is_closed_to_others,
             a_layout_recorded_before_the_first_version_is_compared,
+        }
+        calls {
+            every_call_says_what_the_mode_says,
+            the_library_subscribes_as_the_mode_says,
         }
         full {
             a_full_tmpfs_is_enospc_at_subscribe,
@@ -74,13 +136,13 @@ fn main() {
 }
 
 /// Runs a Python program as a user, with the mount as its first argument.
-fn python_as(uid: u32, daemon: &Daemon, program: &str) -> Output {
+fn python_as(user: User, daemon: &Daemon, program: &str) -> Output {
     let mut command = Command::new("python3");
     command
         .args(["-I", "-c", program])
         .arg(daemon.mount())
-        .uid(uid)
-        .gid(uid);
+        .uid(user.uid)
+        .gid(user.gid);
     command.output().unwrap()
 }
 
@@ -92,4 +154,17 @@ fn printed(output: &Output) -> String {
 /// Lets other users search the directories above the mount.
 fn open_home(daemon: &Daemon) {
     fs::set_permissions(daemon.home(), Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Creates a state that is another user's, and keeps it.
+fn create_for(daemon: &Daemon, name: &str, owner: User) -> File {
+    let mut options = File::options();
+    let options = options.read(true).write(true).create_new(true);
+    let file = options.open(daemon.file(name)).unwrap();
+    std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid)).unwrap();
+    file
+}
+
+fn set_mode(daemon: &Daemon, name: &str, mode: u32) {
+    fs::set_permissions(daemon.file(name), Permissions::from_mode(mode)).unwrap();
 }

@@ -35,7 +35,7 @@ pub(crate) fn another_user_may_only_what_the_mode_says() {
         .open(daemon.file("x"));
     let file = file.unwrap();
     file.write_all_at(b"good", 0).unwrap();
-    std::os::unix::fs::chown(daemon.file("x"), Some(ALICE), Some(ALICE)).unwrap();
+    std::os::unix::fs::chown(daemon.file("x"), Some(ALICE.uid), Some(ALICE.gid)).unwrap();
     let expect = |mode: u32, read: &str, write: &str| {
         fs::set_permissions(daemon.file("x"), Permissions::from_mode(mode)).unwrap();
         let refused = if write == "ok" { "EPERM" } else { "EACCES" };
@@ -110,8 +110,8 @@ pub(crate) fn another_user_without_passthrough() {
             .arg(daemon.mount())
             .arg("x")
             .args(role)
-            .uid(BOB)
-            .gid(BOB);
+            .uid(BOB.uid)
+            .gid(BOB.gid);
         command
     };
     let mut reader = Running::start(&mut run(&["check", "10"]));
