@@ -52,9 +52,12 @@ impl Streams {
         self.each(|stream| stream.appeared(state, true));
     }
 
-    /// Its rights are others now: who could not see it may be able to.
+    /// Its rights are others now: who could not see it may be able to, or the other way round.
     pub(crate) fn rights_changed(&self, state: &Arc<State>) {
-        self.each(|stream| stream.appeared(state, false));
+        self.each(|stream| match stream.reader.may_read(&state.attributes()) {
+            true => stream.appeared(state, false),
+            false => stream.hide(state),
+        });
     }
 
     pub(crate) fn deleted(&self, ino: u64) {
@@ -152,6 +155,18 @@ impl Stream {
         };
         inner.states.insert(state.ino(), followed);
         self.queue(inner, state.ino());
+    }
+
+    /// A state is closed to the reader: what has not been told is not for him any more, nor is its
+    /// end, when there are no rights left to compare.
+    fn hide(&self, state: &State) {
+        let mut inner = self.lock();
+        if inner.states.remove(&state.ino()).is_none() {
+            return;
+        }
+        inner.queue.retain(|queued| *queued != state.ino());
+        drop(inner);
+        state.forget_interests(self.file);
     }
 
     /// Something happened to a state, which may be followed.

@@ -9,6 +9,7 @@ mod mapping;
 mod mounting;
 mod namespaces;
 mod rights;
+mod told;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -128,6 +129,13 @@ fn main() {
         namespaces {
             it_mounts_in_a_user_namespace,
             the_demo_goes_on_to_a_namespace_where_fusermount_fails,
+        }
+        told {
+            nobody_is_told_of_states_that_he_may_not_read,
+            an_open_stream_tells_no_more_of_a_state_that_is_closed_to_its_reader,
+            a_state_opened_again_to_the_reader_of_a_stream_is_present,
+            what_is_passed_on_tells_what_its_opener_may_read,
+            records_of_commits_are_their_owners,
         }
     };
     let trials = trials.into_iter();
