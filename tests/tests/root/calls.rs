@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 use kstate::SubscribeError;
-use kstate_tests::{Daemon, Setup, as_user};
+use kstate_tests::{Daemon, PATIENCE, Setup, as_user, both_transports};
 
 use crate::{ALICE, EVERYBODY, MODES, May, create_for, open_home, printed, set_mode};
 
@@ -107,6 +107,15 @@ const CALLS: [(&str, Need, &str, &str); 71] = [
     ("setxattr of a view", Never, "", "EACCES"),
 ];
 
+impl May {
+    /// Where `fs.protected_regular` is set, `O_CREAT` of what is there is for its owner and that of
+    /// the directory alone (proc_sys_fs(5)).
+    fn is_kept_from_creating(self) -> bool {
+        let set = fs::read_to_string("/proc/sys/fs/protected_regular");
+        set.is_ok_and(|value| value.trim() != "0") && (self.root || !self.own)
+    }
+}
+
 /// What a call is to say to somebody.
 fn expected(call: &(&str, Need, &'static str, &'static str), may: May) -> &'static str {
     let (name, need, granted, refused) = call;
@@ -123,6 +132,7 @@ fn expected(call: &(&str, Need, &'static str, &'static str), may: May) -> &'stat
         Never => false,
     };
     match (*name, allowed) {
+        (name, true) if name.ends_with("O_CREAT") && may.is_kept_from_creating() => "EACCES",
         // Who may not open it is told so before.
         ("map to run", _) if !may.read => "EACCES",
         // The kernel lets root ask.
@@ -176,9 +186,10 @@ pub(crate) fn every_call_says_what_the_mode_says() {
     }
 }
 
-/// What the library says to somebody who subscribes, and whether he is let in.
+/// Whether the library lets somebody in.
 fn subscribed(daemon: &Daemon, write: bool) -> bool {
-    let subscribe = daemon.library().subscribe("x");
+    // The mode alone decides about one that is there, and `O_CREAT` may not be for everybody.
+    let subscribe = daemon.library().subscribe("x").existing();
     let subscribe = if write { subscribe.write() } else { subscribe };
     match subscribe.bytes() {
         Ok(state) => {
@@ -197,7 +208,7 @@ fn subscribed(daemon: &Daemon, write: bool) -> bool {
 }
 
 pub(crate) fn the_library_subscribes_as_the_mode_says() {
-    kstate_tests::both_transports(|daemon| {
+    both_transports(|daemon| {
         open_home(daemon);
         let _keeper = create_for(daemon, "x", ALICE);
         fs::write(daemon.file("x"), "value").unwrap();
@@ -208,6 +219,16 @@ pub(crate) fn the_library_subscribes_as_the_mode_says() {
                 let let_in = as_user(user, || [false, true].map(|w| subscribed(daemon, w)));
                 let expected = [may.read, may.read && may.write];
                 assert_eq!(let_in, expected, "{name} in mode {mode:o}");
+                let waited = as_user(user, || {
+                    let wanted = daemon.library().subscribe("x").wait_for(PATIENCE);
+                    wanted.bytes().map(drop)
+                });
+                match waited {
+                    Ok(()) => assert!(may.read),
+                    // At once: that he may come to read it is not waited for.
+                    Err(SubscribeError::Denied { .. }) => assert!(!may.read),
+                    Err(error) => panic!("{error:?}"),
+                }
             }
         }
     });

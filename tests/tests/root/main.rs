@@ -8,7 +8,10 @@ mod full;
 mod mapping;
 mod mounting;
 mod namespaces;
+mod processes;
+mod readers;
 mod rights;
+mod socket;
 mod told;
 
 use std::fs::{self, File, Permissions};
@@ -130,12 +133,28 @@ fn main() {
             it_mounts_in_a_user_namespace,
             the_demo_goes_on_to_a_namespace_where_fusermount_fails,
         }
+        processes {
+            another_user_finds_no_way_through_proc,
+        }
+        readers {
+            a_reader_changes_nothing_through_his_map,
+            ioctls_do_what_the_descriptor_and_the_owner_may,
+            a_waiter_moved_away_by_a_reader_looks_by_itself,
+            the_same_user_without_passthrough_may_write_what_it_may_read,
+        }
+        socket {
+            a_ticket_is_good_once_for_who_asked,
+            a_ticket_is_for_what_its_file_may,
+            tickets_expire_and_who_keeps_silent_is_hung_up_on,
+            with_passthrough_there_are_no_tickets,
+        }
         told {
             nobody_is_told_of_states_that_he_may_not_read,
             an_open_stream_tells_no_more_of_a_state_that_is_closed_to_its_reader,
             a_state_opened_again_to_the_reader_of_a_stream_is_present,
             what_is_passed_on_tells_what_its_opener_may_read,
             records_of_commits_are_their_owners,
+            what_any_directory_shows_is_shown,
         }
     };
     let trials = trials.into_iter();
@@ -152,6 +171,16 @@ fn python_as(user: User, daemon: &Daemon, program: &str) -> Output {
         .uid(user.uid)
         .gid(user.gid);
     command.output().unwrap()
+}
+
+/// A Python program of a user's with what `prelude.py` has.
+fn prepared(user: User, daemon: &Daemon, program: &str) -> Command {
+    let mut command = Command::new("python3");
+    let program = format!("{}{program}", include_str!("prelude.py"));
+    command.args(["-I", "-c", &program]).arg(daemon.mount());
+    command.arg(kstate_sys::ioctl::TICKET.to_string());
+    command.uid(user.uid).gid(user.gid);
+    command
 }
 
 fn printed(output: &Output) -> String {

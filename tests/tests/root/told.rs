@@ -8,12 +8,13 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use kstate_sys::ioctl::{call, record_file, record_list_file};
-use kstate_tests::{Daemon, User, as_user, both_transports, eventually};
+use kstate_tests::{Daemon, Running, User, as_user, both_transports, eventually};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
 use crate::{
-    ALICE, BOB, EVERYBODY, MODES, May, create_for, open_home, printed, python_as, set_mode,
+    ALICE, BOB, EVERYBODY, MODES, May, create_for, open_home, prepared, printed, python_as,
+    set_mode,
 };
 
 /// A state of Alice's in each mode, named after it.
@@ -220,5 +221,26 @@ attempt('give back', lambda: fcntl.ioctl(registry, {release}, struct.pack('I', {
         );
         assert_eq!(printed(&python_as(BOB, daemon, &program)), expected);
         call::release_record(&registry, number).unwrap();
+    });
+}
+
+pub(crate) fn what_any_directory_shows_is_shown() {
+    both_transports(|daemon| {
+        open_home(daemon);
+        let file = create_for(daemon, "x", ALICE);
+        set_mode(daemon, "x", 0o600);
+        let program = "
+inotify = checked(libc.inotify_init())
+checked(libc.inotify_add_watch(inotify, mount.encode(), 2))
+before = os.stat(x)
+print(before.st_size, before.st_uid, '%o' % before.st_mode, flush=True)
+event = os.read(inotify, 4096)
+after = os.stat(x)
+print(event[16:].rstrip(bytes(1)), after.st_size, after.st_mtime > before.st_mtime)
+";
+        let mut watcher = Running::start(&mut prepared(BOB, daemon, program));
+        assert_eq!(watcher.line(), format!("0 {} 100600", ALICE.uid));
+        file.write_all_at(b"12345", 0).unwrap();
+        assert_eq!(watcher.line(), "b'x' 5 True");
     });
 }
