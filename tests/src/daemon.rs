@@ -21,6 +21,7 @@ pub struct Setup {
     arguments: Vec<String>,
     apart: bool,
     descriptors: Option<u32>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl Setup {
@@ -42,6 +43,13 @@ impl Setup {
     #[must_use]
     pub fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// With a variable of the environment that names a path.
+    #[must_use]
+    pub fn environment(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.environment.push((name.into(), path.into()));
         self
     }
 
@@ -103,6 +111,8 @@ impl Daemon {
             }
         };
         command.args(&setup.arguments).arg(&mount);
+        let environment = setup.environment.iter();
+        command.envs(environment.map(|(name, path)| (name, path)));
         if setup.apart {
             command.process_group(0);
         }

@@ -147,6 +147,7 @@ fn main() {
             a_ticket_is_for_what_its_file_may,
             tickets_expire_and_who_keeps_silent_is_hung_up_on,
             with_passthrough_there_are_no_tickets,
+            those_who_may_enter_the_mount_reach_its_socket,
         }
         told {
             nobody_is_told_of_states_that_he_may_not_read,

@@ -1,11 +1,11 @@
 //! The daemon's socket, where a ticket stands for a file that somebody has opened.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -153,4 +153,27 @@ pub(crate) fn with_passthrough_there_are_no_tickets() {
     let file = create_for(&daemon, "x", ALICE);
     let refused = ticket(&file).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::ENOTTY));
+}
+
+pub(crate) fn those_who_may_enter_the_mount_reach_its_socket() {
+    // As a login session has one.
+    let runtime = tempfile::tempdir().unwrap();
+    fs::set_permissions(runtime.path(), Permissions::from_mode(0o700)).unwrap();
+    let setup = Setup::default().with("--passthrough=off");
+    let setup = setup.environment("XDG_RUNTIME_DIR", runtime.path());
+    let daemon = setup.clone().start();
+    open_home(&daemon);
+    let file = create_for(&daemon, "x", ALICE);
+    file.write_all_at(b"read by all", 0).unwrap();
+    set_mode(&daemon, "x", 0o644);
+    let read = as_user(BOB, || {
+        let state = daemon.library().subscribe("x").existing().bytes();
+        state.unwrap().snapshot().unwrap().value
+    });
+    assert_eq!(&*read, b"read by all");
+    // A mount that nobody else may enter keeps it in the directory of its user.
+    let daemon = setup.with("--allow-other=false").start();
+    let file = create_for(&daemon, "x", ROOT);
+    let path = address(&ticket(&file).unwrap());
+    assert!(path.starts_with(runtime.path()), "{}", path.display());
 }
