@@ -52,7 +52,7 @@ for pid in {daemon}, {hers}:
     attempt('signal', lambda: os.kill(pid, 0))
 for place in '/dev/shm', '/run', '/run/shm':
     for name in os.listdir(place) if os.path.isdir(place) else ():
-        if name.startswith('kstate'): attempt('regions', lambda: os.listdir(place + '/' + name))
+        if name.startswith('kstatefs-{daemon}-'): attempt('regions', lambda: os.listdir(place + '/' + name))
 ",
             daemon = pids[0],
             hers = pids[1],
