@@ -1,6 +1,7 @@
 //! Mounts that are moved, covered or refused.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::Command;
 
@@ -23,23 +24,29 @@ pub(crate) fn a_covered_mount_is_said_to_be_left_behind() {
     let mut command = Command::new(kstatefs());
     command
         .arg(home.path())
+        .env("KSTATE_LOG", "info")
         .stderr(std::process::Stdio::piped());
-    let daemon = command.spawn().unwrap();
-    eventually("it is mounted", || Mount::at(home.path()).ok());
+    let mut daemon = command.spawn().unwrap();
+    // It answers before it knows which connection is its own, and then says so.
+    let mut said = BufReader::new(daemon.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains(" mounted") {
+        assert_ne!(said.read_line(&mut text).unwrap(), 0, "{text}");
+    }
     let none: Option<&Path> = None;
     let flags = MsFlags::empty();
     mount(Some("cover"), home.path(), Some("tmpfs"), flags, none).unwrap();
     fs::write(home.path().join("covering"), "x").unwrap();
     let pid = nix::unistd::Pid::from_raw(daemon.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    let ended = daemon.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&ended.stderr);
+    said.read_to_string(&mut text).unwrap();
+    let ended = daemon.wait().unwrap();
     let unmounted = kstatefs::mountpoint::unmount(home.path(), Unmount::IfUnused);
     let covers = fs::read(home.path().join("covering"));
     umount2(home.path(), MntFlags::empty()).unwrap();
     let left = listed_at(home.path());
     kstate_tests::unmount(home.path());
-    assert_eq!(ended.status.code(), Some(1), "{text}");
+    assert_eq!(ended.code(), Some(1), "{text}");
     assert!(
         text.contains("another file system is mounted over"),
         "{text}"
