@@ -66,9 +66,12 @@ impl Streams {
         self.each(|stream| stream.appeared(state, true));
     }
 
-    /// Its rights are others now: who could not see it may be able to.
+    /// Its rights are others now: who could not see it may be able to, or the other way round.
     pub(crate) fn rights_changed(&self, state: &Arc<State>) {
-        self.each(|stream| stream.appeared(state, false));
+        self.each(|stream| match stream.reader.may_read(&state.attributes()) {
+            true => stream.appeared(state, false),
+            false => stream.hide(state),
+        });
     }
 
     pub(crate) fn deleted(&self, ino: u64) {
@@ -123,8 +126,6 @@ struct Followed {
     told: Option<Generation>,
     news: News,
     queued: bool,
-    /// Told of, but it may not be read any more.
-    hidden: bool,
 }
 
 /// What has not been told of a state.
@@ -155,14 +156,8 @@ impl Stream {
             return;
         }
         let mut inner = self.lock();
-        if let Some(followed) = inner.states.get_mut(&state.ino()) {
-            // Not watched while it might not be read.
-            let told = followed.told.filter(|_| followed.hidden);
-            followed.hidden = false;
-            drop(inner);
-            if let Some(told) = told {
-                self.watch(state, told);
-            }
+        // Looked at with the stream locked: of one that goes from here on it is told.
+        if inner.states.contains_key(&state.ino()) || state.is_gone() {
             return;
         }
         let followed = Followed {
@@ -175,10 +170,21 @@ impl Stream {
                 ..News::default()
             },
             queued: false,
-            hidden: false,
         };
         inner.states.insert(state.ino(), followed);
         self.queue(inner, state.ino());
+    }
+
+    /// A state is closed to the reader: what has not been told is not for him any more, nor is its
+    /// end, when there are no rights left to compare.
+    fn hide(&self, state: &State) {
+        let mut inner = self.lock();
+        if inner.states.remove(&state.ino()).is_none() {
+            return;
+        }
+        inner.queue.retain(|queued| *queued != state.ino());
+        drop(inner);
+        state.forget_interests(self.file);
     }
 
     /// Something happened to a state, which may be followed.
@@ -266,12 +272,14 @@ impl Stream {
             };
             followed.queued = false;
             let state = followed.state.upgrade();
-            let is_hidden = self.is_hidden(state.as_deref());
-            let lines = followed.lines(ino, state.as_deref(), is_hidden);
-            let newest = followed.told.filter(|_| !is_hidden);
-            match followed.stays(is_hidden) {
-                true => told.extend(state.zip(newest)),
-                false => drop(inner.states.remove(&ino)),
+            if self.is_hidden(state.as_deref()) {
+                self.drop_hidden(inner, ino, state.as_deref());
+                continue;
+            }
+            let lines = followed.lines(ino, state.as_deref());
+            match std::mem::take(&mut followed.news).deleted {
+                true => drop(inner.states.remove(&ino)),
+                false => told.extend(state.zip(followed.told)),
             }
             if !lines.is_empty() {
                 return Some(lines);
@@ -317,18 +325,26 @@ impl Stream {
         while let Some(ino) = inner.queue.front().copied() {
             if let Some(followed) = inner.states.get_mut(&ino) {
                 let state = followed.state.upgrade();
-                let is_hidden = self.is_hidden(state.as_deref());
-                if followed.has_lines(state.as_deref(), is_hidden) {
+                if self.is_hidden(state.as_deref()) {
+                    self.drop_hidden(inner, ino, state.as_deref());
+                } else if followed.has_lines(state.as_deref()) {
                     return true;
-                }
-                followed.queued = false;
-                if !followed.stays(is_hidden) {
-                    inner.states.remove(&ino);
+                } else {
+                    followed.queued = false;
+                    followed.news = News::default();
                 }
             }
             inner.queue.pop_front();
         }
         false
+    }
+
+    /// Forgets a state that may not be read any more.
+    fn drop_hidden(&self, inner: &mut Inner, ino: u64, state: Option<&State>) {
+        inner.states.remove(&ino);
+        if let Some(state) = state {
+            state.forget_interests(self.file);
+        }
     }
 
     fn is_hidden(&self, state: Option<&State>) -> bool {
@@ -368,14 +384,6 @@ impl Stream {
 }
 
 impl Followed {
-    /// Whether there may be more to tell of it later. What has not been told is forgotten.
-    fn stays(&mut self, is_hidden: bool) -> bool {
-        let deleted = self.news.deleted;
-        self.news = News::default();
-        self.hidden = is_hidden;
-        self.told.is_some() && !deleted
-    }
-
     fn newest(&self, state: Option<&State>) -> Generation {
         let newest = state.and_then(|state| state.newest().ok());
         newest.or(self.told).unwrap_or(Generation::NEVER)
@@ -386,22 +394,17 @@ impl Followed {
     }
 
     /// Whether [`lines`](Self::lines) would be some.
-    fn has_lines(&self, state: Option<&State>, is_hidden: bool) -> bool {
+    fn has_lines(&self, state: Option<&State>) -> bool {
         let newest = self.newest(state);
-        let Some(told) = self.told else {
-            return !is_hidden;
-        };
-        let has_changed = newest > told || self.is_overdue(state, newest);
-        self.news.deleted || (!is_hidden && (has_changed || self.news.publisher_gone))
+        self.told.is_none_or(|told| newest > told)
+            || self.is_overdue(state, newest)
+            || self.news.publisher_gone
+            || self.news.deleted
     }
 
-    /// What there is to tell, a line each, in the order it must have happened. Of a state that may not
-    /// be read any more who knows of it is told its end.
-    fn lines(&mut self, ino: u64, state: Option<&State>, is_hidden: bool) -> Vec<u8> {
+    /// What there is to tell, a line each, in the order it must have happened.
+    fn lines(&mut self, ino: u64, state: Option<&State>) -> Vec<u8> {
         let mut lines = Vec::new();
-        if !self.has_lines(state, is_hidden) {
-            return lines;
-        }
         let mut line = |event: &str, more: Option<(&str, Value)>| {
             let mut line = json!({ "event": event, "state": self.name, "id": ino });
             if let (Some((key, value)), Some(line)) = (more, line.as_object_mut()) {
@@ -410,10 +413,6 @@ impl Followed {
             lines.extend_from_slice(line.to_string().as_bytes());
             lines.push(b'\n');
         };
-        if is_hidden {
-            line("deleted", None);
-            return lines;
-        }
         let newest = self.newest(state);
         let generation = Some(("generation", json!(newest.0)));
         if self.told.is_none() {

@@ -114,7 +114,8 @@ impl Shared {
             registry: RegistryFile::create(&backing, transport)?,
             desk: match transport {
                 Transport::Passthrough => None,
-                Transport::Socket => Some(Desk::open()?),
+                // Who may not search the mount has nothing to ask for.
+                Transport::Socket => Some(Desk::open(settings.root_mode & 0o077 != 0)?),
             },
             hub,
             backing,

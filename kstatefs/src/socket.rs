@@ -86,18 +86,25 @@ struct Peer {
 }
 
 impl Desk {
-    /// Opens the socket in a directory of its own below the runtime directory.
+    /// Opens the socket in a directory of its own, which others can reach if it is `for_others`.
     ///
     /// # Errors
     ///
     /// What the kernel says, with the path.
-    pub(crate) fn open() -> io::Result<Self> {
+    pub(crate) fn open(for_others: bool) -> io::Result<Self> {
         // The first that will do: root of a user namespace may not write /run, and the address of
-        // a socket has room for some 100 bytes.
+        // a socket has room for some 100 bytes. A login session's runtime directory is closed to
+        // others.
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let places = runtime
+        let is_open = |directory: &PathBuf| {
+            let mode = std::fs::metadata(directory).map(|found| found.permissions().mode());
+            mode.is_ok_and(|mode| mode & 0o001 != 0)
+        };
+        let (first, last): (Vec<_>, Vec<_>) = runtime
             .into_iter()
-            .chain(["/run".into(), std::env::temp_dir()]);
+            .partition(|runtime| !for_others || is_open(runtime));
+        let others = ["/run".into(), std::env::temp_dir()];
+        let places = first.into_iter().chain(others).chain(last);
         let mut desk = Err(io::Error::other("no place for a socket"));
         for place in places {
             desk = Self::open_in(&place);

@@ -24,6 +24,7 @@ pub struct Setup {
     descriptors: Option<u32>,
     refused: Vec<libc::c_long>,
     errno: i32,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl Setup {
@@ -53,6 +54,13 @@ impl Setup {
     pub fn refusing(mut self, calls: &[libc::c_long], errno: i32) -> Self {
         self.refused.extend(calls);
         self.errno = errno;
+        self
+    }
+
+    /// With a variable of the environment that names a path.
+    #[must_use]
+    pub fn environment(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
+        self.environment.push((name.into(), path.into()));
         self
     }
 
@@ -114,6 +122,8 @@ impl Daemon {
             }
         };
         command.args(&setup.arguments).arg(&mount);
+        let environment = setup.environment.iter();
+        command.envs(environment.map(|(name, path)| (name, path)));
         if setup.apart {
             command.process_group(0);
         }

@@ -20,4 +20,4 @@ pub use deadline::{PATIENCE, eventually};
 pub use figures::{open_descriptors, private_bytes, processor_ticks};
 pub use filter::refuse;
 pub use process::{Running, output_of};
-pub use root::{as_user, is_real_root};
+pub use root::{User, as_user, is_real_root};

@@ -9,14 +9,43 @@ pub fn is_real_root() -> bool {
     nix::unistd::geteuid().is_root() && whole_range
 }
 
+/// A user, who need not be known to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: &'static [u32],
+}
+
+impl User {
+    /// One with a group of the same number and no others.
+    pub const fn alone(uid: u32) -> Self {
+        Self {
+            uid,
+            gid: uid,
+            groups: &[],
+        }
+    }
+}
+
 /// Does `work` in a thread of its own as another user, with root's other threads beside it.
 ///
 /// # Panics
 ///
 /// When the caller may not become that user, or `work` panics.
-pub fn as_user<R: Send>(uid: u32, work: impl FnOnce() -> R + Send) -> R {
+pub fn as_user<R: Send>(user: User, work: impl FnOnce() -> R + Send) -> R {
     let become_and_work = || {
-        // Not the C library's call, which changes all threads: ids are a thread's own.
+        let User { uid, gid, groups } = user;
+        // Not the C library's calls, which change all threads: ids are a thread's own.
+        // SAFETY: takes that many numbers.
+        let failed = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+        assert_eq!(failed, 0, "having the groups {groups:?}");
+        // SAFETY: takes three integers.
+        let failed = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+        assert_eq!(failed, 0, "having group {gid}");
         // SAFETY: takes three integers.
         let failed = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
         assert_eq!(failed, 0, "becoming user {uid}");

@@ -51,15 +51,24 @@ impl Options<'_> {
         }
         let mode = Mode::from_bits_truncate(self.mode);
         let path = self.mount.file(self.name);
-        let open = || errno::uninterrupted(|| Ok(nix::fcntl::open(&path, flags, mode)?));
-        let mut opened = open();
+        let open = |flags| errno::uninterrupted(|| Ok(nix::fcntl::open(&path, flags, mode)?));
+        let mut opened = open(flags);
         // The state came or went between the kernel's look at its name and the daemon's answer.
         // The kernel has tried twice.
         for _ in 0..MAX_ATTEMPTS {
             match &opened {
-                Err(error) if errno::refusal(error) == Refusal::Deleted => opened = open(),
+                Err(error) if errno::refusal(error) == Refusal::Deleted => opened = open(flags),
                 _ => break,
             }
+        }
+        // Where `fs.protected_regular` is set, the kernel takes O_CREAT of another user's file in a
+        // sticky directory for an attack, be it there or not; what is there may be opened without.
+        if create
+            && let Err(error) = &opened
+            && errno::refusal(error) == Refusal::Denied
+        {
+            flags.remove(OFlag::O_CREAT);
+            opened = open(flags).or(opened);
         }
         opened.map_err(|source| {
             match errno::refusal(&source) {
