@@ -69,6 +69,13 @@ impl Streams {
         self.each(|stream| stream.note(ino, |news| news.overdue = true));
     }
 
+    /// Those that are open.
+    #[cfg(fuzzing)]
+    pub(crate) fn left(&self) -> Vec<String> {
+        let streams = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        streams.iter().map(|s| format!("{s:?}")).collect()
+    }
+
     fn each(&self, tell: impl Fn(&Arc<Stream>)) {
         let streams = self.0.read().unwrap_or_else(PoisonError::into_inner);
         streams.iter().for_each(tell);
