@@ -146,7 +146,8 @@ impl Stream {
             return;
         }
         let mut inner = self.lock();
-        if inner.states.contains_key(&state.ino()) {
+        // Looked at with the stream locked: of one that goes from here on it is told.
+        if inner.states.contains_key(&state.ino()) || state.is_gone() {
             return;
         }
         let followed = Followed {

@@ -1,0 +1,45 @@
+//! Streams of changes.
+
+use super::*;
+
+/// Opens `.kstate/changes`.
+fn open(fs: &Shared, caller: Caller) -> u64 {
+    let attr = fs.lookup(Node::Control.ino(), b"changes").unwrap();
+    fs.open(caller, attr.ino, libc::O_RDONLY).unwrap().file
+}
+
+/// Events that there are to read now.
+fn events(fs: &Shared, file: u64) -> Vec<String> {
+    let Given::Bytes(text) = fs.read(file, 0, 4096).unwrap() else {
+        return Vec::new();
+    };
+    let event = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["event"].as_str().unwrap().to_owned()
+    };
+    std::str::from_utf8(&text)
+        .unwrap()
+        .lines()
+        .map(event)
+        .collect()
+}
+
+fn set_mode(fs: &Shared, ino: u64, file: Option<u64>, mode: u32) {
+    let change = Change {
+        mode: Some(mode),
+        ..Change::default()
+    };
+    fs.setattr(ino, file, change).unwrap();
+}
+
+#[test]
+fn of_a_state_that_has_gone_nothing_is_told_when_its_rights_change() {
+    let fs = shared(Transport::Passthrough);
+    let (ino, file) = create(&fs, "x");
+    let stream = open(&fs, OWNER);
+    assert_eq!(events(&fs, stream), ["present"]);
+    fs.unlink(OWNER, Node::Root.ino(), b"x").unwrap();
+    assert_eq!(events(&fs, stream), ["deleted"]);
+    set_mode(&fs, ino, Some(file), 0o600);
+    assert!(events(&fs, stream).is_empty());
+}
