@@ -259,8 +259,12 @@ impl Stream {
                     followed.news = News::default();
                     told.push((state, newest));
                 }
-                _ => {
+                (state, _) => {
                     inner.states.remove(&ino);
+                    // Of one that is hidden but there still, commits are not waited for any more.
+                    if let Some(state) = state {
+                        state.forget_interests(self.file);
+                    }
                 }
             }
             if !lines.is_empty() {

@@ -43,3 +43,23 @@ fn of_a_state_that_has_gone_nothing_is_told_when_its_rights_change() {
     set_mode(&fs, ino, Some(file), 0o600);
     assert!(events(&fs, stream).is_empty());
 }
+
+#[test]
+fn a_state_that_is_hidden_from_a_reader_is_not_watched_for_him() {
+    let fs = shared(Transport::Passthrough);
+    let (ino, writer) = create(&fs, "x");
+    let _other = fs.open(OWNER, ino, libc::O_RDONLY).unwrap();
+    for value in [b"1", b"2"] {
+        fs.write(writer, 0, value, 0).unwrap();
+    }
+    let stream = open(&fs, STRANGER);
+    assert_eq!(events(&fs, stream), ["present"]);
+    let state = fs.state(ino).unwrap();
+    assert_eq!(state.counts().waiters, 1);
+    set_mode(&fs, ino, None, 0o600);
+    // That a writer leaves is news without a commit.
+    fs.release(writer);
+    assert!(events(&fs, stream).is_empty());
+    assert_eq!(state.counts().waiters, 0);
+    fs.release(stream);
+}
