@@ -111,7 +111,6 @@ impl Requests {
             let Daemon {
                 transport, notify, ..
             } = self.daemons[which];
-            self.daemons[which].shared.backing.remove();
             self.daemons[which] = Daemon::start(transport, notify);
         }
         let daemon = &mut self.daemons[which];

@@ -130,7 +130,8 @@ impl Client {
         for waiting in std::mem::take(&mut self.waiting) {
             // What came for a later one while this was looked at is looked at next time.
             let is_behind = left.iter().any(|read: &Waiting| read.file == waiting.file);
-            match waiting.answer().filter(|_| !is_behind) {
+            let answer = (!is_behind).then(|| waiting.answer()).flatten();
+            match answer {
                 Some(answer) => self.check_answer(shared, &waiting, answer),
                 None => left.push(waiting),
             }
