@@ -100,9 +100,12 @@ impl BlockedReads {
 
     /// Lets those go whose threads have been sent a signal. Returns how many wait still.
     pub(crate) fn let_go_signalled(&self) -> usize {
+        // Looked at without the lock: it takes a while.
+        let mut tids: Vec<u32> = self.lock().iter().map(|read| read.tid).collect();
+        tids.retain(|tid| is_signalled(*tid));
         let mut reads = self.lock();
         let signalled: Vec<_> = reads
-            .extract_if(.., |read| is_signalled(read.tid))
+            .extract_if(.., |read| tids.contains(&read.tid))
             .collect();
         let left = reads.len();
         drop(reads);

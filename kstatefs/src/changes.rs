@@ -22,6 +22,9 @@ use crate::state::{Interest, Purpose, State};
 
 pub(crate) use prefix::{NAME, Prefixes};
 
+/// Streams that one user can have open: each remembers every state.
+const MOST_OF_ONE_USER: usize = 256;
+
 /// All streams that are open, to be told what happens.
 #[derive(Debug, Default)]
 pub(crate) struct Streams(RwLock<Vec<Arc<Stream>>>);
@@ -29,16 +32,25 @@ pub(crate) struct Streams(RwLock<Vec<Arc<Stream>>>);
 impl Streams {
     /// Adds a stream, which begins with the states `there` are now. Called with the table locked, so
     /// that none is missed or told twice.
+    ///
+    /// # Errors
+    ///
+    /// `ENFILE` when their user has [`MOST_OF_ONE_USER`].
     pub(crate) fn open<'a>(
         &self,
         stream: &Arc<Stream>,
         there: impl Iterator<Item = &'a Arc<State>>,
-    ) {
+    ) -> Result<(), Errno> {
+        let mut streams = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let theirs = |open: &&Arc<Stream>| open.reader.uid() == stream.reader.uid();
+        if streams.iter().filter(theirs).count() >= MOST_OF_ONE_USER {
+            return Err(Errno::ENFILE);
+        }
         for state in there {
             stream.appeared(state, false);
         }
-        let mut streams = self.0.write().unwrap_or_else(PoisonError::into_inner);
         streams.push(stream.clone());
+        Ok(())
     }
 
     pub(crate) fn close(&self, stream: &Arc<Stream>) {

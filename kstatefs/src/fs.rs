@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLo
 use std::time::{Duration, SystemTime};
 
 use kstate_sys::clock::Clock;
+use kstate_sys::region::Generation;
 
 use crate::backing::{Backing, Space, Transport};
 use crate::blocked;
@@ -31,7 +32,7 @@ use crate::poll::{Hub, Poller};
 use crate::reaper::Reaper;
 use crate::registry::RegistryFile;
 use crate::socket::Desk;
-use crate::state::{Cause, State, Totals};
+use crate::state::{Cause, Interest, NextLook, Purpose, State, Totals};
 use crate::table::Table;
 use crate::timer::{Look, Timer};
 
@@ -186,7 +187,17 @@ impl Shared {
                 None
             }
             Look::Turn(ino) => self.state(ino).ok().and_then(|s| s.end_turn_in_time()),
-            Look::Overdue(ino) => self.state(ino).ok().and_then(|s| s.look_at_deadline()),
+            Look::Overdue(ino) => match self.state(ino) {
+                Ok(state) => match state.look_at_deadline() {
+                    Some(NextLook::In(delay)) => Some(delay),
+                    Some(NextLook::Behind(generation)) => {
+                        self.look_when_in_time_again(&state, generation);
+                        None
+                    }
+                    None => None,
+                },
+                Err(_) => None,
+            },
             Look::Views(ino) => {
                 if let Ok(state) = self.state(ino) {
                     self.hub.watch(&state);
@@ -200,6 +211,23 @@ impl Shared {
         };
         if let Some(delay) = again {
             self.timer.schedule(look, delay);
+        }
+    }
+
+    /// Looks at the deadline of a state that is overdue when it has been committed to.
+    fn look_when_in_time_again(&self, state: &Arc<State>, beyond: Generation) {
+        let (timer, look) = (self.timer.clone(), Look::Overdue(state.ino()));
+        let registered = state.register(Interest {
+            // Of no file.
+            file: 0,
+            purpose: Purpose::Deadline,
+            beyond,
+            not_before: None,
+            handle: None,
+            call: Poller::new(move || timer.schedule(look, Duration::ZERO)),
+        });
+        if registered == Ok(true) {
+            self.hub.watch(state);
         }
     }
 

@@ -27,6 +27,10 @@ impl Credentials {
         }
     }
 
+    pub(crate) fn uid(&self) -> u32 {
+        self.uid
+    }
+
     /// Whether the mode bits let them read, by the rules of path_resolution(7).
     pub(crate) fn may_read(&self, file: &Attributes) -> bool {
         let bit = match () {

@@ -25,6 +25,7 @@ use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
 
 use claims::Owner;
 use deadline::Deadline;
+pub(crate) use deadline::NextLook;
 use interest::Kept;
 pub(crate) use interest::{Interest, Purpose, Untold};
 use turn::Turns;
@@ -284,7 +285,7 @@ impl State {
         Counts {
             subscribers: inner.open,
             writers: inner.writers(),
-            waiters: count(inner.waits.len() + inner.interests.len()),
+            waiters: count(inner.waits.len() + inner.programs_interested()),
         }
     }
 

@@ -194,7 +194,7 @@ impl Shared {
             }
             Node::Changes(ino) => {
                 let prefix = self.prefixes.of(ino).ok_or(Errno::ESTALE)?;
-                Ok(opened(self.open_changes(caller, prefix), false, true))
+                Ok(opened(self.open_changes(caller, prefix)?, false, true))
             }
             Node::State(ino) => self.open_numbered(caller, ino, mode, None),
             Node::View(ino, view) => self.open_numbered(caller, ino, mode, Some(view)),
@@ -247,15 +247,15 @@ impl Shared {
         Ok(opened)
     }
 
-    fn open_changes(&self, caller: Caller, prefix: String) -> u64 {
+    fn open_changes(&self, caller: Caller, prefix: String) -> Result<u64, Errno> {
         let file = self.next_file.fetch_add(1, Ordering::Relaxed);
         let reader = Credentials::of(caller);
         let stream = Stream::new(file, prefix, reader, self.hub.clone());
         let table = self.table();
-        self.streams.open(&stream, table.iter());
+        self.streams.open(&stream, table.iter())?;
         drop(table);
         self.files_mut().insert(file, OpenFile::Changes(stream));
-        file
+        Ok(file)
     }
 
     pub(crate) fn release(&self, file: u64) {

@@ -34,6 +34,8 @@ pub(super) struct Watcher {
     ring: IoUring,
     bell: Box<[u8; 8]>,
     watched: HashMap<u64, Watched>,
+    /// Completions taken to make room and not looked at yet.
+    backlog: Vec<u64>,
 }
 
 struct Watched {
@@ -56,13 +58,15 @@ impl Watcher {
             ring,
             bell: Box::new([0; 8]),
             watched: HashMap::new(),
+            backlog: Vec::new(),
         })
     }
 
     pub(super) fn run(mut self, inbox: &Inbox) {
         self.listen(inbox);
         while !inbox.is_stopped() {
-            match self.ring.submit_and_wait(1) {
+            let wanted = usize::from(self.backlog.is_empty());
+            match self.ring.submit_and_wait(wanted) {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
                 // The completion queue is full: take from it first.
@@ -72,12 +76,8 @@ impl Watcher {
                     return;
                 }
             }
-            let done: Vec<u64> = self
-                .ring
-                .completion()
-                .map(|entry| entry.user_data())
-                .collect();
-            for id in done {
+            self.take_completions();
+            for id in std::mem::take(&mut self.backlog) {
                 match id {
                     BELL => {
                         for state in inbox.take() {
@@ -97,6 +97,11 @@ impl Watcher {
         let Self { ring, watched, .. } = self;
         drop(ring);
         drop(watched);
+    }
+
+    fn take_completions(&mut self) {
+        let taken = self.ring.completion().map(|entry| entry.user_data());
+        self.backlog.extend(taken);
     }
 
     fn completed(&mut self, inbox: &Inbox, ino: u64) {
@@ -174,9 +179,15 @@ impl Watcher {
                 return;
             }
             // The queue is full: hand it to the kernel and go on.
-            if let Err(error) = self.ring.submit() {
-                tracing::error!(%error, "a wait could not be queued");
-                return;
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                // So is that of completions, which are looked at later.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => self.take_completions(),
+                Err(error) => {
+                    tracing::error!(%error, "a wait could not be queued");
+                    return;
+                }
             }
         }
     }

@@ -9,6 +9,15 @@ use kstate_sys::region::{self, Generation, Memory};
 use super::{Inner, State};
 use crate::errno::Errno;
 
+/// When to look at a deadline again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NextLook {
+    /// After that time.
+    In(Duration),
+    /// When there is a version behind this one, which is overdue.
+    Behind(Generation),
+}
+
 /// How long after a commit the next one is expected.
 #[derive(Debug, Default)]
 pub(super) struct Deadline {
@@ -50,13 +59,13 @@ impl State {
         (self.newest() == Ok(Generation(marked))).then_some(Generation(marked))
     }
 
-    /// Tells whom it concerns if the deadline has passed. Returns when to look again.
-    pub(crate) fn look_at_deadline(&self) -> Option<Duration> {
+    /// Tells whom it concerns if the deadline has passed.
+    pub(crate) fn look_at_deadline(&self) -> Option<NextLook> {
         let mut inner = self.lock();
         let after = inner.deadline.after.filter(|_| !inner.gone)?;
         // One that is damaged is looked at again.
         let Ok((generation, age)) = self.newest_and_age(&mut inner) else {
-            return Some(after);
+            return Some(NextLook::In(after));
         };
         let now = Instant::now();
         let last = match inner.deadline.last {
@@ -73,16 +82,16 @@ impl State {
         inner.deadline.last = Some(last);
         let left = after.saturating_sub(now - last.at);
         if !left.is_zero() {
-            return Some(left);
+            return Some(NextLook::In(left));
         }
         let is_news = self.mark_overdue(&inner, Some(generation));
         drop(inner);
         if is_news {
             self.tell_overdue();
-            return Some(after.min(SECOND_WAKE));
+            return Some(NextLook::In(SECOND_WAKE));
         }
         self.wake();
-        Some(after)
+        Some(NextLook::Behind(generation))
     }
 
     fn wake(&self) {

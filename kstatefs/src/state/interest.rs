@@ -25,6 +25,8 @@ pub(crate) enum Purpose {
     Read,
     /// A line in a stream of changes.
     Changes,
+    /// The end of being overdue.
+    Deadline,
 }
 
 /// That somebody wants to be called once when there is a version behind `beyond`.
@@ -170,7 +172,7 @@ impl State {
     /// Calls everybody who polls or reads, whatever is new: something else is.
     pub(crate) fn stir(&self) {
         let mut inner = self.lock();
-        let calls = inner.take_all(|purpose| purpose != Purpose::Changes);
+        let calls = inner.take_all(|purpose| matches!(purpose, Purpose::Poll | Purpose::Read));
         self.lower_mark_if_unused(&inner);
         drop(inner);
         calls.into_iter().for_each(Poller::call);
@@ -215,6 +217,12 @@ impl Inner {
         }
         let taken = due.iter().filter_map(|key| self.interests.remove(key));
         taken.map(|kept| kept.call).collect()
+    }
+
+    /// How many interests are programs'.
+    pub(super) fn programs_interested(&self) -> usize {
+        let own = |(_, purpose): &&(u64, Purpose)| *purpose != Purpose::Deadline;
+        self.interests.keys().filter(own).count()
     }
 
     /// Takes out everybody who waits for one of these.
