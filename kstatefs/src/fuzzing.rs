@@ -219,6 +219,7 @@ impl Run<'_> {
             }
             22 => self.show(input),
             23 => self.forget(input),
+            24 | 25 => client.commit(shared, input),
             _ => {
                 if let Some(held) = client.ioctl(shared, input) {
                     self.tickets.push(held);

@@ -3,7 +3,11 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use kstate_sys::ioctl::{self, Ticket};
+use kstate_sys::abi::{Class, Geometry};
+use kstate_sys::clock::Ticks;
+use kstate_sys::futex;
+use kstate_sys::ioctl::{self, Claim, Ticket};
+use kstate_sys::region::{self, Group, LiveOwner, Memory, Notice, Writer};
 use zerocopy::FromBytes;
 
 use super::Held;
@@ -11,6 +15,7 @@ use super::client::{Client, Kind, Open};
 use super::errors::{allow, of_others, of_registry, of_state, of_view};
 use super::input::Input;
 use crate::fs::{Region, Shared};
+use crate::region::RegionMapping;
 
 /// What only those may change who may write.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +49,48 @@ impl Client {
         };
         region.file().with(put).expect("memory");
         self.world.scribbled.set(true);
+    }
+
+    /// A commit as the library makes one, which the daemon only notices.
+    pub(super) fn commit(&self, shared: &Shared, input: &mut Input<'_>) {
+        let is_writable = |open: &Open| open.kind == Kind::State && open.write;
+        let Some(open) = self.any(input).filter(is_writable) else {
+            return;
+        };
+        let value = input.value();
+        let ioctl =
+            |command, argument: &[u8]| shared.ioctl(self.caller, open.file(), command, argument);
+        let Ok(claim) = ioctl(ioctl::CLAIM, &[]) else {
+            return;
+        };
+        let claim = Claim::read_from_bytes(&claim).expect("a claim");
+        let group = Group(u8::try_from(claim.group).expect("a group"));
+        let class = Class::from_raw(claim.class).expect("a class");
+        let Ok(Region::State(state)) = shared.region_of(&open.opened) else {
+            panic!("a region of {open:?}");
+        };
+        let geometry = Geometry::of_this_machine();
+        let file = state.region_file();
+        let mapping = RegionMapping::new(file, geometry, Class::Page, shared.intents.clone());
+        let mapping = mapping.expect("memory");
+        let mapped = mapping.mapped();
+        let mut writer = Writer::claimed(&mapped, group, class);
+        let length = value.len().clamp(1, claim.capacity as usize);
+        let base = state.describe().map(|version| version.head);
+        let committed = base.is_ok_and(|base| {
+            let value = value.get(..length).unwrap_or(&[7]);
+            writer.commit(&mapped, base, value, Ticks::NONE).is_ok()
+        });
+        if committed {
+            let notice = mapped.header().notice();
+            if notice.contains(Notice::ARMED) {
+                let _ = region::refresh_live(&mapped, LiveOwner::of(group));
+            }
+            if notice.contains(Notice::WAITERS) {
+                futex::wake_all(&mapped.header().head);
+            }
+        }
+        ioctl(ioctl::RELEASE, &claim.group.to_ne_bytes()).expect("it was claimed");
     }
 
     pub(super) fn ioctl(&mut self, shared: &Shared, input: &mut Input<'_>) -> Option<Held> {
