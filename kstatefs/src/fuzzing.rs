@@ -304,6 +304,9 @@ impl Run<'_> {
             self.world.forget_all(shared);
             expect_nothing(shared);
         }
+        for client in &mut self.clients {
+            client.expect_current(shared);
+        }
         self.end_states();
         for client in &mut self.clients {
             for open in client.open.clone() {

@@ -219,4 +219,22 @@ impl Client {
         let mut told = open.told.borrow_mut();
         told.drained(shared, &self.world, &self.person);
     }
+
+    /// Who follows all changes is told of the newest version of each state, however it was committed.
+    pub(super) fn expect_current(&mut self, shared: &Shared) {
+        let deadline = Instant::now() + SOON;
+        for open in self.open.clone() {
+            loop {
+                self.drain(shared, &open);
+                let told = open.told.borrow();
+                // Whoever writes over a region wakes nobody.
+                if self.world.scribbled.get() || told.is_current(shared, &self.person) {
+                    break;
+                }
+                drop(told);
+                assert!(Instant::now() < deadline, "not told: {open:?} {self:?}");
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+    }
 }

@@ -13,8 +13,8 @@ use crate::inode::Report;
 #[derive(Debug, Default)]
 pub(super) struct Told {
     prefix: String,
-    /// States told of, and not told to have gone.
-    known: BTreeSet<u64>,
+    /// States told of, and not told to have gone, with the generation told last.
+    known: BTreeMap<u64, u64>,
     deleted: HashSet<u64>,
     /// The beginning of a line whose end has not been read.
     line: Vec<u8>,
@@ -60,18 +60,25 @@ impl Told {
             if is_fresh && event != "deleted" && there.contains(&id) {
                 assert!(readable.contains_key(&id), "{reader:?} now: {line}");
             }
+            let generation = line["generation"].as_u64();
+            let given = || generation.expect("a number");
             match event {
                 "created" | "present" => {
-                    let is_new = self.known.insert(id);
+                    let is_new = self.known.insert(id, given()).is_none();
                     let is_again = reader.uid != 0 && world.changed.borrow().contains(&id);
                     assert!(is_new || is_again, "told before: {line}");
                 }
-                "changed" | "overdue" | "publisher_gone" => {
-                    assert!(self.known.contains(&id), "not told of: {line}");
+                "changed" => {
+                    let last = self.known.insert(id, given());
+                    let is_newer = last.is_some_and(|last| last < given());
+                    assert!(is_newer || world.scribbled.get(), "{last:?} before: {line}");
+                }
+                "overdue" | "publisher_gone" => {
+                    assert!(self.known.contains_key(&id), "not told of: {line}");
                 }
                 "deleted" => {
                     assert!(!there.contains(&id), "still there: {line}");
-                    assert!(self.known.remove(&id), "not told of: {line}");
+                    assert!(self.known.remove(&id).is_some(), "not told of: {line}");
                     self.deleted.insert(id);
                 }
                 _ => panic!("{line}"),
@@ -85,14 +92,27 @@ impl Told {
         self.is_drained = true;
         assert!(self.line.is_empty(), "half a line: {self:?}");
         for (id, name) in reader.readable(shared) {
-            let is_known = !name.starts_with(&self.prefix) || self.known.contains(&id);
+            let is_known = !name.starts_with(&self.prefix) || self.known.contains_key(&id);
             assert!(is_known, "{name} is not told of: {self:?}");
         }
         let there: HashSet<u64> = shared.states().iter().map(|state| state.ino()).collect();
-        for id in self.known.difference(&there.into_iter().collect()) {
+        for id in self.known.keys().filter(|id| !there.contains(id)) {
             let was_hidden = reader.uid != 0 && world.changed.borrow().contains(id);
             assert!(was_hidden, "{id} has gone untold: {self:?}");
         }
+    }
+
+    /// Whether the newest version has been told of each state that is followed.
+    pub(super) fn is_current(&self, shared: &Shared, reader: &Person) -> bool {
+        let readable = reader.readable(shared);
+        let states = shared.states();
+        let mut followed = states.iter().filter(|state| {
+            readable.contains_key(&state.ino()) && state.name().as_str().starts_with(&self.prefix)
+        });
+        followed.all(|state| {
+            let newest = state.newest().ok().map(|newest| newest.0);
+            self.known.get(&state.ino()).copied() == newest
+        })
     }
 }
 
