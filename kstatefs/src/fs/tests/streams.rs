@@ -45,7 +45,7 @@ fn of_a_state_that_has_gone_nothing_is_told_when_its_rights_change() {
 }
 
 #[test]
-fn a_state_that_is_hidden_from_a_reader_is_not_watched_for_him() {
+fn a_stream_leaves_nothing_at_a_state_that_was_hidden_from_its_reader() {
     let fs = shared(Transport::Passthrough);
     let (ino, writer) = create(&fs, "x");
     let _other = fs.open(OWNER, ino, libc::O_RDONLY).unwrap();
@@ -60,6 +60,6 @@ fn a_state_that_is_hidden_from_a_reader_is_not_watched_for_him() {
     // That a writer leaves is news without a commit.
     fs.release(writer);
     assert!(events(&fs, stream).is_empty());
-    assert_eq!(state.counts().waiters, 0);
     fs.release(stream);
+    assert_eq!(state.counts().waiters, 0);
 }
