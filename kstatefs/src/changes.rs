@@ -46,10 +46,12 @@ impl Streams {
         if streams.iter().filter(theirs).count() >= MOST_OF_ONE_USER {
             return Err(Errno::ENFILE);
         }
+        streams.push(stream.clone());
+        drop(streams);
+        // Behind that: rights that change meanwhile are looked at by one of both.
         for state in there {
             stream.appeared(state, false);
         }
-        streams.push(stream.clone());
         Ok(())
     }
 
@@ -128,6 +130,8 @@ struct Followed {
     told: Option<Generation>,
     news: News,
     queued: bool,
+    /// Told of, but it may not be read any more.
+    hidden: bool,
 }
 
 /// What has not been told of a state.
@@ -158,8 +162,18 @@ impl Stream {
             return;
         }
         let mut inner = self.lock();
+        if let Some(followed) = inner.states.get_mut(&state.ino()) {
+            // Not watched while it might not be read.
+            let told = followed.told.filter(|_| followed.hidden);
+            followed.hidden = false;
+            drop(inner);
+            if let Some(told) = told {
+                self.watch(state, told);
+            }
+            return;
+        }
         // Looked at with the stream locked: of one that goes from here on it is told.
-        if inner.states.contains_key(&state.ino()) || state.is_gone() {
+        if state.is_gone() {
             return;
         }
         let followed = Followed {
@@ -167,8 +181,12 @@ impl Stream {
             name: state.name().as_str().to_owned(),
             created,
             told: None,
-            news: News::default(),
+            news: News {
+                overdue: state.overdue().is_some(),
+                ..News::default()
+            },
             queued: false,
+            hidden: false,
         };
         inner.states.insert(state.ino(), followed);
         self.queue(inner, state.ino());
@@ -259,25 +277,12 @@ impl Stream {
             };
             followed.queued = false;
             let state = followed.state.upgrade();
-            let is_hidden = state
-                .as_ref()
-                .is_some_and(|state| !self.reader.may_read(&state.attributes()));
-            let lines = match is_hidden {
-                true => Vec::new(),
-                false => followed.lines(ino, state.as_deref()),
-            };
-            match (state, followed.told) {
-                (Some(state), Some(newest)) if !is_hidden && !followed.news.deleted => {
-                    followed.news = News::default();
-                    told.push((state, newest));
-                }
-                (state, _) => {
-                    inner.states.remove(&ino);
-                    // Of one that is hidden but there still, commits are not waited for any more.
-                    if let Some(state) = state {
-                        state.forget_interests(self.file);
-                    }
-                }
+            let is_hidden = self.is_hidden(state.as_deref());
+            let lines = followed.lines(ino, state.as_deref(), is_hidden);
+            let newest = followed.told.filter(|_| !is_hidden);
+            match followed.stays(is_hidden) {
+                true => told.extend(state.zip(newest)),
+                false => drop(inner.states.remove(&ino)),
             }
             if !lines.is_empty() {
                 return Some(lines);
@@ -314,7 +319,31 @@ impl Stream {
         if poller.is_some() {
             inner.poller = poller;
         }
-        inner.at < inner.text.len() || !inner.queue.is_empty()
+        inner.at < inner.text.len() || self.has_lines(&mut inner)
+    }
+
+    /// Whether a read would find lines. Takes out of the queue what there is nothing to tell of any
+    /// more: who is told to read shall not be blocked.
+    fn has_lines(&self, inner: &mut Inner) -> bool {
+        while let Some(ino) = inner.queue.front().copied() {
+            if let Some(followed) = inner.states.get_mut(&ino) {
+                let state = followed.state.upgrade();
+                let is_hidden = self.is_hidden(state.as_deref());
+                if followed.has_lines(state.as_deref(), is_hidden) {
+                    return true;
+                }
+                followed.queued = false;
+                if !followed.stays(is_hidden) {
+                    inner.states.remove(&ino);
+                }
+            }
+            inner.queue.pop_front();
+        }
+        false
+    }
+
+    fn is_hidden(&self, state: Option<&State>) -> bool {
+        state.is_some_and(|state| !self.reader.may_read(&state.attributes()))
     }
 
     /// Keeps a read that has found nothing until there is something.
@@ -350,9 +379,40 @@ impl Stream {
 }
 
 impl Followed {
-    /// What there is to tell, a line each, in the order it must have happened.
-    fn lines(&mut self, ino: u64, state: Option<&State>) -> Vec<u8> {
+    /// Whether there may be more to tell of it later. What has not been told is forgotten.
+    fn stays(&mut self, is_hidden: bool) -> bool {
+        let deleted = self.news.deleted;
+        self.news = News::default();
+        self.hidden = is_hidden;
+        self.told.is_some() && !deleted
+    }
+
+    fn newest(&self, state: Option<&State>) -> Generation {
+        let newest = state.and_then(|state| state.newest().ok());
+        newest.or(self.told).unwrap_or(Generation::NEVER)
+    }
+
+    fn is_overdue(&self, state: Option<&State>, newest: Generation) -> bool {
+        self.news.overdue && state.is_some_and(|state| state.overdue() == Some(newest))
+    }
+
+    /// Whether [`lines`](Self::lines) would be some.
+    fn has_lines(&self, state: Option<&State>, is_hidden: bool) -> bool {
+        let newest = self.newest(state);
+        let Some(told) = self.told else {
+            return !is_hidden;
+        };
+        let has_changed = newest > told || self.is_overdue(state, newest);
+        self.news.deleted || (!is_hidden && (has_changed || self.news.publisher_gone))
+    }
+
+    /// What there is to tell, a line each, in the order it must have happened. Of a state that may not
+    /// be read any more who knows of it is told its end.
+    fn lines(&mut self, ino: u64, state: Option<&State>, is_hidden: bool) -> Vec<u8> {
         let mut lines = Vec::new();
+        if !self.has_lines(state, is_hidden) {
+            return lines;
+        }
         let mut line = |event: &str, more: Option<(&str, Value)>| {
             let mut line = json!({ "event": event, "state": self.name, "id": ino });
             if let (Some((key, value)), Some(line)) = (more, line.as_object_mut()) {
@@ -361,8 +421,11 @@ impl Followed {
             lines.extend_from_slice(line.to_string().as_bytes());
             lines.push(b'\n');
         };
-        let newest = state.and_then(|state| state.newest().ok());
-        let newest = newest.or(self.told).unwrap_or(Generation::NEVER);
+        if is_hidden {
+            line("deleted", None);
+            return lines;
+        }
+        let newest = self.newest(state);
         let generation = Some(("generation", json!(newest.0)));
         if self.told.is_none() {
             let event = if self.created { "created" } else { "present" };
@@ -370,7 +433,7 @@ impl Followed {
         } else if self.told.is_some_and(|told| newest > told) {
             line("changed", generation.clone());
         }
-        if self.news.overdue && state.is_some_and(|state| state.overdue() == Some(newest)) {
+        if self.is_overdue(state, newest) {
             line("overdue", generation);
         }
         if self.news.publisher_gone {

@@ -125,7 +125,7 @@ pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
     let past = (shared.past(), Counts::default());
     for figure in &FIGURES {
         let name = format!("kstate_{}", figure.name);
-        family(&mut text, &name, figure.kind, &in_all(figure.help));
+        family(&mut text, &name, figure.kind, &in_all(figure));
         let each = figures.iter().map(|(_, totals, counts)| (*totals, *counts));
         let all = each
             .chain([past])
@@ -146,8 +146,12 @@ pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn in_all(help: &str) -> String {
-    format!("{} Of all states, those that have gone included.", help)
+fn in_all(figure: &Figure) -> String {
+    let gone = match figure.kind {
+        "counter" => ", those that have gone included",
+        _ => "",
+    };
+    format!("{} Of all states{gone}.", figure.help)
 }
 
 fn family(text: &mut String, name: &str, kind: &str, help: &str) {

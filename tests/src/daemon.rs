@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::binary::{kstatefs, own};
 use crate::deadline::PATIENCE;
+use crate::filter::refuse;
 use crate::process::Running;
 
 /// How a daemon is started.
@@ -21,6 +22,8 @@ pub struct Setup {
     arguments: Vec<String>,
     apart: bool,
     descriptors: Option<u32>,
+    refused: Vec<libc::c_long>,
+    errno: i32,
 }
 
 impl Setup {
@@ -42,6 +45,14 @@ impl Setup {
     #[must_use]
     pub fn descriptors(mut self, limit: u32) -> Self {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// Under a filter that answers these system calls with `errno`.
+    #[must_use]
+    pub fn refusing(mut self, calls: &[libc::c_long], errno: i32) -> Self {
+        self.refused.extend(calls);
+        self.errno = errno;
         self
     }
 
@@ -105,6 +116,9 @@ impl Daemon {
         command.args(&setup.arguments).arg(&mount);
         if setup.apart {
             command.process_group(0);
+        }
+        if !setup.refused.is_empty() {
+            refuse(&mut command, &setup.refused, setup.errno);
         }
         let mut running = Running::start(&mut command);
         await_mount(&mount, &mut running);

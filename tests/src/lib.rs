@@ -9,6 +9,7 @@ mod checked;
 mod daemon;
 mod deadline;
 mod figures;
+mod filter;
 mod process;
 mod root;
 
@@ -17,5 +18,6 @@ pub use checked::{Checked, WORDS, bytes_of, checked, number_of, number_of_bytes,
 pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
 pub use figures::{open_descriptors, private_bytes, processor_ticks};
+pub use filter::refuse;
 pub use process::{Running, output_of};
 pub use root::{as_user, is_real_root};

@@ -122,3 +122,31 @@ fn a_command_that_runs_on_bears_a_daemon_that_pauses() {
     assert!(is_there, "a pause is no death");
     assert!(ended.success());
 }
+
+#[test]
+fn what_is_overdue_is_shown() {
+    let daemon = Daemon::start();
+    let arguments = ["set", "x", "value", "--keep", "--deadline", "1h"];
+    assert!(run(&daemon, &arguments, b"").status.success());
+    let is_overdue = || daemon.library().info("x").unwrap().overdue;
+    let printed = |arguments: &[&str]| {
+        let output = run(&daemon, arguments, b"");
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(!is_overdue(), "who set it is no publisher that has gone");
+    assert!(!printed(&["stat", "x"]).contains("overdue"));
+    let arguments = ["set", "x", "value", "--deadline", "1ms"];
+    assert!(run(&daemon, &arguments, b"").status.success());
+    eventually("its deadline passes", || is_overdue().then_some(()));
+    for arguments in [
+        &["stat", "x"][..],
+        &["ls", "--long"],
+        &["watch", "x", "--count", "1"],
+    ] {
+        let printed = printed(arguments);
+        assert!(printed.contains("overdue"), "{arguments:?}: {printed}");
+    }
+    let line = printed(&["watch", "x", "--count", "1", "--json"]);
+    assert!(line.contains("\"overdue\":true"), "{line}");
+}

@@ -4,8 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -109,6 +109,14 @@ fn main() {
         test(
             "a_mount_that_was_moved_is_unmounted_where_it_is",
             a_mount_that_was_moved_is_unmounted_where_it_is,
+        ),
+        test(
+            "who_may_not_read_a_state_is_not_told_of_it",
+            who_may_not_read_a_state_is_not_told_of_it,
+        ),
+        test(
+            "only_the_owner_sets_a_deadline",
+            only_the_owner_sets_a_deadline,
         ),
     ];
     libtest_mimic::run(&arguments, tests).exit();
@@ -733,4 +741,95 @@ fn the_demo_goes_on_to_a_namespace_where_fusermount_fails() {
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("user namespace"), "{said}");
+}
+
+fn who_may_not_read_a_state_is_not_told_of_it() {
+    let daemon = Daemon::start();
+    fs::set_permissions(daemon.home(), Permissions::from_mode(0o755)).unwrap();
+    let create = |name: &str, mode| {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true);
+        let file = options.open(daemon.file(name)).unwrap();
+        file.set_permissions(Permissions::from_mode(mode)).unwrap();
+        file
+    };
+    let (x, y) = (create("x", 0o644), create("y", 0o600));
+    let open = |name: &str| {
+        let mut options = OpenOptions::new();
+        let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+        as_user(ALICE, || options.open(daemon.file(name)).unwrap())
+    };
+    // What is open keeps the rights of who opened it.
+    let mut changes = open(".kstate/changes");
+    let mut told = || {
+        let mut bytes = [0; 4096];
+        let lines = match changes.read(&mut bytes) {
+            Ok(length) => String::from_utf8_lossy(&bytes[..length]).into_owned(),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                String::new()
+            }
+        };
+        let words = lines.lines().map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let word = |key: &str| line[key].as_str().unwrap().to_owned();
+            format!("{} {}", word("event"), word("state"))
+        });
+        words.collect::<Vec<_>>()
+    };
+    let chmod = |file: &File, mode| file.set_permissions(Permissions::from_mode(mode)).unwrap();
+    let write = |file: &File| file.write_all_at(b"1", 0).unwrap();
+    assert_eq!(told(), ["present x"]);
+    write(&y);
+    assert!(told().is_empty());
+    let mut text = String::new();
+    open(".kstate/states").read_to_string(&mut text).unwrap();
+    assert!(text.contains("\"x\"") && !text.contains("\"y\""), "{text}");
+    open(".kstate/metrics").read_to_string(&mut text).unwrap();
+    assert!(!text.contains("\"y\""), "{text}");
+    chmod(&y, 0o644);
+    assert_eq!(told(), ["present y"]);
+    write(&y);
+    assert_eq!(told(), ["changed y"]);
+    // What is known already is not told of while it may not be read, and goes on afterwards.
+    chmod(&y, 0o600);
+    write(&y);
+    assert!(told().is_empty());
+    write(&y);
+    chmod(&y, 0o644);
+    eventually("it goes on", || (told() == ["changed y"]).then_some(()));
+    // Its end is told all the same.
+    chmod(&x, 0o600);
+    write(&x);
+    assert!(told().is_empty());
+    fs::remove_file(daemon.file("x")).unwrap();
+    assert_eq!(told(), ["deleted x"]);
+}
+
+fn only_the_owner_sets_a_deadline() {
+    let daemon = Daemon::start();
+    fs::set_permissions(daemon.home(), Permissions::from_mode(0o755)).unwrap();
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true);
+    let file = options.open(daemon.file("x")).unwrap();
+    file.set_permissions(Permissions::from_mode(0o666)).unwrap();
+    let program = "
+import errno, os, sys
+path, name = sys.argv[1] + '/x', 'user.kstate.deadline'
+for work in (lambda: os.setxattr(path, name, b'1s'), lambda: os.removexattr(path, name),
+        lambda: os.getxattr(path, name)):
+    try: print(work(), end=' ')
+    except OSError as error: print(errno.errorcode[error.errno], end=' ')
+";
+    let said = |uid| String::from_utf8(python_as(uid, &daemon, program).stdout).unwrap();
+    assert_eq!(said(BOB), "EPERM EPERM ENODATA ");
+    let deadline = std::time::Duration::from_secs(1);
+    let library = daemon.library();
+    let refused = as_user(BOB, || {
+        let subscribe = library.subscribe("x").existing().deadline(deadline);
+        subscribe.bytes().is_err()
+    });
+    assert!(refused && library.info("x").unwrap().deadline.is_none());
+    std::os::unix::fs::fchown(&file, Some(BOB), None).unwrap();
+    assert_eq!(said(BOB), "None None ENODATA ");
 }

@@ -96,11 +96,9 @@ impl Shard {
             }
             // States that came in meanwhile are behind the ones copied above.
             self.lock()
-                .retain(|state| state.upgrade().is_some_and(|state| state.is_watched()));
-            let waited = match wait(&waiters) {
-                Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => self.nap(call),
-                waited => waited,
-            };
+                .retain(|state| state.upgrade().is_some_and(|state| state.is_waited_for()));
+            // However it is refused: a filter may answer with any number.
+            let waited = wait(&waiters).or_else(|_| self.nap(call));
             if let Err(error) = waited {
                 tracing::error!(%error, "programs that poll state files are not notified");
                 return;

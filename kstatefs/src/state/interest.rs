@@ -145,7 +145,7 @@ impl State {
         // ORDERING: SeqCst after `raise`: see `Header::notice`.
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
-        let calls = inner.take_due(head.generation(), usize::MAX, &mut untold.later);
+        let calls = inner.take_due(head.generation(), usize::MAX, Some(&mut untold.later));
         // Who was told comes again, most likely, and then finds the head watched. If not, the next
         // commit wakes in vain, once.
         inner.watched = !calls.is_empty() || inner.interests.values().any(|k| !k.has_news);
@@ -161,7 +161,7 @@ impl State {
     /// After a commit of the daemon's own: tells those few who wait for it without the detour.
     /// Returns whether others wait, who must be woken.
     pub(super) fn tell_few(&self, inner: &mut Inner, newest: Generation) -> (Vec<Poller>, bool) {
-        let calls = inner.take_due(newest, FEW, &mut None);
+        let calls = inner.take_due(newest, FEW, None);
         self.lower_mark_if_unused(inner);
         (
             calls,
@@ -178,9 +178,11 @@ impl State {
         calls.into_iter().for_each(Poller::call);
     }
 
-    /// Whether the head is waited on.
-    pub(crate) fn is_watched(&self) -> bool {
-        self.lock().watched
+    /// Whether anything is waited for, be it there already and only its time still to come. Whoever
+    /// watches heads may have been asked to look again since it did.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        let inner = self.lock();
+        inner.watched || !inner.interests.is_empty()
     }
 
     pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {
@@ -195,12 +197,13 @@ impl State {
 
 impl Inner {
     /// Takes out who has to be told now, no more than `most`, and how long the first of the others
-    /// has to wait for what is there already.
+    /// has to wait for what is there already. Who cannot see to those `later` leaves them to whoever
+    /// watches the head.
     fn take_due(
         &mut self,
         newest: Generation,
         most: usize,
-        later: &mut Option<Duration>,
+        mut later: Option<&mut Option<Duration>>,
     ) -> Vec<Poller> {
         let now = Instant::now();
         let mut due = Vec::new();
@@ -210,8 +213,10 @@ impl Inner {
                 Due::Now => {}
                 Due::NotYet => kept.has_news = false,
                 Due::In(left) => {
-                    kept.has_news = true;
-                    *later = Some(later.map_or(left, |later| later.min(left)));
+                    if let Some(later) = later.as_deref_mut() {
+                        kept.has_news = true;
+                        *later = Some(later.map_or(left, |later| later.min(left)));
+                    }
                 }
             }
         }

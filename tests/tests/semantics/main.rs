@@ -40,11 +40,13 @@ macro_rules! both_ways {
 mod appending;
 mod attributes;
 mod capacity;
+mod changes;
 mod copying;
 mod counting;
 mod descriptors;
 mod lifetime;
 mod listing;
+mod liveness;
 mod locks;
 mod mapping;
 mod names;
@@ -52,8 +54,11 @@ mod notifying;
 mod opening;
 mod polling;
 mod reading;
+mod reports;
 mod socket;
 mod truncating;
+mod views;
+mod waiting_views;
 mod writing;
 mod xattrs;
 
