@@ -20,7 +20,8 @@ mkdir -p fuzz/artifacts
 for target in "$@"; do
     # What it finds on the way stays for the next time.
     mkdir -p "fuzz/corpus/$target" "fuzz/seeds/$target"
-    "target/fuzz/$triple/release/$target" -max_total_time="$seconds" -max_len=1024 -timeout=60 \
+    # Long inputs from the start: what goes wrong takes many requests.
+    "target/fuzz/$triple/release/$target" -len_control=0 -max_total_time="$seconds" -max_len=1024 -timeout=60 \
         -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="fuzz/artifacts/$target-" \
         "fuzz/corpus/$target" "fuzz/seeds/$target" 2>&1 |
         grep -v -e '#[0-9]*[[:space:]]*\(NEW\|REDUCE\|RELOAD\|pulse\)' -e NEW_FUNC -e '# Uses:'

@@ -86,6 +86,13 @@ impl Streams {
         self.each(|stream| stream.note(ino, |news| news.overdue = true));
     }
 
+    /// Those that are open.
+    #[cfg(fuzzing)]
+    pub(crate) fn left(&self) -> Vec<String> {
+        let streams = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        streams.iter().map(|s| format!("{s:?}")).collect()
+    }
+
     fn each(&self, tell: impl Fn(&Arc<Stream>)) {
         let streams = self.0.read().unwrap_or_else(PoisonError::into_inner);
         streams.iter().for_each(tell);
@@ -158,6 +165,10 @@ impl Stream {
         let mut inner = self.lock();
         // Looked at with the stream locked: of one that goes from here on it is told.
         if inner.states.contains_key(&state.ino()) || state.is_gone() {
+            return;
+        }
+        // Looked at with the stream locked: of one that goes from here on it is told.
+        if state.is_gone() {
             return;
         }
         let followed = Followed {

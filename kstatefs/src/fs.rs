@@ -7,6 +7,8 @@
 //! open file, a record, a state, the reaper, the records.
 
 mod files;
+#[cfg(fuzzing)]
+mod left;
 mod names;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ use crate::timer::{Look, Timer};
 
 use files::OpenFile;
 pub(crate) use files::Opened;
+#[cfg(fuzzing)]
+pub(crate) use files::Region;
 pub(crate) use names::{Change, Entry};
 
 /// Who makes a call.

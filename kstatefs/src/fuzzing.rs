@@ -7,31 +7,42 @@
 //! message to the socket, deaths at any time.
 //!
 //! Nothing may panic, hang, or be refused by an error that the tables do not list; what a stranger
-//! does with a file that he may only read changes nothing of the state; and when all files are closed,
-//! all is gone that nothing keeps.
+//! does with a file that he may only read changes nothing of the state; nobody is told of a state that
+//! he may not read, and who follows all of them is told of each that comes and goes; every read that
+//! waits is answered, where there is something for it without a signal; and when all files are
+//! closed, all is gone that nothing keeps.
 
 mod client;
 mod errors;
 mod input;
+mod reads;
+mod regions;
+mod told;
+mod waiting;
+mod world;
 
-use std::cell::Cell;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kstate_sys::ioctl::Ticket;
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
 };
 
-use crate::attr::Kind;
+use crate::attr::Kind as FileKind;
 use crate::backing::{Backing, Transport};
 use crate::config::NotifyBy;
 use crate::fs::{Caller, Change, Settings, Shared};
+use crate::inode::Node;
 use crate::poll::Hub;
-use crate::table::ROOT;
+use crate::timer::{Look, Timer};
+use crate::xattr::Mode;
 
-use client::Client;
+use client::{Client, Kind};
 use input::Input;
+use world::World;
 
 /// Runs before the numbers of states and records begin anew.
 const RUNS: u32 = 20_000;
@@ -54,6 +65,7 @@ struct Daemon {
     shared: Shared,
     hub: Option<std::thread::JoinHandle<()>>,
     transport: Transport,
+    notify: NotifyBy,
     runs: u32,
 }
 
@@ -71,7 +83,10 @@ impl Requests {
         let own = std::process::id();
         let caller = |uid, tid| Caller { uid, gid: uid, tid };
         Self {
-            daemons: [Transport::Passthrough, Transport::Socket].map(Daemon::start),
+            daemons: [
+                Daemon::start(Transport::Passthrough, NotifyBy::Auto),
+                Daemon::start(Transport::Socket, NotifyBy::Futex),
+            ],
             // The last is in a pid namespace that the daemon does not see.
             callers: [
                 caller(ROOT_USER, own),
@@ -89,18 +104,24 @@ impl Requests {
     /// When the daemon did what it may not.
     pub fn run(&mut self, bytes: &[u8]) {
         let mut input = Input::new(bytes);
-        let which = input.below(2);
+        let first = input.byte();
+        let which = usize::from(first % 2);
+        let streams_last = first & 2 != 0;
         if self.daemons[which].runs >= RUNS {
-            self.daemons[which] = Daemon::start(self.daemons[which].transport);
+            let Daemon {
+                transport, notify, ..
+            } = self.daemons[which];
+            self.daemons[which] = Daemon::start(transport, notify);
         }
         let daemon = &mut self.daemons[which];
         daemon.runs += 1;
-        let scribbled = Rc::new(Cell::new(false));
+        let world = Rc::new(World::default());
         let mut run = Run {
             shared: &daemon.shared,
             clients: self
                 .callers
-                .map(|caller| Client::new(caller, scribbled.clone())),
+                .map(|caller| Client::new(caller, world.clone())),
+            world,
             tickets: Vec::new(),
         };
         for _ in 0..STATEMENTS {
@@ -109,7 +130,7 @@ impl Requests {
             }
             run.statement(&mut input);
         }
-        run.end();
+        run.end(streams_last);
     }
 
     /// Removes what the daemons have in the file system. Nothing may be run any more.
@@ -124,19 +145,23 @@ impl Requests {
 }
 
 impl Daemon {
-    fn start(transport: Transport) -> Self {
+    fn start(transport: Transport, notify: NotifyBy) -> Self {
         let backing = Backing::create(None).expect("a tmpfs");
-        let (hub, thread) = Hub::start(NotifyBy::Auto).expect("a thread");
+        // Nobody runs it: time passes when a run says so.
+        let timer = Arc::new(Timer::default());
+        let (hub, thread) = Hub::start(notify, timer.clone()).expect("a thread");
         let settings = Settings {
             uid: ROOT_USER,
             gid: ROOT_USER,
             root_mode: 0o1777,
-            linger: std::time::Duration::ZERO,
+            linger: Duration::ZERO,
         };
         Self {
-            shared: Shared::new(backing, transport, hub, settings).expect("descriptors"),
+            shared: Shared::new(backing, transport, timer, Arc::new(hub), settings)
+                .expect("descriptors"),
             hub: Some(thread),
             transport,
+            notify,
             runs: 0,
         }
     }
@@ -154,6 +179,7 @@ impl Drop for Daemon {
 struct Run<'a> {
     shared: &'a Shared,
     clients: [Client; 4],
+    world: Rc<World>,
     tickets: Vec<Held>,
 }
 
@@ -162,31 +188,58 @@ impl Run<'_> {
         let index = input.below(self.clients.len());
         let client = &mut self.clients[index];
         let shared = self.shared;
-        match input.byte() % 24 {
+        let choice = input.byte() % 32;
+        match choice {
             0 | 1 => client.create(shared, input),
-            2 | 3 => client.open(shared, input),
-            4 | 5 => client.write(shared, input),
-            6 => client.read(shared, input),
-            7 => client.poll(shared, input),
-            8 => client.set_attributes(shared, input),
-            9 => client.extended_attributes(shared, input),
-            10 => client.unlink(shared, input),
-            11 => client.close(shared, input),
-            12 => client.look(shared, input),
-            13 => client.open_record(shared, input),
-            14 | 15 => client.scribble(shared, input),
-            16 => match input.below(3) {
-                0 => shared.reaper.end(client.caller.tid),
-                1 => shared.look_again(client.state(shared, input)),
-                _ => shared.end_turn_in_time(client.state(shared, input)),
-            },
-            17 => self.show(input),
+            2..=4 => client.open(shared, input),
+            5 | 6 => client.write(shared, input),
+            7..=9 => client.read(shared, input),
+            10 => client.poll(shared, input),
+            11 | 12 => client.set_attributes(shared, input),
+            13 => client.extended_attributes(shared, input),
+            14 => client.unlink(shared, input),
+            15 => client.close(shared, input),
+            16 => client.look(shared, input),
+            17..=19 => client.open_control(shared, input),
+            20 => client.scribble(shared, input),
+            21 => {
+                let state = client.state(shared, input);
+                match input.byte() % 8 {
+                    0 => shared.reaper.end(client.caller.tid),
+                    1 => shared.look(Look::Linger(state)),
+                    2 => shared.look(Look::Turn(state)),
+                    3 => shared.look(Look::Views(state)),
+                    4 => shared.look(Look::Signals),
+                    5 => {
+                        std::thread::sleep(Duration::from_millis(1));
+                        shared.look(Look::Overdue(state));
+                    }
+                    _ => shared.look(Look::Overdue(state)),
+                }
+            }
+            22 => self.show(input),
+            23 => self.forget(input),
+            24 | 25 => client.commit(shared, input),
             _ => {
                 if let Some(held) = client.ioctl(shared, input) {
                     self.tickets.push(held);
                 }
             }
         }
+        for client in &mut self.clients {
+            if matches!(choice, 0 | 1 | 11 | 12) {
+                client.note_rights(shared);
+            }
+            client.take_answers(shared);
+        }
+    }
+
+    /// The kernel lets go of the name of a stream.
+    fn forget(&self, input: &mut Input<'_>) {
+        let open = self.clients.iter().flat_map(|client| &client.open);
+        let open: Vec<u64> = open.map(|open| open.opened.ino).collect();
+        let (which, some) = (input.below(8), input.number());
+        self.world.forget(self.shared, which, some, &open);
     }
 
     /// A message to the socket: a ticket, or not.
@@ -240,15 +293,39 @@ impl Run<'_> {
         }
     }
 
-    /// Closes all files and lets go of what is kept: then nothing may be left.
-    fn end(self) {
+    /// Closes all files and lets go of what is kept: then nothing may be left. Streams are closed
+    /// before that, or when all states have gone, and have told so.
+    fn end(mut self, streams_last: bool) {
+        let shared = self.shared;
+        for client in &mut self.clients {
+            client.leave(shared, |kind| kind != Kind::Changes || !streams_last);
+        }
+        if !streams_last {
+            self.world.forget_all(shared);
+            expect_nothing(shared);
+        }
+        for client in &mut self.clients {
+            client.expect_current(shared);
+        }
+        self.end_states();
+        for client in &mut self.clients {
+            for open in client.open.clone() {
+                client.drain(shared, &open);
+            }
+            client.leave(shared, |_| true);
+        }
+        self.world.forget_all(shared);
+        expect_nothing(shared);
+        assert!(shared.reaper.is_idle(), "{:?}", shared.reaper);
+        assert!(shared.intents.all().is_empty());
+    }
+
+    /// Lets go of those states that are kept.
+    fn end_states(&self) {
         let shared = self.shared;
         let root = self.clients[0].caller;
-        for client in self.clients {
-            client.leave(shared);
-        }
-        let entries = shared.list(ROOT).expect("a directory");
-        for entry in entries.iter().filter(|entry| entry.kind == Kind::File) {
+        let list = || shared.list(Node::Root.ino()).expect("a directory");
+        for entry in list().iter().filter(|entry| entry.kind == FileKind::File) {
             let lingers = shared.get_xattr(entry.ino, "user.kstate.linger");
             let attr = shared.getattr(entry.ino).expect("it is listed");
             let kept = attr.mode & libc::S_ISVTX != 0;
@@ -258,22 +335,35 @@ impl Run<'_> {
                 entry.name
             );
             let change = Change {
-                mode: Some(0),
+                mode: Some(attr.mode & 0o777),
                 ..Change::default()
             };
             shared
                 .setattr(entry.ino, None, change)
                 .expect("it is listed");
             // With the mode's change it may have gone.
-            let _ = shared.set_xattr(root, entry.ino, "user.kstate.linger", b"0");
+            let linger = "user.kstate.linger";
+            let _ = shared.set_xattr(root, entry.ino, linger, Some(b"0"), Mode::Any);
         }
-        let left = shared.list(ROOT).expect("a directory");
+        let left = list();
         assert!(
-            left.iter().all(|entry| entry.kind == Kind::Directory),
+            left.iter().all(|entry| entry.kind == FileKind::Directory),
             "{left:?}"
         );
-        assert!(shared.reaper.is_idle(), "{:?}", shared.reaper);
-        assert!(shared.intents.all().is_empty());
+    }
+}
+
+/// Nothing is left of what was open. The thread that watches may just be about to find that nobody
+/// waits.
+fn expect_nothing(shared: &Shared) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = shared.left();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left: {left:#?}");
+        std::thread::sleep(Duration::from_micros(50));
     }
 }
 

@@ -78,6 +78,12 @@ impl Table {
         self.gone.remove(&ino);
     }
 
+    /// States that have gone while files of them were open.
+    #[cfg(fuzzing)]
+    pub(crate) fn gone(&self) -> impl Iterator<Item = &Arc<State>> {
+        self.gone.values()
+    }
+
     /// Names in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<State>> {
         self.by_name.values()

@@ -83,6 +83,16 @@ impl Prefixes {
         }
     }
 
+    /// Those that the kernel knows of.
+    #[cfg(fuzzing)]
+    pub(crate) fn left(&self) -> Vec<String> {
+        let known = self.lock();
+        let texts = known.by_text.iter().map(|known| format!("{known:?}"));
+        texts
+            .chain(known.by_ino.iter().map(|known| format!("{known:?}")))
+            .collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Numbered> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,7 @@
 //! The file system's meanings, without a mount.
 
+mod streams;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kstate_sys::abi::Geometry;

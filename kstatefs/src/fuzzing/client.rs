@@ -1,84 +1,119 @@
 //! One caller and the files it has open.
 
-use std::cell::Cell;
-use std::os::fd::BorrowedFd;
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::rc::Rc;
 
-use kstate_sys::ioctl::{self, Ticket};
-use zerocopy::FromBytes;
-
-use super::errors::{allow, of_others, of_registry, of_state};
+use super::ROOT_USER;
+use super::errors::allow;
 use super::input::Input;
-use super::{Held, ROOT_USER};
+use super::told::Told;
+use super::waiting::{Reader, Waiting};
+use super::world::{Person, Rights, World};
 use crate::attr::Attr;
 use crate::errno::Errno;
-use crate::fs::{Caller, Change, Shared};
+use crate::fs::{Caller, Change, Opened, Shared};
 use crate::handle::OpenMode;
+use crate::inode::{Node, REPORTS, Report};
 use crate::poll::Poller;
-use crate::table::{CONTROL, INTENTS, REGISTRY, ROOT};
+use crate::xattr::Mode;
 
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) caller: Caller,
-    open: Vec<Open>,
+    pub(super) person: Person,
+    pub(super) open: Vec<Open>,
     /// Numbers of records that it was given.
-    records: Vec<u32>,
-    /// Whether anybody has written into a region in this run.
-    scribbled: Rc<Cell<bool>>,
+    pub(super) records: Vec<u32>,
+    /// States that it may read, or could at some time.
+    pub(super) ever: HashSet<u64>,
+    /// Who makes those of its reads that wait.
+    pub(super) reader: Option<Reader>,
+    pub(super) waiting: Vec<Waiting>,
+    pub(super) world: Rc<World>,
 }
 
 /// An open file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Open {
-    file: u64,
-    ino: u64,
-    kind: Kind,
-    read: bool,
-    write: bool,
+    pub(super) opened: Opened,
+    pub(super) kind: Kind,
+    pub(super) read: bool,
+    pub(super) write: bool,
+    pub(super) flags: i32,
+    /// What a stream of changes has told.
+    pub(super) told: Rc<RefCell<Told>>,
+}
+
+impl Open {
+    pub(super) fn file(&self) -> u64 {
+        self.opened.file
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     State,
+    View,
     Registry,
     Record,
+    Report(Report),
+    Changes,
     Directory,
 }
 
-/// What only those may change who may write.
-#[derive(Debug, PartialEq, Eq)]
-struct Shown {
-    value: Option<(u64, Vec<u8>)>,
-    capacity: u32,
-    linger: std::time::Duration,
-    mode: u32,
-    layout: Option<u64>,
-    writers: u32,
+impl Kind {
+    fn of(ino: u64) -> Self {
+        match Node::from_ino(ino) {
+            Node::Root | Node::Control | Node::Intents => Self::Directory,
+            Node::Registry => Self::Registry,
+            Node::Report(report) => Self::Report(report),
+            Node::Changes(_) => Self::Changes,
+            Node::State(_) => Self::State,
+            Node::View(..) => Self::View,
+            Node::Record(..) => Self::Record,
+            Node::Unknown => panic!("nobody opens {ino}"),
+        }
+    }
+}
+
+fn root() -> u64 {
+    Node::Root.ino()
+}
+
+fn rights(attr: &Attr) -> Rights {
+    Rights {
+        mode: attr.mode,
+        uid: attr.uid,
+        gid: attr.gid,
+    }
 }
 
 impl Client {
-    pub(super) fn new(caller: Caller, scribbled: Rc<Cell<bool>>) -> Self {
+    pub(super) fn new(caller: Caller, world: Rc<World>) -> Self {
         Self {
             caller,
+            person: Person::of(caller),
             open: Vec::new(),
             records: Vec::new(),
-            scribbled,
+            ever: HashSet::new(),
+            reader: None,
+            waiting: Vec::new(),
+            world,
         }
     }
 
-    /// As the kernel, for `default_permissions`.
     fn may(&self, attr: &Attr, wanted: u32) -> bool {
-        let shift = match () {
-            () if self.caller.uid == ROOT_USER => return true,
-            () if self.caller.uid == attr.uid => 6,
-            () if self.caller.gid == attr.gid => 3,
-            () => 0,
-        };
-        attr.mode >> shift & wanted == wanted
+        self.person.may(rights(attr), wanted)
     }
 
-    fn owns(&self, attr: &Attr) -> bool {
-        self.caller.uid == ROOT_USER || self.caller.uid == attr.uid
+    pub(super) fn owns(&self, attr: &Attr) -> bool {
+        self.person.owns(rights(attr))
+    }
+
+    /// Rights may have changed.
+    pub(super) fn note_rights(&mut self, shared: &Shared) {
+        self.ever.extend(self.person.readable(shared).keys());
     }
 
     fn flags(input: &mut Input<'_>) -> i32 {
@@ -98,31 +133,41 @@ impl Client {
         flags
     }
 
-    fn keep(&mut self, file: u64, ino: u64, kind: Kind, flags: i32) {
+    fn keep(&mut self, opened: Opened, flags: i32, prefix: &str) {
         let mode = OpenMode::from_flags(flags);
+        let kind = Kind::of(opened.ino);
+        let is_mappable = matches!(kind, Kind::State | Kind::Registry | Kind::Record);
+        assert_eq!(opened.mappable, is_mappable);
+        let is_stream = match Node::from_ino(opened.ino) {
+            Node::Changes(_) => true,
+            Node::View(_, view) => view.waits,
+            _ => false,
+        };
+        assert_eq!(opened.stream, is_stream);
         self.open.push(Open {
-            file,
-            ino,
+            opened,
             kind,
             read: mode.read,
             write: mode.write,
+            flags,
+            told: Rc::new(RefCell::new(Told::new(prefix))),
         });
     }
 
-    fn any(&self, input: &mut Input<'_>) -> Option<Open> {
+    pub(super) fn any(&self, input: &mut Input<'_>) -> Option<Open> {
         match self.open.len() {
             0 => None,
-            count => Some(self.open[input.below(count)]),
+            count => Some(self.open[input.below(count)].clone()),
         }
     }
 
-    /// The inode number of a state, or none of any.
+    /// The inode number of a state or of a view, or none of any.
     pub(super) fn state(&self, shared: &Shared, input: &mut Input<'_>) -> u64 {
         match input.byte() % 4 {
             0 => input.number(),
-            _ => match shared.lookup(ROOT, &input.name()) {
+            _ => match shared.lookup(root(), &input.name()) {
                 Ok(attr) => attr.ino,
-                Err(_) => ROOT,
+                Err(_) => root(),
             },
         }
     }
@@ -132,16 +177,18 @@ impl Client {
         let name = input.name();
         let mode = [0o644, 0o600, 0o666, 0o1644, 0o444, 0o7777][input.below(6)];
         let flags = Self::flags(input);
-        let before = shared.lookup(ROOT, &name).ok();
-        let created = shared.create(self.caller, ROOT, &name, mode, flags);
+        let before = shared.lookup(root(), &name).ok();
+        let created = shared.create(self.caller, root(), &name, mode, flags);
         let allowed = [
             libc::EINVAL,
             libc::ENAMETOOLONG,
             libc::EEXIST,
             libc::ESTALE,
             libc::ENOSPC,
+            // A view of what is not there.
+            libc::ENOENT,
         ];
-        let created = allow("create", created, &allowed, self.scribbled.get());
+        let created = allow("create", created, &allowed, self.world.scribbled.get());
         let Some((attr, opened)) = created else {
             return;
         };
@@ -151,19 +198,22 @@ impl Client {
         } else {
             assert_eq!((attr.uid, attr.mode), (self.caller.uid, mode & 0o1777));
         }
-        self.keep(opened.file, opened.ino, Kind::State, flags);
+        self.keep(opened, flags, "");
     }
 
+    /// A state, or a view of one.
     pub(super) fn open(&mut self, shared: &Shared, input: &mut Input<'_>) {
-        let name = input.name();
-        let flags = Self::flags(input);
-        let Ok(attr) = shared.lookup(ROOT, &name) else {
-            return;
+        let name = match input.byte() % 2 {
+            0 => input.name(),
+            _ => input.view(),
         };
-        self.open_file(shared, &attr, flags, Kind::State);
+        let flags = Self::flags(input);
+        if let Ok(attr) = shared.lookup(root(), &name) {
+            self.open_file(shared, &attr, flags, "");
+        }
     }
 
-    fn open_file(&mut self, shared: &Shared, attr: &Attr, flags: i32, kind: Kind) {
+    fn open_file(&mut self, shared: &Shared, attr: &Attr, flags: i32, prefix: &str) {
         let mode = OpenMode::from_flags(flags);
         let wanted = u32::from(mode.read) << 2 | u32::from(mode.write) << 1;
         if attr.kind == crate::attr::Kind::Directory || !self.may(attr, wanted) {
@@ -171,35 +221,57 @@ impl Client {
         }
         let opened = shared.open(self.caller, attr.ino, flags);
         let mut allowed = vec![libc::ENOSPC];
-        if kind == Kind::Registry {
+        if !matches!(Kind::of(attr.ino), Kind::State | Kind::Record) && mode.write {
             allowed.push(libc::EACCES);
         }
-        if let Some(opened) = allow("open", opened, &allowed, self.scribbled.get()) {
-            self.keep(opened.file, opened.ino, kind, flags);
+        if let Some(opened) = allow("open", opened, &allowed, self.world.scribbled.get()) {
+            assert_eq!(opened.ino, attr.ino);
+            self.keep(opened, flags, prefix);
         }
     }
 
-    /// The registry; a record's page; a directory.
-    pub(super) fn open_record(&mut self, shared: &Shared, input: &mut Input<'_>) {
+    /// Something in `.kstate`, or a directory.
+    pub(super) fn open_control(&mut self, shared: &Shared, input: &mut Input<'_>) {
         let flags = Self::flags(input);
-        match input.byte() % 4 {
-            0 | 1 => {
-                let attr = shared.getattr(REGISTRY).expect("it is always there");
-                self.open_file(shared, &attr, libc::O_RDONLY, Kind::Registry);
+        let control = Node::Control.ino();
+        match input.byte() % 5 {
+            0 => {
+                let attr = shared.getattr(Node::Registry.ino());
+                self.open_file(shared, &attr.expect("always there"), libc::O_RDONLY, "");
+            }
+            1 => {
+                let (_, name) = REPORTS[input.below(REPORTS.len())];
+                let attr = shared.lookup(control, name.as_bytes());
+                self.open_file(shared, &attr.expect("always there"), flags, "");
             }
             2 => {
-                let entries = shared.list(INTENTS).expect("a directory");
+                let name = input.changes();
+                let attr = shared.lookup(control, name.as_bytes());
+                let Ok(attr) = attr else { return };
+                self.world.looked_up(attr.ino);
+                let prefix = name.split_once('@').map_or("", |(_, prefix)| prefix);
+                self.open_file(shared, &attr, libc::O_RDONLY, prefix);
+            }
+            3 => {
+                let entries = shared.list(Node::Intents.ino()).expect("a directory");
                 let index = input.below(entries.len());
                 let name = entries[index].name.as_bytes();
-                let Ok(attr) = shared.lookup(INTENTS, name) else {
+                let Ok(attr) = shared.lookup(Node::Intents.ino(), name) else {
                     return;
                 };
-                self.open_file(shared, &attr, flags, Kind::Record);
+                self.open_file(shared, &attr, flags, "");
             }
             _ => {
-                let ino = [ROOT, CONTROL, INTENTS][input.below(3)];
+                let ino = [Node::Root, Node::Control, Node::Intents][input.below(3)].ino();
                 let file = shared.open_directory(ino).expect("a directory");
-                self.keep(file, ino, Kind::Directory, libc::O_RDONLY);
+                let (mappable, stream) = (false, false);
+                let opened = Opened {
+                    file,
+                    ino,
+                    mappable,
+                    stream,
+                };
+                self.keep(opened, libc::O_RDONLY, "");
             }
         }
     }
@@ -213,7 +285,12 @@ impl Client {
             _ => input.number(),
         };
         let value = input.value();
-        let written = shared.write(open.file, offset, &value);
+        // fcntl(2) may have changed it since.
+        let flags = match input.one_in(4) {
+            true => open.flags ^ libc::O_APPEND,
+            false => open.flags,
+        };
+        let written = shared.write(open.file(), offset, &value, flags);
         let allowed = match open.kind {
             Kind::State => &[
                 libc::EFBIG,
@@ -224,39 +301,23 @@ impl Client {
             ][..],
             _ => &[libc::EBADF],
         };
-        allow("write", written, allowed, self.scribbled.get());
-    }
-
-    pub(super) fn read(&mut self, shared: &Shared, input: &mut Input<'_>) {
-        let Some(open) = self.any(input).filter(|open| open.read) else {
-            return;
-        };
-        let (offset, size) = (input.number(), input.small_number());
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let allowed = match open.kind {
-            Kind::Directory => &[libc::EISDIR][..],
-            _ => &[],
-        };
-        let read = shared.read(open.file, offset, size);
-        if let Some(bytes) = allow("read", read, allowed, self.scribbled.get()) {
-            assert!(bytes.len() <= size.min(4096));
-        }
+        allow("write", written, allowed, self.world.scribbled.get());
     }
 
     pub(super) fn poll(&mut self, shared: &Shared, input: &mut Input<'_>) {
         let Some(open) = self.any(input) else { return };
         let poller = input.one_in(2).then(|| Poller::new(|| ()));
-        let polled = shared.poll(open.file, poller);
-        if let Some(found) = allow("poll", polled, &[], self.scribbled.get()) {
+        let polled = shared.poll(open.file(), poller);
+        if let Some(found) = allow("poll", polled, &[], self.world.scribbled.get()) {
             assert!(!found.writable || open.write);
         }
     }
 
     pub(super) fn set_attributes(&mut self, shared: &Shared, input: &mut Input<'_>) {
         let through = self.any(input).filter(|open| open.kind == Kind::State);
-        let through = through.filter(|_| input.one_in(2));
-        let ino = match through {
-            Some(open) => open.ino,
+        let through = through.filter(|_| !input.one_in(3));
+        let ino = match &through {
+            Some(open) => open.opened.ino,
             None => self.state(shared, input),
         };
         let Ok(attr) = shared.getattr(ino) else {
@@ -269,15 +330,20 @@ impl Client {
                 change.uid = Some(super::ALICE + u32::from(input.byte() % 3));
                 change.gid = Some(input.small_number());
             }
-            2 | 3 if through.map_or(self.may(&attr, 2), |open| open.write) => {
+            2 | 3 if through.as_ref().map_or(self.may(&attr, 2), |o| o.write) => {
                 change.size = Some(input.number());
             }
             _ => return,
         }
-        let file = through.map(|open| open.file);
+        // The kernel does not always say through which file.
+        let file = through.map(|open| open.file());
+        let file = file.filter(|_| !input.one_in(3));
+        if change.size.is_none() {
+            self.world.changed.borrow_mut().insert(ino);
+        }
         let changed = shared.setattr(ino, file, change);
         let allowed = [libc::EPERM, libc::EFBIG, libc::EINVAL, libc::ENOSPC];
-        allow("setattr", changed, &allowed, self.scribbled.get());
+        allow("setattr", changed, &allowed, self.world.scribbled.get());
     }
 
     pub(super) fn extended_attributes(&mut self, shared: &Shared, input: &mut Input<'_>) {
@@ -291,11 +357,13 @@ impl Client {
             "generation",
             "age_ns",
             "layout",
-            "waiters",
+            "deadline",
+            "overdue",
             "x",
         ];
         let name = match input.byte() % 8 {
             7 => String::from_utf8_lossy(&input.some_bytes()).into_owned(),
+            6 => "user.kstate.deadline".into(),
             _ => format!("user.kstate.{}", names[input.below(names.len())]),
         };
         match input.byte() % 4 {
@@ -305,8 +373,10 @@ impl Client {
                     1 => format!("{}s", input.number()).into_bytes(),
                     _ => input.number().to_string().into_bytes(),
                 };
-                let set = shared.set_xattr(self.caller, ino, &name, &value);
-                if attr.ino >= crate::table::FIRST_STATE && !self.owns(&attr) {
+                let value = (!input.one_in(8)).then_some(&value[..]);
+                let mode = [Mode::Any, Mode::Any, Mode::Create, Mode::Replace][input.below(4)];
+                let set = shared.set_xattr(self.caller, ino, &name, value, mode);
+                if !self.owns(&attr) {
                     assert!(matches!(set, Err(Errno::EPERM | Errno::EOPNOTSUPP)));
                 }
                 let allowed = [
@@ -315,23 +385,25 @@ impl Client {
                     libc::EINVAL,
                     libc::EFBIG,
                     libc::ENOSPC,
+                    libc::EEXIST,
+                    libc::ENODATA,
                 ];
-                allow("setxattr", set, &allowed, self.scribbled.get());
+                allow("setxattr", set, &allowed, self.world.scribbled.get());
             }
             1 => {
                 allow(
                     "listxattr",
-                    shared.list_xattr(ino),
+                    shared.list_xattr(self.caller, ino),
                     &[],
-                    self.scribbled.get(),
+                    self.world.scribbled.get(),
                 );
             }
             _ => {
                 allow(
                     "getxattr",
                     shared.get_xattr(ino, &name),
-                    &[libc::ENODATA],
-                    self.scribbled.get(),
+                    &[libc::ENODATA, libc::EOPNOTSUPP],
+                    self.world.scribbled.get(),
                 );
             }
         }
@@ -340,13 +412,13 @@ impl Client {
     pub(super) fn unlink(&mut self, shared: &Shared, input: &mut Input<'_>) {
         let name = input.name();
         // The directory is sticky, and root's.
-        if let Ok(attr) = shared.lookup(ROOT, &name)
+        if let Ok(attr) = shared.lookup(root(), &name)
             && self.owns(&attr)
         {
             let allowed = [libc::EBUSY, libc::EPERM];
             allow(
                 "unlink",
-                shared.unlink(self.caller, ROOT, &name),
+                shared.unlink(self.caller, root(), &name),
                 &allowed,
                 false,
             );
@@ -356,7 +428,26 @@ impl Client {
     pub(super) fn close(&mut self, shared: &Shared, input: &mut Input<'_>) {
         if !self.open.is_empty() {
             let index = input.below(self.open.len());
-            shared.release(self.open.swap_remove(index).file);
+            self.close_file(shared, index);
+        }
+    }
+
+    pub(super) fn close_file(&mut self, shared: &Shared, index: usize) {
+        let open = self.open.swap_remove(index);
+        self.end_reads(shared, &open);
+        shared.release(open.file());
+    }
+
+    /// Closes those of its files, and gives its records back.
+    pub(super) fn leave(&mut self, shared: &Shared, which: impl Fn(Kind) -> bool) {
+        for index in (0..self.open.len()).rev() {
+            if which(self.open[index].kind) {
+                self.close_file(shared, index);
+            }
+        }
+        for number in self.records.drain(..) {
+            // Which may have been done already.
+            let _ = shared.reaper.release_record(self.caller.tid, number);
         }
     }
 
@@ -364,9 +455,14 @@ impl Client {
     pub(super) fn look(&mut self, shared: &Shared, input: &mut Input<'_>) {
         match input.byte() % 4 {
             0 => {
+                let nodes = [Node::Root, Node::Control, Node::Intents];
                 let parent = match input.byte() % 4 {
                     0 => input.number(),
-                    other => [ROOT, CONTROL, INTENTS][usize::from(other) - 1],
+                    other => nodes[usize::from(other) - 1].ino(),
+                };
+                let name = match input.byte() % 2 {
+                    0 => input.name(),
+                    _ => input.changes().into_bytes(),
                 };
                 let allowed = [
                     libc::ENOENT,
@@ -374,8 +470,10 @@ impl Client {
                     libc::ENAMETOOLONG,
                     libc::ENOTDIR,
                 ];
-                let found = shared.lookup(parent, &input.name());
-                allow("lookup", found, &allowed, false);
+                let found = shared.lookup(parent, &name);
+                if let Some(attr) = allow("lookup", found, &allowed, false) {
+                    self.world.looked_up(attr.ino);
+                }
             }
             1 => {
                 let found = shared.getattr(input.number());
@@ -383,128 +481,20 @@ impl Client {
             }
             2 => {
                 let Some(open) = self.any(input) else { return };
-                let found = shared.getattr_open(open.ino, open.file);
-                allow("fstat", found, &[libc::ESTALE], false);
+                let found = shared.getattr(open.opened.ino);
+                // A record's page may be there no more.
+                let allowed: &[i32] = match open.kind {
+                    Kind::Record => &[libc::ESTALE],
+                    _ => &[],
+                };
+                allow("fstat", found, allowed, false);
             }
             _ => {
                 let Some(open) = self.any(input) else { return };
-                let entries = shared.entries(open.file);
+                let entries = shared.entries(open.file(), u64::from(input.byte() % 3));
                 assert_eq!(entries.is_ok(), open.kind == Kind::Directory);
                 shared.space().expect("the tmpfs is there");
             }
         }
     }
-
-    /// A word into a region that it may write.
-    pub(super) fn scribble(&mut self, shared: &Shared, input: &mut Input<'_>) {
-        let Some(open) = self.any(input).filter(|open| open.write) else {
-            return;
-        };
-        let (mut place, word) = input.scribble();
-        let opened = crate::fs::Opened {
-            file: open.file,
-            ino: open.ino,
-        };
-        let Ok(region) = shared.region_of(&opened) else {
-            return;
-        };
-        if open.kind == Kind::Record {
-            place = 8 * (place / 8 % 64);
-        }
-        let offset = i64::try_from(place).expect("within a region");
-        let put = |file: BorrowedFd<'_>| {
-            nix::sys::uio::pwrite(file, &word.to_ne_bytes(), offset)?;
-            Ok(())
-        };
-        region.file().with(put).expect("memory");
-        self.scribbled.set(true);
-    }
-
-    pub(super) fn ioctl(&mut self, shared: &Shared, input: &mut Input<'_>) -> Option<Held> {
-        let open = self.any(input)?;
-        let command = input.command();
-        let mut argument = input.argument(command);
-        if command == ioctl::RELEASE_RECORD
-            && let Some(number) = self.records.last()
-            && input.one_in(2)
-        {
-            argument = number.to_ne_bytes().to_vec();
-        }
-        let attr = shared.getattr_open(open.ino, open.file).ok()?;
-        let is_stranger = open.kind == Kind::State && !open.write && !self.owns(&attr);
-        let before = is_stranger.then(|| shown(shared, open));
-        let answer = shared.ioctl(self.caller, open.file, command, &argument);
-        let allowed = match open.kind {
-            Kind::State => of_state(command),
-            Kind::Registry => of_registry(command),
-            Kind::Record => of_others(command),
-            Kind::Directory => &[libc::ENOTTY],
-        };
-        let allowed = match (open.kind, command) {
-            // Only where there is a socket.
-            (Kind::Registry | Kind::Record, ioctl::TICKET) => &[libc::ENOTTY],
-            _ => allowed,
-        };
-        let what = (open, command, &argument);
-        let answer = allow(what, answer, allowed, self.scribbled.get())?;
-        if let Some(before) = before {
-            let after = shown(shared, open);
-            assert_eq!(before, after, "{:?} did {command:x}", self.caller);
-        }
-        if command & 1 << 31 == 0 {
-            assert!(answer.is_empty());
-        }
-        match command {
-            ioctl::TICKET => {
-                if open.kind == Kind::State {
-                    assert!(open.read, "a ticket is for who may read");
-                }
-                Some(Held {
-                    ticket: Ticket::read_from_bytes(&answer).expect("as long as a ticket"),
-                    uid: self.caller.uid,
-                    writable: open.write,
-                })
-            }
-            ioctl::RECORD => {
-                let number = u32::read_from_bytes(&answer).expect("a number");
-                self.records.push(number);
-                None
-            }
-            ioctl::CLAIM | ioctl::SET_CAPACITY => {
-                assert!(open.write, "only for who may write");
-                None
-            }
-            _ => None,
-        }
-    }
-
-    /// Closes all it has open, and gives its records back.
-    pub(super) fn leave(self, shared: &Shared) {
-        for open in &self.open {
-            shared.release(open.file);
-        }
-        for number in self.records {
-            // Which may have been done already.
-            let _ = shared.reaper.release_record(self.caller.tid, number);
-        }
-    }
-}
-
-fn shown(shared: &Shared, open: Open) -> Option<Shown> {
-    let opened = crate::fs::Opened {
-        file: open.file,
-        ino: open.ino,
-    };
-    let Ok(crate::fs::Region::State(state)) = shared.region_of(&opened) else {
-        return None;
-    };
-    let value = state.read().ok();
-    Some(Shown {
-        value: value.map(|(head, bytes)| (head.generation().0, bytes)),
-        capacity: state.capacity(),
-        linger: state.attributes().linger,
-        mode: state.attributes().mode,
-        layout: state.layout().map(|layout| layout.id),
-        writers: state.counts().writers,
-    })
 }

@@ -36,10 +36,19 @@ pub(super) fn of_state(command: u32) -> &'static [i32] {
         ioctl::WAIT_END => &[EINVAL],
         ioctl::ARM => &[ENOSPC],
         ioctl::SET_LINGER => &[EPERM],
+        ioctl::SET_DEADLINE => &[EPERM, EINVAL],
         ioctl::TICKET => &[ENOTTY, EACCES],
         ioctl::TURN => &[EINVAL, ESTALE],
         ioctl::SEEN | ioctl::INFO | ioctl::SETTLE | ioctl::VERSION => &[],
         _ => &[ENOTTY],
+    }
+}
+
+/// Of ioctls on a view.
+pub(super) fn of_view(command: u32) -> &'static [i32] {
+    match command {
+        ioctl::SEEN | ioctl::INFO | ioctl::VERSION => &[],
+        _ => &[libc::ENOTTY],
     }
 }
 

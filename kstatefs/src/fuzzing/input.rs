@@ -7,10 +7,34 @@ use kstate_sys::ioctl;
 #[derive(Debug)]
 pub(super) struct Input<'a>(&'a [u8]);
 
+/// Suffixes of views; the last is none.
+const SUFFIXES: [&str; 8] = [
+    "wait",
+    "wait",
+    "wait",
+    "1khz,wait",
+    "1us,wait",
+    "250ms",
+    "1h,wait",
+    "wait,wait",
+];
+
+/// Streams of changes; the last two are none.
+const CHANGES: [&str; 8] = [
+    "changes",
+    "changes",
+    "changes@",
+    "changes@a",
+    "changes@b.",
+    "changes@x_",
+    "changes@..",
+    "change",
+];
+
 /// Names that most calls use, so that they meet; two that are none.
 const NAMES: [&str; 8] = ["a", "b.c", "d", "x_1", "a", "b.c", "..", "a@4hz"];
 
-const COMMANDS: [u32; 17] = [
+const COMMANDS: [u32; 18] = [
     ioctl::SUBSCRIBE,
     ioctl::CLAIM,
     ioctl::RELEASE,
@@ -27,6 +51,7 @@ const COMMANDS: [u32; 17] = [
     ioctl::RELEASE_RECORD,
     ioctl::TURN,
     ioctl::TURN_END,
+    ioctl::SET_DEADLINE,
     ioctl::VERSION,
 ];
 
@@ -74,6 +99,26 @@ impl<'a> Input<'a> {
             choice @ 0..=239 => NAMES[usize::from(choice) % NAMES.len()].into(),
             240 => vec![b'n'; 247 + self.below(3)],
             _ => self.some_bytes(),
+        }
+    }
+
+    /// The name of a view.
+    pub(super) fn view(&mut self) -> Vec<u8> {
+        let mut name = self.name();
+        let suffix = match self.byte() {
+            choice @ 0..=239 => SUFFIXES[usize::from(choice) % SUFFIXES.len()].into(),
+            _ => self.some_bytes(),
+        };
+        name.push(b'@');
+        name.extend(suffix);
+        name
+    }
+
+    /// The name of a stream of changes.
+    pub(super) fn changes(&mut self) -> String {
+        match self.byte() {
+            choice @ 0..=239 => CHANGES[usize::from(choice) % CHANGES.len()].into(),
+            _ => format!("changes@{}", String::from_utf8_lossy(&self.some_bytes())),
         }
     }
 
@@ -125,6 +170,10 @@ impl<'a> Input<'a> {
         match (command, self.byte() % 4) {
             // Well formed but for what is drawn.
             (ioctl::SUBSCRIBE, 0..=2) => self.subscribe(&mut argument),
+            (ioctl::SET_DEADLINE, 0..=2) => {
+                let nanos = 1_000_000 * u64::from(self.byte() % 8);
+                argument.copy_from_slice(&nanos.to_ne_bytes());
+            }
             (ioctl::SETTLE, 0..=2) => {
                 let intent = u64::from(self.byte() % 8) << 40 | u64::from(self.byte() % 8);
                 let intent = if self.one_in(2) {
