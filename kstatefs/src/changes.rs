@@ -167,10 +167,6 @@ impl Stream {
         if inner.states.contains_key(&state.ino()) || state.is_gone() {
             return;
         }
-        // Looked at with the stream locked: of one that goes from here on it is told.
-        if state.is_gone() {
-            return;
-        }
         let followed = Followed {
             state: Arc::downgrade(state),
             name: state.name().as_str().to_owned(),

@@ -153,8 +153,13 @@ impl Shared {
         Ok((self.backing.space()?, self.table().len() as u64))
     }
 
-    /// The states there are, by name, and totals of those that have gone: each state is in one of both.
-    pub(crate) fn states(&self) -> (Vec<Arc<State>>, Totals) {
+    /// The states there are, by name.
+    pub(crate) fn states(&self) -> Vec<Arc<State>> {
+        self.states_and_past().0
+    }
+
+    /// The same, and totals of those that have gone: each state is in one of both.
+    pub(crate) fn states_and_past(&self) -> (Vec<Arc<State>>, Totals) {
         let table = self.table();
         let past = *self.past.lock().unwrap_or_else(PoisonError::into_inner);
         (table.iter().cloned().collect(), past)

@@ -317,7 +317,7 @@ impl Run<'_> {
         self.world.forget_all(shared);
         expect_nothing(shared);
         assert!(shared.reaper.is_idle(), "{:?}", shared.reaper);
-        assert!(shared.intents.all().is_empty());
+        assert!(shared.common.intents.all().is_empty());
     }
 
     /// Lets go of those states that are kept.

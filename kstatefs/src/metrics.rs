@@ -103,7 +103,7 @@ const FIGURES: [Figure; 7] = [
 
 /// What there is to say of the mount, and of each state that `reader` may read.
 pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
-    let (states, past) = shared.states();
+    let (states, past) = shared.states_and_past();
     let figures: Vec<(&State, Totals, Counts)> = states
         .iter()
         .map(|state| (&**state, state.totals(), state.counts()))

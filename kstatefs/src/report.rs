@@ -43,7 +43,7 @@ fn version(shared: &Shared) -> Vec<u8> {
 /// A JSON object a line, for each state that may be read.
 fn states(shared: &Shared, reader: &Credentials) -> Vec<u8> {
     let mut text = Vec::new();
-    for state in shared.states().0 {
+    for state in shared.states() {
         if reader.may_read(&state.attributes()) {
             text.extend_from_slice(describe(&state).to_string().as_bytes());
             text.push(b'\n');

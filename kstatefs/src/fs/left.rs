@@ -10,7 +10,7 @@ impl Shared {
         let files = self.files();
         left.extend(files.iter().map(|(file, open)| format!("{file}: {open:?}")));
         drop(files);
-        left.extend(self.streams.left());
+        left.extend(self.common.streams.left());
         left.extend(self.prefixes.left());
         let table = self.table();
         left.extend(table.gone().map(|state| format!("{state:?}")));

@@ -71,7 +71,8 @@ impl Client {
         };
         let geometry = Geometry::of_this_machine();
         let file = state.region_file();
-        let mapping = RegionMapping::new(file, geometry, Class::Page, shared.intents.clone());
+        let mapping =
+            RegionMapping::new(file, geometry, Class::Page, shared.common.intents.clone());
         let mapping = mapping.expect("memory");
         let mapped = mapping.mapped();
         let mut writer = Writer::claimed(&mapped, group, class);
