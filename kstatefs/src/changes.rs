@@ -300,7 +300,7 @@ impl Stream {
         let registered = state.register(Interest {
             file: self.file,
             purpose: Purpose::Changes,
-            beyond: told,
+            beyond: Some(told),
             not_before: None,
             handle: None,
             call: Poller::new(move || {
@@ -311,8 +311,8 @@ impl Stream {
             }),
         });
         match registered {
-            Ok(true) => self.hub.watch(state),
-            Ok(false) => {}
+            Ok(found) if found.look => self.hub.watch(state),
+            Ok(_) => {}
             Err(error) => tracing::debug!(?error, name = %state.name(), "changes are not told"),
         }
     }

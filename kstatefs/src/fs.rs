@@ -28,7 +28,7 @@ use crate::changes::Prefixes;
 use crate::errno::Errno;
 use crate::intents::Intents;
 use crate::metrics::Requests;
-use crate::poll::{Hub, Poller};
+use crate::poll::{Hub, Poller, Pollers};
 use crate::reaper::Reaper;
 use crate::registry::RegistryFile;
 use crate::socket::Desk;
@@ -229,12 +229,12 @@ impl Shared {
             // Of no file.
             file: 0,
             purpose: Purpose::Deadline,
-            beyond,
+            beyond: Some(beyond),
             not_before: None,
             handle: None,
             call: Poller::new(move || timer.schedule(look, Duration::ZERO)),
         });
-        if registered == Ok(true) {
+        if registered.is_ok_and(|found| found.look) {
             self.hub.watch(state);
         }
     }
@@ -254,7 +254,7 @@ impl Shared {
     #[must_use]
     fn retire(&self, table: &mut Table, state: &State, cause: Cause) -> Retired {
         let Some(waiting) = state.retire(cause) else {
-            return Retired(Vec::new());
+            return Retired(Pollers::new());
         };
         table.remove(state);
         tracing::debug!(name = %state.name(), ?cause, "state gone");
@@ -299,7 +299,7 @@ impl Shared {
 }
 
 /// Those who wait for a state that has gone.
-struct Retired(Vec<Poller>);
+struct Retired(Pollers);
 
 impl Retired {
     fn tell(self) {

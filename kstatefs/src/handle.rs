@@ -235,14 +235,14 @@ impl Handle {
         let registered = self.state.register(Interest {
             file: self.id,
             purpose: Purpose::Read,
-            beyond: self.seen(),
+            beyond: Some(self.seen()),
             not_before: self.lock().pace.not_before(),
             handle: None,
             call: Poller::new(move || this.serve(&theirs)),
         });
         match registered {
-            Ok(true) => hub.watch(&self.state),
-            Ok(false) => {}
+            Ok(found) if found.look => hub.watch(&self.state),
+            Ok(_) => {}
             Err(error) => {
                 self.blocked.serve(|_| Err(error));
             }
@@ -267,42 +267,53 @@ impl Handle {
         hub: &Hub,
         poller: Option<Poller>,
     ) -> Result<Readiness, Errno> {
-        if let Some(call) = poller {
-            let newest = self.state.newest()?;
-            let paced = self.lock().pace.not_before();
-            let has_news = newest > self.seen();
-            let (beyond, not_before) = match self.view.map(View::period) {
-                // Told now, and the next one no sooner than the rate allows.
-                Some(period) if has_news && paced.is_none() => {
-                    (newest, Instant::now().checked_add(period))
+        let (gone, newest) = match poller {
+            Some(call) => {
+                let (beyond, not_before) = self.next_edge()?;
+                let found = self.state.register(Interest {
+                    file: self.id,
+                    purpose: Purpose::Poll,
+                    beyond,
+                    not_before,
+                    handle: Some(self.clone()),
+                    call,
+                })?;
+                if found.look {
+                    hub.watch(&self.state);
                 }
-                Some(_) if has_news => (self.seen(), paced),
-                _ => (newest, paced),
-            };
-            let watch = self.state.register(Interest {
-                file: self.id,
-                purpose: Purpose::Poll,
-                beyond,
-                not_before,
-                handle: Some(self.clone()),
-                call,
-            })?;
-            if watch {
-                hub.watch(&self.state);
+                (found.gone, found.newest)
             }
+            // The mark that it has gone first: then there is no later version.
+            None => (self.state.is_gone(), self.state.newest()?),
+        };
+        let mut readable = gone || newest > self.seen();
+        let mut overdue = self.state.overdue();
+        if self.view.is_some() || overdue.is_some() {
+            let io = self.lock();
+            let rest = self.is_stream() && io.rest() > 0;
+            readable = gone || rest || (readable && io.pace.not_before().is_none());
+            overdue = overdue.filter(|overdue| Some(*overdue) != io.overdue_seen);
         }
-        // The mark that it has gone first: then there is no later version.
-        let gone = self.state.is_gone();
-        let newest = self.state.newest()?;
-        let io = self.lock();
-        let overdue = self.state.overdue();
-        let rest = self.is_stream() && io.rest() > 0;
         Ok(Readiness {
-            readable: self.mode.read
-                && (gone || rest || (newest > self.seen() && io.pace.not_before().is_none())),
+            readable: readable && self.mode.read,
             writable: self.mode.write,
             gone,
-            overdue: overdue.is_some() && overdue != io.overdue_seen,
+            overdue: overdue.is_some(),
+        })
+    }
+
+    /// Behind which version, and when, who polls is told: of each new one, as a view's rate allows.
+    fn next_edge(&self) -> Result<(Option<Generation>, Option<Instant>), Errno> {
+        let Some(view) = self.view else {
+            return Ok((None, None));
+        };
+        let newest = self.state.newest()?;
+        let paced = self.lock().pace.not_before();
+        Ok(match newest > self.seen() {
+            // Told now, and the next one no sooner than that.
+            true if paced.is_none() => (Some(newest), Instant::now().checked_add(view.period())),
+            true => (Some(self.seen()), paced),
+            false => (Some(newest), paced),
         })
     }
 

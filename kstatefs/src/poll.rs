@@ -31,6 +31,9 @@ pub(crate) struct Readiness {
 /// Called once, when what was polled for has come.
 pub(crate) struct Poller(Box<dyn FnOnce() + Send>);
 
+/// Those to be called; few, nearly always.
+pub(crate) type Pollers = smallvec::SmallVec<[Poller; 4]>;
+
 impl Poller {
     /// A poller that calls `notify`.
     pub(crate) fn new(notify: impl FnOnce() + Send + 'static) -> Self {

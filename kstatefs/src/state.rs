@@ -36,7 +36,7 @@ use crate::changes::Streams;
 use crate::errno::Errno;
 use crate::handle::OpenMode;
 use crate::intents::Intents;
-use crate::poll::Poller;
+use crate::poll::Pollers;
 use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
 use crate::timer::Timer;
@@ -162,7 +162,7 @@ struct Inner {
     /// By the process that waits and the file it waits through.
     waits: HashMap<(Process, u64), u32>,
     /// What is waited for, by the file it is waited for through.
-    interests: HashMap<(u64, Purpose), Kept>,
+    interests: BTreeMap<(u64, Purpose), Kept>,
     /// Whether somebody waits on the head for them.
     watched: bool,
     deadline: Deadline,
@@ -210,7 +210,7 @@ impl State {
             gone: false,
             groups: BTreeMap::new(),
             waits: HashMap::new(),
-            interests: HashMap::new(),
+            interests: BTreeMap::new(),
             watched: false,
             deadline: Deadline::default(),
             modified: None,
@@ -331,7 +331,7 @@ impl State {
 
     /// Marks the state as gone if `cause` still holds. Whoever waits in the kernel is woken to see it;
     /// whoever waits here is to be called.
-    pub(crate) fn retire(&self, cause: Cause) -> Option<Vec<Poller>> {
+    pub(crate) fn retire(&self, cause: Cause) -> Option<Pollers> {
         let mut inner = self.lock();
         let holds = match cause {
             Cause::Deleted => true,
@@ -397,20 +397,22 @@ impl State {
     }
 
     /// Maps as far as versions can lie. The argument shows that the lock is held.
-    fn map_reach(&self, inner: &mut Inner) -> Result<(), Errno> {
+    fn map_reach(&self, inner: &mut Inner) -> Result<Arc<RegionMapping>, Errno> {
         let reach = inner.reach;
         self.map(inner, reach)
     }
 
-    fn map(&self, _inner: &mut Inner, class: Class) -> Result<(), Errno> {
-        if self.mapping().class() >= class {
-            return Ok(());
+    fn map(&self, _inner: &mut Inner, class: Class) -> Result<Arc<RegionMapping>, Errno> {
+        let mapping = self.mapping();
+        if mapping.class() >= class {
+            return Ok(mapping);
         }
         let intents = self.common.intents.clone();
         let bigger = RegionMapping::new(&self.file, self.geometry, class, intents)?;
         let bigger = Arc::new(bigger);
-        *self.mapping.write().unwrap_or_else(PoisonError::into_inner) = bigger;
-        Ok(())
+        let mut mapping = self.mapping.write().unwrap_or_else(PoisonError::into_inner);
+        *mapping = bigger.clone();
+        Ok(bigger)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -163,6 +163,15 @@ impl Header {
         crate::sync::fence_for_loom();
     }
 
+    /// As [`raise`](Self::raise), where nobody lowers the bits meanwhile: cheap when they are set.
+    pub fn raise_once(&self, bits: Notice) {
+        // ORDERING: SeqCst, in one order with the raise that set them, the raiser's load of `head` behind
+        // this and the committer's swap.
+        if !Notice(self.notice.load(Ordering::SeqCst)).contains(bits) {
+            self.raise(bits);
+        }
+    }
+
     /// Clears `bits`. The daemon's alone.
     pub fn lower(&self, bits: Notice) {
         // ORDERING: SeqCst, so that a later `raise` of the same bits is not overtaken.

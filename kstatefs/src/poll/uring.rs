@@ -48,7 +48,14 @@ struct Watched {
 impl Watcher {
     /// A ring that can wait on futexes (Linux 6.7), or why there is none.
     pub(super) fn new() -> io::Result<Self> {
-        let ring = IoUring::builder().setup_cqsize(4096).build(256)?;
+        // Used by one thread alone, which is woken no more often than it asks (Linux 6.1, which is
+        // older than futex waits). It is another one than this: hence not enabled yet.
+        let ring = IoUring::builder()
+            .setup_cqsize(4096)
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_r_disabled()
+            .build(256)?;
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         if !probe.is_supported(opcode::FutexWait::CODE) {
@@ -63,6 +70,10 @@ impl Watcher {
     }
 
     pub(super) fn run(mut self, inbox: &Inbox) {
+        if let Err(error) = self.ring.submitter().register_enable_rings() {
+            tracing::error!(%error, "programs that poll state files are not notified");
+            return;
+        }
         self.listen(inbox);
         while !inbox.is_stopped() {
             let wanted = usize::from(self.backlog.is_empty());
@@ -130,13 +141,13 @@ impl Watcher {
             Some(_) if in_flight => {}
             Some((head, mapping)) => {
                 self.wait(ino, head, &mapping);
-                let state = Arc::downgrade(state);
-                let watched = Watched {
-                    state,
-                    mapping: Some(mapping),
+                let watched = self.watched.entry(ino).or_insert_with(|| Watched {
+                    state: Arc::downgrade(state),
+                    mapping: None,
                     cancelled: false,
-                };
-                self.watched.insert(ino, watched);
+                });
+                watched.mapping = Some(mapping);
+                watched.cancelled = false;
             }
             None if in_flight => {
                 if let Some(watched) = self.watched.get_mut(&ino)

@@ -106,8 +106,8 @@ impl State {
     }
 
     fn newest_and_age(&self, inner: &mut Inner) -> Result<(Generation, Option<Duration>), Errno> {
-        self.map_reach(inner)?;
-        let version = region::describe(&self.mapping().mapped())?;
+        let mapping = self.map_reach(inner)?;
+        let version = region::describe(&mapping.mapped())?;
         Ok((version.generation(), self.age(&version)))
     }
 

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kstate_sys::region::{Generation, Head, Memory, Notice};
+use kstate_sys::region::{self, Generation, Head, Memory, Notice};
+use smallvec::SmallVec;
 
 use super::{Inner, State};
 use crate::errno::Errno;
 use crate::handle::Handle;
-use crate::poll::Poller;
+use crate::poll::{Poller, Pollers};
 use crate::region::RegionMapping;
 
 /// News that a committer tells by itself on behalf of a `write(2)`; of more it leaves to the thread
@@ -35,7 +36,8 @@ pub(crate) struct Interest {
     /// The open file.
     pub(crate) file: u64,
     pub(crate) purpose: Purpose,
-    pub(crate) beyond: Generation,
+    /// If not given, the newest one there is when this is registered.
+    pub(crate) beyond: Option<Generation>,
     /// News that come earlier wait for it.
     pub(crate) not_before: Option<Instant>,
     /// If given, what has been seen through it is no news either.
@@ -62,19 +64,29 @@ enum Due {
 }
 
 impl Kept {
-    fn due(&self, newest: Generation, now: Instant) -> Due {
+    fn due(&self, newest: Generation) -> Due {
         let seen = self.handle.as_ref().map(|handle| handle.seen());
         match newest > self.beyond && seen.is_none_or(|seen| newest > seen) {
             false => Due::NotYet,
             true => match self
                 .not_before
-                .and_then(|at| at.checked_duration_since(now))
+                .and_then(|at| at.checked_duration_since(Instant::now()))
             {
                 None | Some(Duration::ZERO) => Due::Now,
                 Some(left) => Due::In(left),
             },
         }
     }
+}
+
+/// What is found when an interest is registered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registered {
+    /// The state has gone, and nothing was kept.
+    pub(crate) gone: bool,
+    /// Whoever watches heads must be asked to look at this one.
+    pub(crate) look: bool,
+    pub(crate) newest: Generation,
 }
 
 /// What is to be done behind [`State::tell`].
@@ -87,29 +99,44 @@ pub(crate) struct Untold {
 }
 
 impl State {
-    /// Keeps an interest until it is told; not where the state has gone, which is to be looked for
-    /// after this. Returns whether whoever watches heads must be asked to look at this one.
-    pub(crate) fn register(&self, interest: Interest) -> Result<bool, Errno> {
+    /// Keeps an interest until it is told.
+    pub(crate) fn register(&self, interest: Interest) -> Result<Registered, Errno> {
         let mut inner = self.lock();
-        if inner.gone {
-            return Ok(false);
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
+        if !inner.gone {
+            // ORDERING: set already it was before this lock was taken, so before the load below.
+            mapped.header().raise_once(Notice::WAITERS);
         }
+        // ORDERING: SeqCst after `raise`: who commits after this load finds the mark. Then the wait
+        // in flight ends; if there is none, or news already, somebody must look.
+        let head = Head::from_raw(mapped.header().head.load(Ordering::SeqCst));
+        let newest = match head.has_intent() {
+            false => head.generation(),
+            true => region::newest(&mapped)?.generation(),
+        };
+        if inner.gone {
+            return Ok(Registered {
+                gone: true,
+                look: false,
+                newest,
+            });
+        }
+        let beyond = interest.beyond.unwrap_or(newest);
         let key = (interest.file, interest.purpose);
         let kept = Kept {
-            beyond: interest.beyond,
+            beyond,
             not_before: interest.not_before,
             handle: interest.handle,
             call: interest.call,
             has_news: false,
         };
-        let beyond = kept.beyond;
         inner.interests.insert(key, kept);
-        let mapping = self.mapping();
-        mapping.mapped().header().raise(Notice::WAITERS);
-        // ORDERING: SeqCst after `raise`: who commits after this load finds the mark. Then the wait
-        // in flight ends; if there is none, or news already, somebody must look.
-        let head = mapping.mapped().header().head.load(Ordering::SeqCst);
-        Ok(!inner.watched || Head::from_raw(head).generation() > beyond)
+        Ok(Registered {
+            gone: false,
+            look: !inner.watched || newest > beyond,
+            newest,
+        })
     }
 
     /// Forgets one.
@@ -141,7 +168,7 @@ impl State {
             return untold;
         }
         let mapping = self.mapping();
-        mapping.mapped().header().raise(Notice::WAITERS);
+        mapping.mapped().header().raise_once(Notice::WAITERS);
         // ORDERING: SeqCst after `raise`: see `Header::notice`.
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
@@ -160,7 +187,7 @@ impl State {
 
     /// After a commit of the daemon's own: tells those few who wait for it without the detour.
     /// Returns whether others wait, who must be woken.
-    pub(super) fn tell_few(&self, inner: &mut Inner, newest: Generation) -> (Vec<Poller>, bool) {
+    pub(super) fn tell_few(&self, inner: &mut Inner, newest: Generation) -> (Pollers, bool) {
         let calls = inner.take_due(newest, FEW, None);
         self.lower_mark_if_unused(inner);
         (
@@ -204,11 +231,10 @@ impl Inner {
         newest: Generation,
         most: usize,
         mut later: Option<&mut Option<Duration>>,
-    ) -> Vec<Poller> {
-        let now = Instant::now();
-        let mut due = Vec::new();
+    ) -> Pollers {
+        let mut due = SmallVec::<[_; 4]>::new();
         for (key, kept) in &mut self.interests {
-            match kept.due(newest, now) {
+            match kept.due(newest) {
                 Due::Now if due.len() < most => due.push(*key),
                 Due::Now => {}
                 Due::NotYet => kept.has_news = false,
@@ -231,8 +257,10 @@ impl Inner {
     }
 
     /// Takes out everybody who waits for one of these.
-    pub(super) fn take_all(&mut self, which: impl Fn(Purpose) -> bool) -> Vec<Poller> {
-        let taken = self.interests.extract_if(|(_, purpose), _| which(*purpose));
+    pub(super) fn take_all(&mut self, which: impl Fn(Purpose) -> bool) -> Pollers {
+        let taken = self
+            .interests
+            .extract_if(.., |(_, purpose), _| which(*purpose));
         taken.map(|(_, kept)| kept.call).collect()
     }
 }

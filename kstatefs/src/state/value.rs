@@ -74,8 +74,7 @@ impl State {
     }
 
     fn read_locked(&self, inner: &mut Inner) -> Result<(Head, Vec<u8>), Errno> {
-        self.map_reach(inner)?;
-        let mapping = self.mapping();
+        let mapping = self.map_reach(inner)?;
         let mut bytes = Vec::with_capacity(self.geometry.page() as usize);
         let version = region::read(&mapping.mapped(), bytes.spare_capacity_mut());
         if mapping.is_damaged() {
@@ -164,8 +163,8 @@ impl State {
             let (base, bytes) = match expectation {
                 Expectation::Base(head, bytes) => (head, edit.apply(bytes, bound)),
                 Expectation::Newest => {
-                    self.map_reach(&mut inner)?;
-                    let version = region::describe(&self.mapping().mapped())?;
+                    let mapping = self.map_reach(&mut inner)?;
+                    let version = region::describe(&mapping.mapped())?;
                     match edit.covers(version.length as usize) {
                         true => (version.head, edit.apply(&[], bound)),
                         false => {
