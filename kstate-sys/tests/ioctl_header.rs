@@ -105,7 +105,7 @@ fn layouts() -> Values {
     ]);
     layout!(values, Info, "kstate_info", [
         state_id: "state_id", generation: "generation", age_ns: "age_ns", layout_id: "layout_id",
-        linger_ms: "linger_ms", length: "length", capacity: "capacity",
+        linger_ms: "linger_ms", deadline_ns: "deadline_ns", length: "length", capacity: "capacity",
         subscribers: "subscribers", writers: "writers", waiters: "waiters", flags: "flags",
     ]);
     layout!(values, Turn, "kstate_turn", [group: "group", microseconds: "microseconds"]);
