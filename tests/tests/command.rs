@@ -91,8 +91,12 @@ fn a_command_that_runs_on_ends_when_the_daemon_has_died() {
     input.as_ref().unwrap().write_all(b"1\n").unwrap();
     eventually("both are at work", || {
         let there = names(&daemon);
-        let fed = || daemon.library().info("z").unwrap().length;
-        (there == ["x", "y", "z"] && fed() == 1).then_some(())
+        let info = |name: &str| daemon.library().info(name).unwrap();
+        let at_work = || {
+            let wait = ["x", "y"].iter().all(|name| info(name).waiters == 1);
+            wait && info("z").length == 1
+        };
+        (there == ["x", "y", "z"] && at_work()).then_some(())
     });
     daemon.process().signal(Signal::SIGKILL);
     for child in [watching, feeding] {
