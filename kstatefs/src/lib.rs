@@ -23,6 +23,7 @@ mod descriptors;
 mod errno;
 mod fs;
 mod fuse;
+mod fusermount;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;

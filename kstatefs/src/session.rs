@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fuser::{BackingId, MountOption, Session, SessionACL};
+use fuser::{BackingId, Session, SessionACL};
 use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -20,6 +20,7 @@ use crate::backing::{Backing, Transport};
 use crate::config::{Config, Passthrough};
 use crate::fs::{Settings, Shared};
 use crate::fuse::Fuse;
+use crate::fusermount;
 use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
 use crate::poll::{Hub, Way};
 use crate::timer::Timer;
@@ -339,36 +340,27 @@ fn mount(
             None => Err(source),
         },
     };
-    match device.and_then(|device| mount_directly(device, path, allow_other)) {
-        Ok(device) => {
-            let unmount = Unmounting(Some(path.to_owned()));
-            let session = Session::from_fd(fuse, device, config.acl, config).map_err(failed)?;
-            unmount.disarm();
-            Ok(session)
-        }
+    let device = match device.and_then(|device| mount_directly(device, path, allow_other)) {
         Err(refused) if refused.raw_os_error() == Some(libc::EPERM) => {
-            config.mount_options = vec![
-                MountOption::FSName("kstatefs".into()),
-                MountOption::Subtype("kstatefs".into()),
-                MountOption::DefaultPermissions,
-                MountOption::NoSuid,
-                MountOption::NoDev,
-                MountOption::NoExec,
-            ];
-            Session::new(fuse, path, &config).map_err(|error| {
-                // Without the helper its absence is all that fuser can tell.
-                failed(match error.kind() {
-                    io::ErrorKind::NotFound => refused,
-                    // What the helper printed, without its end of line.
-                    _ => io::Error::other(match error.to_string().trim() {
-                        "" => "fusermount3 failed without a word".to_owned(),
-                        said => said.to_owned(),
-                    }),
-                })
+            let mut options =
+                "fsname=kstatefs,subtype=kstatefs,default_permissions,nosuid,nodev,noexec"
+                    .to_owned();
+            if allow_other {
+                options.push_str(",allow_other");
+            }
+            fusermount::mount(path, &options).map_err(|error| match error.kind() {
+                // Its absence is no reason; what it was wanted for is.
+                io::ErrorKind::NotFound => refused,
+                _ => error,
             })
         }
-        Err(error) => Err(failed(error)),
-    }
+        device => device,
+    };
+    let device = device.map_err(failed)?;
+    let unmount = Unmounting(Some(path.to_owned()));
+    let session = Session::from_fd(fuse, device, config.acl, config).map_err(failed)?;
+    unmount.disarm();
+    Ok(session)
 }
 
 /// What to do about a device that does not open, where that is known.
