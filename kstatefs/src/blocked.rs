@@ -5,16 +5,18 @@
 //! it is answered. It would tell by a request of its own (FUSE_INTERRUPT) that a signal has come, but
 //! fuser 0.18 answers that with ENOSYS, and then the kernel asks no more. So signals are looked for.
 
+use std::collections::HashSet;
 use std::fs;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::errno::Errno;
 
 /// How soon a signal is found.
-const SOON: Duration = Duration::from_millis(50);
-/// With many who wait, how long there is for each of them: looking takes a fiftieth of it.
-const EACH: Duration = Duration::from_millis(1);
+pub(crate) const SOON: Duration = Duration::from_millis(50);
+/// How many threads of one user are looked at each time, those first that have waited for it longest. Of
+/// more each waits longer, but nobody else does.
+const AT_A_TIME: usize = 200;
 
 /// What a read gives.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,20 +29,28 @@ pub(crate) enum Given {
 
 /// A read that waits.
 pub(crate) struct BlockedRead {
+    uid: u32,
     tid: u32,
+    /// When it was looked for a signal last.
+    looked: Instant,
     size: usize,
     reply: Box<dyn FnOnce(Result<Vec<u8>, Errno>) + Send>,
 }
 
 impl BlockedRead {
-    /// A read by thread `tid` of no more than `size` bytes.
+    /// A read by thread `tid` of user `uid` of no more than `size` bytes.
     pub(crate) fn new(
-        tid: u32,
+        (uid, tid): (u32, u32),
         size: usize,
         reply: impl FnOnce(Result<Vec<u8>, Errno>) + Send + 'static,
     ) -> Self {
-        let reply = Box::new(reply);
-        Self { tid, size, reply }
+        Self {
+            uid,
+            tid,
+            looked: Instant::now(),
+            size,
+            reply: Box::new(reply),
+        }
     }
 
     pub(crate) fn answer(self, result: Result<Vec<u8>, Errno>) {
@@ -98,21 +108,27 @@ impl BlockedReads {
         some
     }
 
-    /// Lets those go whose threads have been sent a signal. Returns how many wait still.
-    pub(crate) fn let_go_signalled(&self) -> usize {
-        // Looked at without the lock: it takes a while.
-        let mut tids: Vec<u32> = self.lock().iter().map(|read| read.tid).collect();
-        tids.retain(|tid| is_signalled(*tid));
+    /// Who waits, as user and thread, and when each was looked at last.
+    fn waiting(&self) -> Vec<(u32, Instant, u32)> {
+        let reads = self.lock();
+        let waiting = |read: &BlockedRead| (read.uid, read.looked, read.tid);
+        reads.iter().map(waiting).collect()
+    }
+
+    /// Lets those go of `looked` who are `signalled`.
+    fn let_go(&self, looked: &HashSet<u32>, signalled: &HashSet<u32>) {
         let mut reads = self.lock();
-        let signalled: Vec<_> = reads
-            .extract_if(.., |read| tids.contains(&read.tid))
+        let gone: Vec<_> = reads
+            .extract_if(.., |read| signalled.contains(&read.tid))
             .collect();
-        let left = reads.len();
+        let now = Instant::now();
+        for read in reads.iter_mut().filter(|read| looked.contains(&read.tid)) {
+            read.looked = now;
+        }
         drop(reads);
-        for read in signalled {
+        for read in gone {
             read.answer(Err(Errno::EINTR));
         }
-        left
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<BlockedRead>> {
@@ -120,15 +136,34 @@ impl BlockedReads {
     }
 }
 
-/// When to look for signals again, with so many who wait.
-pub(crate) fn until_next_look(blocked: usize) -> Duration {
-    SOON.max(EACH * u32::try_from(blocked).unwrap_or(u32::MAX))
+/// Lets reads go whose threads have been sent a signal.
+pub(crate) fn let_go_signalled(files: &[&BlockedReads]) {
+    let mut waiting: Vec<_> = files.iter().flat_map(|file| file.waiting()).collect();
+    // By user, and those first that have waited longest.
+    waiting.sort_unstable();
+    let users = waiting.chunk_by(|a, b| a.0 == b.0);
+    let looked = users.flat_map(|user| user.iter().take(AT_A_TIME));
+    let looked: HashSet<u32> = looked.map(|(_, _, tid)| *tid).collect();
+    // No lock is held: it takes a while.
+    let signalled: HashSet<u32> = looked
+        .iter()
+        .copied()
+        .filter(|t| is_signalled(*t))
+        .collect();
+    for file in files {
+        file.let_go(&looked, &signalled);
+    }
 }
 
 /// Whether a signal waits for the thread that it does not block, or the thread has gone.
 fn is_signalled(tid: u32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{tid}/status")) else {
-        return true;
+    let status = match fs::read_to_string(format!("/proc/{tid}/status")) {
+        Ok(status) => status,
+        // What else is in the way, such as a lack of descriptors, says nothing of the thread.
+        Err(error) => {
+            let gone = [Some(libc::ENOENT), Some(libc::ESRCH)];
+            return gone.contains(&error.raw_os_error());
+        }
     };
     let mask = |key: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(key));
@@ -150,7 +185,7 @@ mod tests {
         let (told, answers) = mpsc::channel();
         for number in 0..3 {
             let told = told.clone();
-            let read = BlockedRead::new(std::process::id(), number, move |answer| {
+            let read = BlockedRead::new((0, std::process::id()), number, move |answer| {
                 told.send((number, answer)).unwrap();
             });
             reads.add(read).unwrap();
@@ -166,7 +201,8 @@ mod tests {
         assert!(some);
         let answers: Vec<_> = answers.try_iter().collect();
         assert_eq!(answers, [(0, Ok(vec![])), (1, Ok(vec![0]))]);
-        assert_eq!(reads.let_go_signalled(), 1, "nobody was sent a signal");
+        let_go_signalled(&[&reads]);
+        assert_eq!(reads.len(), 1, "nobody was sent a signal");
     }
 
     #[test]
@@ -175,12 +211,13 @@ mod tests {
         let (told, answers) = mpsc::channel();
         let read = |tid| {
             let told = told.clone();
-            BlockedRead::new(tid, 1, move |answer| told.send(answer).unwrap())
+            BlockedRead::new((0, tid), 1, move |answer| told.send(answer).unwrap())
         };
         assert!(reads.add(read(0)).is_err());
         // Above the highest that Linux can be set to give out.
         reads.add(read(1 << 30)).unwrap();
-        assert_eq!(reads.let_go_signalled(), 0);
+        let_go_signalled(&[&reads]);
+        assert_eq!(reads.len(), 0);
         assert_eq!(answers.recv().unwrap(), Err(Errno::EINTR));
     }
 }

@@ -204,6 +204,7 @@ impl Stream {
         // Came and went without being told: nothing to tell.
         if followed.news.deleted && followed.told.is_none() {
             inner.states.remove(&ino);
+            inner.tidy_queue();
             return;
         }
         self.queue(inner, ino);
@@ -318,17 +319,23 @@ impl Stream {
     }
 
     /// Whether there is something to read. If not, `poller` is called when there is.
-    pub(crate) fn poll(&self, poller: Option<Poller>) -> bool {
+    pub(crate) fn poll(self: &Arc<Self>, poller: Option<Poller>) -> bool {
         let mut inner = self.lock();
         if poller.is_some() {
             inner.poller = poller;
         }
-        inner.at < inner.text.len() || self.has_lines(&mut inner)
+        let mut told = Vec::new();
+        let found = inner.at < inner.text.len() || self.has_lines(&mut inner, &mut told);
+        drop(inner);
+        for (state, generation) in told {
+            self.watch(&state, generation);
+        }
+        found
     }
 
     /// Whether a read would find lines. Takes out of the queue what there is nothing to tell of any
-    /// more: who is told to read shall not be blocked.
-    fn has_lines(&self, inner: &mut Inner) -> bool {
+    /// more: who is told to read shall not be blocked. It is to be watched then, from what was `told` on.
+    fn has_lines(&self, inner: &mut Inner, told: &mut Vec<(Arc<State>, Generation)>) -> bool {
         while let Some(ino) = inner.queue.front().copied() {
             if let Some(followed) = inner.states.get_mut(&ino) {
                 let state = followed.state.upgrade();
@@ -339,6 +346,7 @@ impl Stream {
                 } else {
                     followed.queued = false;
                     followed.news = News::default();
+                    told.extend(state.zip(followed.told));
                 }
             }
             inner.queue.pop_front();
@@ -370,12 +378,9 @@ impl Stream {
         self.blocked.serve(|size| Ok(self.read(size)));
     }
 
-    /// Lets reads go whose threads have been sent a signal. Returns how many wait still.
-    pub(crate) fn let_go_signalled(&self) -> usize {
-        match self.blocked.len() {
-            0 => 0,
-            _ => self.blocked.let_go_signalled(),
-        }
+    /// The reads that wait here.
+    pub(crate) fn blocked(&self) -> &BlockedReads {
+        &self.blocked
     }
 
     fn forget_all(&self) {
@@ -387,6 +392,17 @@ impl Stream {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Takes what is not followed any more out of the queue, when that is the most of it: a stream that
+    /// nobody reads remembers nothing of what came and went.
+    fn tidy_queue(&mut self) {
+        if self.queue.len() > 2 * self.states.len() + 64 {
+            let states = &self.states;
+            self.queue.retain(|ino| states.contains_key(ino));
+        }
     }
 }
 

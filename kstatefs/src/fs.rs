@@ -212,10 +212,7 @@ impl Shared {
                 }
                 None
             }
-            Look::Signals => match self.let_go_signalled() {
-                0 => None,
-                blocked => Some(blocked::until_next_look(blocked)),
-            },
+            Look::Signals => self.let_go_signalled().then_some(blocked::SOON),
         };
         if let Some(delay) = again {
             self.common.timer.schedule(look, delay);

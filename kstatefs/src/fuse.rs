@@ -311,7 +311,7 @@ impl Filesystem for Fuse {
             Given::Bytes(bytes) => reply.data(&bytes),
             Given::NotYet if flags.0 & libc::O_NONBLOCK != 0 => reply.error(fuser::Errno::EAGAIN),
             Given::NotYet => {
-                let read = BlockedRead::new(request.pid(), size, move |read| {
+                let read = BlockedRead::new((request.uid(), request.pid()), size, move |read| {
                     reply!(reply, read, bytes => reply.data(&bytes));
                 });
                 fs.block(file.0, read);

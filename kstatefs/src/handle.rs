@@ -226,39 +226,42 @@ impl Handle {
     }
 
     /// Answers what reads it can, and sees to it that the others are.
+    ///
+    /// 1. What is there is given. Nobody waits any more: done.
+    /// 2. Registered, under a key that all threads here share. News from here on calls this again.
+    /// 3. What came between 1 and 2, and would not call, such as that the state is overdue, is given.
+    ///    Somebody waits still: done, as 2 stands.
+    /// 4. Else it is not needed. But a read may have come in behind 3, whose own 2 is forgotten by
+    ///    this: then all over again. If it comes behind that look, its 2 is later still.
     fn serve(self: &Arc<Self>, hub: &Arc<Hub>) {
         let serve = || self.blocked.serve(|size| self.read_on(size));
-        if !serve() {
-            return;
-        }
-        let (this, theirs) = (self.clone(), hub.clone());
-        let registered = self.state.register(Interest {
-            file: self.id,
-            purpose: Purpose::Read,
-            beyond: Some(self.seen()),
-            not_before: self.lock().pace.not_before(),
-            handle: None,
-            call: Poller::new(move || this.serve(&theirs)),
-        });
-        match registered {
-            Ok(found) if found.look => hub.watch(&self.state),
-            Ok(_) => {}
-            Err(error) => {
-                self.blocked.serve(|_| Err(error));
+        while serve() {
+            let (this, theirs) = (self.clone(), hub.clone());
+            let registered = self.state.register(Interest {
+                file: self.id,
+                purpose: Purpose::Read,
+                beyond: Some(self.seen()),
+                not_before: self.lock().pace.not_before(),
+                handle: None,
+                call: Poller::new(move || this.serve(&theirs)),
+            });
+            match registered {
+                Ok(found) if found.look => hub.watch(&self.state),
+                Ok(_) => {}
+                Err(error) => {
+                    self.blocked.serve(|_| Err(error));
+                }
             }
-        }
-        // What was not there before and would not have called, such as that it is overdue.
-        if !serve() {
+            if serve() {
+                return;
+            }
             self.state.forget_interest(self.id, Purpose::Read);
         }
     }
 
-    /// Lets reads go whose threads have been sent a signal. Returns how many wait still.
-    pub(crate) fn let_go_signalled(&self) -> usize {
-        match self.blocked.len() {
-            0 => 0,
-            _ => self.blocked.let_go_signalled(),
-        }
+    /// The reads that wait here.
+    pub(crate) fn blocked(&self) -> &BlockedReads {
+        &self.blocked
     }
 
     /// What there is to see. `poller` is called when there is something new.

@@ -115,7 +115,7 @@ pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
         &mut text,
         "kstate_requests_total",
         "counter",
-        "Requests of the kernel to the daemon.",
+        "Requests of the kernel, but for those that are always refused.",
     );
     for (request, name) in REQUESTS {
         let label = Some(("request", name));

@@ -96,6 +96,10 @@ pub(crate) struct Counts {
     pub(crate) waiters: u32,
 }
 
+/// What one state can add to a total, whatever its writers have written there: so many that it is years'
+/// worth, and few enough for many states.
+const MOST_COUNTED: u64 = 1 << 48;
+
 /// What has happened to a state, or to all there were.
 ///
 /// Conflicts and wakes are counted by those who commit, who could write anything there.
@@ -253,7 +257,7 @@ impl State {
         self.lock().attributes
     }
 
-    /// Changes attributes; returns whether the state is now kept by nothing.
+    /// Changes attributes; returns what they are then.
     pub(crate) fn set_attributes(&self, change: impl FnOnce(&mut Attributes)) -> Attributes {
         let mut inner = self.lock();
         change(&mut inner.attributes);
@@ -382,10 +386,10 @@ impl State {
         let mapped = mapping.mapped();
         let header = mapped.header();
         Totals {
-            commits: self.newest().map_or(0, |newest| newest.0),
-            conflicts: header.conflicts.load(Ordering::Relaxed),
+            commits: self.newest().map_or(0, |newest| newest.0).min(MOST_COUNTED),
+            conflicts: header.conflicts.load(Ordering::Relaxed).min(MOST_COUNTED),
             reads: self.reads.load(Ordering::Relaxed),
-            wakes: header.wakes.load(Ordering::Relaxed),
+            wakes: header.wakes.load(Ordering::Relaxed).min(MOST_COUNTED),
         }
     }
 

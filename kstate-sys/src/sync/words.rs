@@ -44,6 +44,11 @@ macro_rules! word {
             }
 
             /// As that of the standard library.
+            pub fn fetch_add(&self, value: $bits, order: Ordering) -> $bits {
+                self.in_turn().fetch_add(value, order)
+            }
+
+            /// As that of the standard library.
             pub fn fetch_or(&self, value: $bits, order: Ordering) -> $bits {
                 self.in_turn().fetch_or(value, order)
             }

@@ -1,6 +1,6 @@
 //! The files `.kstate/changes@…`: one a prefix, for as long as the kernel knows of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kstate_sys::name::{MAX_NAME_BYTES, VIEW_SEPARATOR};
@@ -11,6 +11,10 @@ use crate::inode::{ALL_CHANGES, FIRST_FILTER};
 /// The name of the file without a prefix.
 pub(crate) const NAME: &str = "changes";
 
+/// Of more the oldest is forgotten: to open it the kernel has to look its name up once more, as ESTALE
+/// makes it do. A file that is open has its prefix itself.
+const MOST: usize = 4096;
+
 /// Prefixes by inode number.
 #[derive(Debug, Default)]
 pub(crate) struct Prefixes(Mutex<Numbered>);
@@ -18,7 +22,7 @@ pub(crate) struct Prefixes(Mutex<Numbered>);
 #[derive(Debug, Default)]
 struct Numbered {
     by_text: HashMap<String, u64>,
-    by_ino: HashMap<u64, Known>,
+    by_ino: BTreeMap<u64, Known>,
     given: u64,
 }
 
@@ -58,6 +62,11 @@ impl Prefixes {
         };
         let lookups = known.by_ino.get(&ino).map_or(0, |known| known.lookups) + 1;
         known.by_ino.insert(ino, Known { text, lookups });
+        if known.by_ino.len() > MOST
+            && let Some((_, oldest)) = known.by_ino.pop_first()
+        {
+            known.by_text.remove(&oldest.text);
+        }
         Ok(Some(ino))
     }
 
@@ -131,6 +140,20 @@ mod tests {
         prefixes.forget(ino, 1);
         assert_eq!(prefixes.of(ino), None);
         assert_ne!(lookup("changes@gps."), Ok(Some(ino)));
+    }
+
+    #[test]
+    fn of_many_prefixes_the_oldest_are_forgotten() {
+        let prefixes = Prefixes::default();
+        let lookup = |number: usize| prefixes.lookup(format!("changes@{number}").as_bytes());
+        let first = lookup(0).unwrap().unwrap();
+        for number in 1..=MOST {
+            lookup(number).unwrap();
+        }
+        assert_eq!(prefixes.of(first), None);
+        assert_ne!(lookup(0), Ok(Some(first)));
+        let known = prefixes.lock();
+        assert_eq!((known.by_ino.len(), known.by_text.len()), (MOST, MOST));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use kstate_sys::name::StateName;
 use super::{Caller, Entry, Shared};
 use crate::attr::Attr;
 use crate::backing::RegionFile;
-use crate::blocked::{BlockedRead, Given, until_next_look};
+use crate::blocked::{self, BlockedRead, BlockedReads, Given};
 use crate::changes::Stream;
 use crate::errno::Errno;
 use crate::handle::{Handle, OpenMode, Place};
@@ -41,12 +41,26 @@ pub(super) enum OpenFile {
     Directory(Arc<OpenDirectory>),
 }
 
+impl OpenFile {
+    /// The reads that wait there, of one whose reads can.
+    fn blocked(&self) -> Option<&BlockedReads> {
+        match self {
+            Self::State(handle) => Some(handle.blocked()),
+            Self::Changes(stream) => Some(stream.blocked()),
+            _ => None,
+        }
+    }
+}
+
 /// A directory, as it was when its beginning was read.
 #[derive(Debug)]
 pub(super) struct OpenDirectory {
     ino: u64,
     entries: Mutex<Arc<Vec<Entry>>>,
 }
+
+/// Reports that one user can have open: each keeps its text.
+const MOST_REPORTS: usize = 64;
 
 /// A report, as it was when its beginning was read.
 #[derive(Debug)]
@@ -177,9 +191,17 @@ impl Shared {
                 Ok(opened(file, true, false))
             }
             Node::Report(report) => {
+                let reader = Credentials::of(caller);
+                let theirs = |open: &&OpenFile| match open {
+                    OpenFile::Report(open) => open.reader.uid() == reader.uid(),
+                    _ => false,
+                };
+                if self.files().values().filter(theirs).count() >= MOST_REPORTS {
+                    return Err(Errno::ENFILE);
+                }
                 let file = self.keep(OpenFile::Report(Arc::new(OpenReport {
                     report,
-                    reader: Credentials::of(caller),
+                    reader,
                     text: Mutex::default(),
                 })));
                 Ok(opened(file, false, false))
@@ -322,26 +344,25 @@ impl Shared {
         self.blocking().insert(file);
         self.common
             .timer
-            .schedule_once(Look::Signals, until_next_look(1));
+            .schedule_once(Look::Signals, blocked::SOON);
     }
 
-    /// Lets reads go whose threads have been sent a signal. Returns how many wait still.
-    pub(super) fn let_go_signalled(&self) -> usize {
-        let left = |file: &u64| match self.file(*file) {
-            Ok(OpenFile::State(handle)) => handle.let_go_signalled(),
-            Ok(OpenFile::Changes(stream)) => stream.let_go_signalled(),
-            _ => 0,
-        };
+    /// Lets reads go whose threads have been sent a signal. Returns whether some wait still.
+    pub(super) fn let_go_signalled(&self) -> bool {
         // The lock is not held meanwhile; what comes in then is looked at next time.
         let files = std::mem::take(&mut *self.blocking());
-        let still = files.into_iter().map(|file| (file, left(&file)));
-        let still: Vec<_> = still.filter(|(_, left)| *left > 0).collect();
-        self.blocking().extend(still.iter().map(|(file, _)| *file));
-        still
+        let files = files.into_iter();
+        let open: Vec<_> = files
+            .filter_map(|file| Some((file, self.file(file).ok()?)))
+            .collect();
+        let reads: Vec<_> = open.iter().filter_map(|(_, open)| open.blocked()).collect();
+        blocked::let_go_signalled(&reads);
+        let still = open
             .iter()
-            .map(|(_, left)| left)
-            .sum::<usize>()
-            .max(self.blocking().len())
+            .filter(|(_, open)| open.blocked().is_some_and(|reads| reads.len() > 0));
+        let mut blocking = self.blocking();
+        blocking.extend(still.map(|(file, _)| *file));
+        !blocking.is_empty()
     }
 
     fn blocking(&self) -> MutexGuard<'_, BTreeSet<u64>> {

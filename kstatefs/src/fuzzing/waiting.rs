@@ -53,7 +53,7 @@ impl Waiting {
     /// With what the daemon gets of it.
     pub(super) fn new(file: u64, size: usize, tid: u32) -> (Self, BlockedRead) {
         let (tell, answer) = mpsc::channel();
-        let read = BlockedRead::new(tid, size, move |result| {
+        let read = BlockedRead::new((0, tid), size, move |result| {
             tell.send(result).expect("the kernel waits for it");
         });
         let waiting = Self {

@@ -172,7 +172,7 @@ impl State {
         // ORDERING: SeqCst after `raise`: see `Header::notice`.
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
-        let calls = inner.take_due(head.generation(), usize::MAX, Some(&mut untold.later));
+        let calls = inner.take_due(head.generation(), Some(&mut untold.later));
         // Who was told comes again, most likely, and then finds the head watched. If not, the next
         // commit wakes in vain, once.
         inner.watched = !calls.is_empty() || inner.interests.values().any(|k| !k.has_news);
@@ -188,7 +188,11 @@ impl State {
     /// After a commit of the daemon's own: tells those few who wait for it without the detour.
     /// Returns whether others wait, who must be woken.
     pub(super) fn tell_few(&self, inner: &mut Inner, newest: Generation) -> (Pollers, bool) {
-        let calls = inner.take_due(newest, FEW, None);
+        // Of many not even a look is taken here: a write shall not cost what others wait for.
+        if inner.interests.len() > FEW {
+            return (Pollers::new(), true);
+        }
+        let calls = inner.take_due(newest, None);
         self.lower_mark_if_unused(inner);
         (
             calls,
@@ -223,20 +227,18 @@ impl State {
 }
 
 impl Inner {
-    /// Takes out who has to be told now, no more than `most`, and how long the first of the others
+    /// Takes out who has to be told now, and how long the first of the others
     /// has to wait for what is there already. Who cannot see to those `later` leaves them to whoever
     /// watches the head.
     fn take_due(
         &mut self,
         newest: Generation,
-        most: usize,
         mut later: Option<&mut Option<Duration>>,
     ) -> Pollers {
         let mut due = SmallVec::<[_; 4]>::new();
         for (key, kept) in &mut self.interests {
             match kept.due(newest) {
-                Due::Now if due.len() < most => due.push(*key),
-                Due::Now => {}
+                Due::Now => due.push(*key),
                 Due::NotYet => kept.has_news = false,
                 Due::In(left) => {
                     if let Some(later) = later.as_deref_mut() {

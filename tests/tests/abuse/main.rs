@@ -8,6 +8,7 @@ mod idlers;
 mod killed;
 mod many;
 mod pollers;
+mod waiting;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -17,6 +17,7 @@ both_ways!(
     the_version_says_what_serves_and_how,
     every_state_is_a_line_of_json,
     reports_are_read_anew_from_their_beginning,
+    a_user_has_64_reports_open,
     reports_cannot_be_changed,
     metrics_are_text_that_prometheus_reads,
     commits_conflicts_reads_and_subscribers_are_counted,
@@ -151,6 +152,15 @@ fn reports_are_read_anew_from_their_beginning(setup: Setup) {
     buffered.read_to_string(&mut text).unwrap();
     assert_eq!(text.lines().count(), 502);
     drop(files);
+}
+
+fn a_user_has_64_reports_open(setup: Setup) {
+    let daemon = setup.start();
+    let open = || File::open(daemon.file(".kstate/states"));
+    let mut files: Vec<_> = (0..64).map(|_| open().unwrap()).collect();
+    assert_eq!(errno(open()), libc::ENFILE);
+    files.pop();
+    kstate_tests::eventually("one is closed", || open().ok());
 }
 
 fn reports_cannot_be_changed(setup: Setup) {
