@@ -23,6 +23,7 @@ async function watch(path, count) {
       console.log(`${step}: ${x} ${y}`);
       printed++;
     } catch (error) {
+      if (error.code === "EINTR") continue; // A signal came, which is another thread's to handle.
       if (error.code !== "ETIMEDOUT") throw error;
       console.error("overdue: nothing new by the state's deadline");
     }

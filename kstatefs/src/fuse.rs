@@ -28,6 +28,17 @@ use crate::xattr::Mode;
 
 /// Nothing is cached: the length changes with each commit and a name may evaporate.
 const NO_CACHE: Duration = Duration::ZERO;
+/// But directories, whose attributes never change: the kernel looks at their rights on each path
+/// that leads through one. Not for long, as who looks at one wants to know whether the daemon lives.
+const FOR_A_WHILE: Duration = Duration::from_secs(1);
+
+/// For how long the kernel may take this for true.
+fn valid_for(attr: &Attr) -> &'static Duration {
+    match attr.kind {
+        Kind::Directory => &FOR_A_WHILE,
+        Kind::File => &NO_CACHE,
+    }
+}
 
 /// The daemon as fuser sees it. The file system behind it is there from the first request on,
 /// but not yet at the handshake, whose outcome it depends on.
@@ -146,7 +157,9 @@ impl Filesystem for Fuse {
         let found = self
             .fs(Counted::Lookup)
             .and_then(|fs| fs.lookup(parent.0, name.as_bytes()));
-        reply!(reply, found, attr => reply.entry(&NO_CACHE, &file_attr(&attr), Generation(0)));
+        reply!(reply, found, attr => {
+            reply.entry(valid_for(&attr), &file_attr(&attr), Generation(0));
+        });
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, lookups: u64) {
@@ -157,7 +170,7 @@ impl Filesystem for Fuse {
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let found = self.fs(Counted::Getattr).and_then(|fs| fs.getattr(ino.0));
-        reply!(reply, found, attr => reply.attr(&NO_CACHE, &file_attr(&attr)));
+        reply!(reply, found, attr => reply.attr(valid_for(&attr), &file_attr(&attr)));
     }
 
     fn setattr(

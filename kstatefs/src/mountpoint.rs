@@ -2,7 +2,6 @@
 
 mod table;
 
-use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -136,15 +135,17 @@ fn is_dead(error: &io::Error) -> bool {
     )
 }
 
-/// Looks at a mount, from a thread that is left behind where nobody answers.
-fn look(path: &Path) -> Option<io::Result<Metadata>> {
+/// Looks at a mount, from a thread that is left behind where nobody answers. What its directory is like
+/// the kernel may know from before; how much room there is it asks the daemon each time.
+fn look(path: &Path) -> Option<io::Result<()>> {
     let (sender, answer) = mpsc::sync_channel(1);
     let theirs = path.to_owned();
     let looking = thread::Builder::new()
         .name("kstate-look".into())
         .spawn(move || {
             // Who asked may have lost patience.
-            let _ = sender.send(std::fs::metadata(theirs));
+            let looked = nix::sys::statvfs::statvfs(&theirs);
+            let _ = sender.send(looked.map(|_| ()).map_err(io::Error::from));
         });
     let looking = match looking {
         Ok(looking) => looking,
