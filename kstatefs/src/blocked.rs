@@ -27,6 +27,17 @@ pub(crate) enum Given {
     NotYet,
 }
 
+impl Given {
+    /// What a read of `size` bytes at `offset` gives of all there is.
+    pub(crate) fn part_of(bytes: &[u8], offset: u64, size: usize) -> Self {
+        let start = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        let end = start.saturating_add(size).min(bytes.len());
+        Self::Bytes(bytes[start..end].to_vec())
+    }
+}
+
 /// A read that waits.
 pub(crate) struct BlockedRead {
     uid: u32,

@@ -1,44 +1,35 @@
-//! FUSE requests to calls of [`fs`](crate::fs), and nothing else: the only file that knows FUSE's
-//! types.
+//! FUSE requests to calls of [`fs`](crate::fs), and nothing else: alone, with `convert.rs` below it, this
+//! knows FUSE's types.
+
+mod convert;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use fuser::{
-    BackingId, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
-    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyOpen, ReplyPoll, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyIoctl, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
-use crate::attr::{Attr, Kind};
 use crate::backing::Transport;
 use crate::blocked::{BlockedRead, Given};
 use crate::capabilities;
 use crate::errno::Errno;
-use crate::fs::{Caller, Change, Opened, Shared};
+use crate::fs::{Change, Opened, Shared};
 use crate::metrics::Request as Counted;
 use crate::poll::Poller;
 use crate::xattr::Mode;
 
-/// Nothing is cached: the length changes with each commit and a name may evaporate.
-const NO_CACHE: Duration = Duration::ZERO;
-/// But directories, whose attributes never change: the kernel looks at their rights on each path
-/// that leads through one. Not for long, as who looks at one wants to know whether the daemon lives.
-const FOR_A_WHILE: Duration = Duration::from_secs(1);
-
-/// For how long the kernel may take this for true.
-fn valid_for(attr: &Attr) -> &'static Duration {
-    match attr.kind {
-        Kind::Directory => &FOR_A_WHILE,
-        Kind::File => &NO_CACHE,
-    }
-}
+use convert::{
+    NO_CACHE, caller, errno, file_attr, file_type, open_flags, sized, skipped, valid_for,
+};
 
 /// The daemon as fuser sees it. The file system behind it is there from the first request on,
 /// but not yet at the handshake, whose outcome it depends on.
@@ -97,43 +88,6 @@ impl Fuse {
         let id = Arc::new(region.file().with(register)?);
         known.insert(opened.ino, id.clone());
         Ok(Some(id))
-    }
-}
-
-fn caller(request: &Request) -> Caller {
-    Caller {
-        uid: request.uid(),
-        gid: request.gid(),
-        tid: request.pid(),
-    }
-}
-
-fn errno(error: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(error.code())
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    let kind = match attr.kind {
-        Kind::Directory => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-    };
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: attr.modified,
-        mtime: attr.modified,
-        ctime: attr.changed,
-        crtime: UNIX_EPOCH,
-        kind,
-        // Masked to the permission bits.
-        perm: u16::try_from(attr.mode & 0o7777).unwrap_or(0),
-        nlink: if attr.kind == Kind::Directory { 2 } else { 1 },
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: attr.block,
-        flags: 0,
     }
 }
 
@@ -612,33 +566,5 @@ impl Fuse {
         if let Ok(fs) = self.fs(Counted::Release) {
             fs.release(file);
         }
-    }
-}
-
-fn open_flags(opened: &Opened) -> FopenFlags {
-    match opened.stream {
-        true => FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_STREAM,
-        false => FopenFlags::FOPEN_DIRECT_IO,
-    }
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::Directory => FileType::Directory,
-        Kind::File => FileType::RegularFile,
-    }
-}
-
-fn skipped(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
-}
-
-/// Answers an attribute request as its size asks: how long it would be, or the bytes.
-fn sized(reply: ReplyXattr, size: u32, value: &[u8]) {
-    let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    match size {
-        0 => reply.size(length),
-        _ if size < length => reply.error(fuser::Errno::ERANGE),
-        _ => reply.data(value),
     }
 }

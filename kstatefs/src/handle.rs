@@ -68,8 +68,6 @@ pub(crate) struct Handle {
     pub(crate) opener: Option<i32>,
     /// The newest generation seen through this file: what poll compares with.
     seen: AtomicU64,
-    /// Versions written through this file.
-    written: AtomicU64,
     io: Mutex<Io>,
     blocked: BlockedReads,
 }
@@ -85,13 +83,19 @@ struct Io {
     pace: Pace,
     /// The generation whose being overdue has been seen.
     overdue_seen: Option<Generation>,
+    /// Versions written through this file.
+    written: u64,
 }
 
 impl Io {
-    /// How many bytes of the version are still to be read.
+    /// The bytes of the version taken; none before.
+    fn bytes(&self) -> &[u8] {
+        self.version.as_ref().map_or(&[], |version| &version.bytes)
+    }
+
+    /// How many of them are still to be read.
     fn rest(&self) -> usize {
-        let length = self.version.as_ref().map(|version| version.bytes.len());
-        length.unwrap_or(0).saturating_sub(self.at)
+        self.bytes().len().saturating_sub(self.at)
     }
 }
 
@@ -115,6 +119,7 @@ impl Handle {
             at: 0,
             pace: Pace::new(view.map_or(Duration::ZERO, View::period)),
             overdue_seen: None,
+            written: 0,
         };
         Self {
             id,
@@ -123,7 +128,6 @@ impl Handle {
             view,
             opener,
             seen: AtomicU64::new(0),
-            written: AtomicU64::new(0),
             io: Mutex::new(io),
             blocked: BlockedReads::default(),
         }
@@ -147,13 +151,13 @@ impl Handle {
     pub(crate) fn read(&self, offset: u64, size: usize) -> Result<Given, Errno> {
         match self.is_stream() {
             true => self.read_on(size),
-            false => self.read_at(offset, size).map(Given::Bytes),
+            false => self.read_at(offset, size),
         }
     }
 
     /// At offset 0 takes the newest version, as far as the view's rate allows; behind it goes on in
     /// the version taken.
-    fn read_at(&self, offset: u64, size: usize) -> Result<Vec<u8>, Errno> {
+    fn read_at(&self, offset: u64, size: usize) -> Result<Given, Errno> {
         let mut io = self.lock();
         // Of what has gone there is no later time to show the last version.
         let may_show = || io.pace.not_before().is_none() || self.state.is_gone();
@@ -163,15 +167,7 @@ impl Handle {
         if offset == 0 {
             io.overdue_seen = self.state.overdue();
         }
-        let bytes = io
-            .version
-            .as_ref()
-            .map_or(&[][..], |version| &version.bytes);
-        let start = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len());
-        let end = start.saturating_add(size).min(bytes.len());
-        Ok(bytes[start..end].to_vec())
+        Ok(Given::part_of(io.bytes(), offset, size))
     }
 
     /// Goes on in the version taken; behind its end waits for the next one. The end of the file is
@@ -195,14 +191,9 @@ impl Handle {
                 return Ok(Given::NotYet);
             }
         }
-        let bytes = io
-            .version
-            .as_ref()
-            .map_or(&[][..], |version| &version.bytes);
-        let end = io.at.saturating_add(size).min(bytes.len());
-        let given = bytes[io.at..end].to_vec();
-        io.at = end;
-        Ok(Given::Bytes(given))
+        let given = Given::part_of(io.bytes(), io.at as u64, size);
+        io.at = io.at.saturating_add(size).min(io.bytes().len());
+        Ok(given)
     }
 
     fn take_newest(&self, io: &mut Io) -> Result<(), Errno> {
@@ -357,13 +348,13 @@ impl Handle {
         let bytes = has_read.then(|| bytes.into_owned());
         io.replace_next = false;
         io.version = bytes.map(|bytes| ReadVersion { head, bytes });
-        self.written.fetch_add(1, Ordering::Relaxed);
+        io.written += 1;
         Ok(())
     }
 
     /// The file is closed.
     pub(crate) fn close(&self, reaper: &Reaper) {
-        let missed = self.mode.library || self.written.load(Ordering::Relaxed) > 1;
+        let missed = self.mode.library || self.lock().written > 1;
         self.state.close(reaper, self.id, self.mode, missed);
     }
 

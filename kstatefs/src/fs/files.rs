@@ -227,7 +227,15 @@ impl Shared {
         // A refusal may leave the state without subscriber. Not looked after in `open_state`, which
         // `create` calls with the table locked.
         self.open_state(caller, &state, mode, view)
-            .inspect_err(|_| self.look_after(&state))
+            .inspect_err(|_| self.closed(&state))
+    }
+
+    /// A file of the state is open no more: it may evaporate, or be forgotten if it has gone already.
+    fn closed(&self, state: &Arc<State>) {
+        self.look_after(state);
+        if state.is_gone() && !state.is_open() {
+            self.table_mut().forget(state.ino());
+        }
     }
 
     fn open_state(
@@ -278,10 +286,7 @@ impl Shared {
         match closed {
             Some(OpenFile::State(handle)) => {
                 handle.close(&self.reaper);
-                self.look_after(&handle.state);
-                if handle.state.is_gone() && !handle.state.is_open() {
-                    self.table_mut().forget(handle.state.ino());
-                }
+                self.closed(&handle.state);
             }
             Some(OpenFile::Changes(stream)) => self.common.streams.close(&stream),
             _ => {}
@@ -327,7 +332,7 @@ impl Shared {
             }
             OpenFile::State(_) => Err(Errno::EBADF),
             OpenFile::Registry | OpenFile::Record { .. } => Ok(Given::Bytes(Vec::new())),
-            OpenFile::Report(open) => Ok(Given::Bytes(self.read_report(&open, offset, size))),
+            OpenFile::Report(open) => Ok(self.read_report(&open, offset, size)),
             OpenFile::Changes(stream) => Ok(stream.read(size)),
             OpenFile::Directory(_) => Err(Errno::EISDIR),
         }
@@ -369,16 +374,12 @@ impl Shared {
         self.blocking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_report(&self, open: &OpenReport, offset: u64, size: usize) -> Vec<u8> {
+    fn read_report(&self, open: &OpenReport, offset: u64, size: usize) -> Given {
         let mut text = open.text.lock().unwrap_or_else(PoisonError::into_inner);
         if offset == 0 {
             *text = report::write(self, open.report, &open.reader);
         }
-        let start = usize::try_from(offset)
-            .unwrap_or(usize::MAX)
-            .min(text.len());
-        let end = start.saturating_add(size).min(text.len());
-        text[start..end].to_vec()
+        Given::part_of(&text, offset, size)
     }
 
     /// `flags` are those of the open file now.
