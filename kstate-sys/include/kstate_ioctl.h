@@ -103,11 +103,21 @@ struct kstate_turn {
     uint32_t microseconds; /* in: wanted; out: given, or 0 */
 };
 
+/* A wait: while its mark is set, commits wake who sleeps on the header's `head`, and the daemon who
+ * sleeps on its `crowd`. */
+struct kstate_wait {
+    uint32_t place;        /* in: wanted, out: given: KSTATE_PLACE_* */
+    uint32_t milliseconds; /* in: 0: while this file is open; out: for how long the mark stays */
+};
+
+#define KSTATE_PLACE_HEAD 1
+#define KSTATE_PLACE_CROWD 2
+
 #define KSTATE_IOC_SUBSCRIBE _IOWR(KSTATE_IOC_TYPE, 1, struct kstate_subscribe)
 #define KSTATE_IOC_CLAIM _IOR(KSTATE_IOC_TYPE, 2, struct kstate_claim)
 #define KSTATE_IOC_RELEASE _IOW(KSTATE_IOC_TYPE, 3, uint32_t)
 #define KSTATE_IOC_SET_CAPACITY _IOWR(KSTATE_IOC_TYPE, 4, uint32_t)
-#define KSTATE_IOC_WAIT_BEGIN _IO(KSTATE_IOC_TYPE, 5)
+#define KSTATE_IOC_WAIT_BEGIN _IOWR(KSTATE_IOC_TYPE, 5, struct kstate_wait)
 #define KSTATE_IOC_WAIT_END _IO(KSTATE_IOC_TYPE, 6)
 #define KSTATE_IOC_SEEN _IOW(KSTATE_IOC_TYPE, 7, uint64_t)
 #define KSTATE_IOC_ARM _IO(KSTATE_IOC_TYPE, 8)

@@ -10,7 +10,8 @@
 //! | [`CLAIM`] | out [`Claim`] | `EBADF` not open for writing, `EUSERS` all groups taken, `ENOSPC`, `ESTALE` deleted, `ESRCH` process not visible to the daemon |
 //! | [`RELEASE`] | in `u32`: a group of the calling process | `EINVAL` not its own |
 //! | [`SET_CAPACITY`] | in and out `u32` bytes | `EBADF`, `EFBIG`, `EINVAL` shrinking after the first write, `ENOSPC` |
-//! | [`WAIT_BEGIN`], [`WAIT_END`] | none | `ESRCH`; `EINVAL` an end without a beginning |
+//! | [`WAIT_BEGIN`] | in and out [`Wait`] | `ESRCH`, `EINVAL` no place |
+//! | [`WAIT_END`] | none | `EINVAL` without a beginning |
 //! | [`SEEN`] | in `u64`: a generation | none |
 //! | [`ARM`] | none | `ENOSPC`, `EIO` damaged region |
 //! | [`SET_LINGER`] | in `u64` milliseconds | `EPERM` not the owner |
@@ -56,9 +57,10 @@ pub const CLAIM: u32 = ioc(READ, 2, size_of::<Claim>());
 pub const RELEASE: u32 = ioc(WRITE, 3, size_of::<u32>());
 /// Sets the capacity, as `ftruncate` does; answers with the one in force.
 pub const SET_CAPACITY: u32 = ioc(READ | WRITE, 4, size_of::<u32>());
-/// The calling process is going to wait on `head`: sets the wait mark.
-pub const WAIT_BEGIN: u32 = ioc(NONE, 5, 0);
-/// It waits no more.
+/// The calling process is going to wait: sets the wait mark, says where to sleep, and for how long
+/// the mark stays. Asked again it begins anew.
+pub const WAIT_BEGIN: u32 = ioc(READ | WRITE, 5, size_of::<Wait>());
+/// It waits no more through this open file.
 pub const WAIT_END: u32 = ioc(NONE, 6, 0);
 /// What `poll` on this open file compares with: versions up to this one have been seen.
 pub const SEEN: u32 = ioc(WRITE, 7, size_of::<u64>());
@@ -124,6 +126,28 @@ pub mod outcome {
     pub const ABI_VERSION: u32 = 1;
     /// Another layout is recorded; `layout_id` and `layout_text` say which.
     pub const LAYOUT: u32 = 2;
+}
+
+/// Argument of [`WAIT_BEGIN`].
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Wait {
+    /// In: the [`place`] wanted. Out: the one given, which another wait of the process through the
+    /// same open file may have been given, too.
+    pub place: u32,
+    /// In: for how many milliseconds, 0 for as long as the file is open. Out: for how many. They
+    /// are counted from no sooner than the call.
+    pub milliseconds: u32,
+}
+
+/// What [`Wait::place`] can be.
+pub mod place {
+    /// On `head`, where committers wake. Only few get it.
+    pub const HEAD: u32 = 1;
+    /// On `crowd`, where the daemon wakes.
+    pub const CROWD: u32 = 2;
 }
 
 /// What [`Subscribe::transport`] can be.
@@ -340,7 +364,8 @@ const _: () = {
     assert!(CLAIM == 0x8010_b502);
     assert!(RELEASE == 0x4004_b503);
     assert!(SET_CAPACITY == 0xc004_b504);
-    assert!(WAIT_BEGIN == 0x0000_b505);
+    assert!(size_of::<Wait>() == 8);
+    assert!(WAIT_BEGIN == 0xc008_b505);
     assert!(WAIT_END == 0x0000_b506);
     assert!(SEEN == 0x4008_b507);
     assert!(ARM == 0x0000_b508);
@@ -365,7 +390,7 @@ pub mod call {
     use std::io;
     use std::os::fd::{AsFd, AsRawFd};
 
-    use super::{Claim, Info, Settle, Subscribe, Ticket, Turn};
+    use super::{Claim, Info, Settle, Subscribe, Ticket, Turn, Wait};
 
     macro_rules! ioctl {
         ($(#[$doc:meta])* $name:ident, $number:ident, in $argument:ty) => {
@@ -417,7 +442,7 @@ pub mod call {
     ioctl!(/** [`CLAIM`](super::CLAIM). */ claim, CLAIM, inout Claim);
     ioctl!(/** [`RELEASE`](super::RELEASE). */ release, RELEASE, in u32);
     ioctl!(/** [`SET_CAPACITY`](super::SET_CAPACITY). */ set_capacity, SET_CAPACITY, inout u32);
-    ioctl!(/** [`WAIT_BEGIN`](super::WAIT_BEGIN). */ wait_begin, WAIT_BEGIN);
+    ioctl!(/** [`WAIT_BEGIN`](super::WAIT_BEGIN). */ wait_begin, WAIT_BEGIN, inout Wait);
     ioctl!(/** [`WAIT_END`](super::WAIT_END). */ wait_end, WAIT_END);
     ioctl!(/** [`SEEN`](super::SEEN). */ seen, SEEN, in u64);
     ioctl!(/** [`ARM`](super::ARM). */ arm, ARM);

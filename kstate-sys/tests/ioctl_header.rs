@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kstate_sys::ioctl::{self, Claim, Info, Settle, Subscribe, Ticket, Turn};
+use kstate_sys::ioctl::{self, Claim, Info, Settle, Subscribe, Ticket, Turn, Wait};
 use kstate_sys::{abi, name, region};
 
 fn header() -> PathBuf {
@@ -55,6 +55,8 @@ fn constants() -> Values {
         of("KSTATE_IOC_SET_CAPACITY", ioctl::SET_CAPACITY.into()),
         of("KSTATE_IOC_WAIT_BEGIN", ioctl::WAIT_BEGIN.into()),
         of("KSTATE_IOC_WAIT_END", ioctl::WAIT_END.into()),
+        of("KSTATE_PLACE_HEAD", ioctl::place::HEAD.into()),
+        of("KSTATE_PLACE_CROWD", ioctl::place::CROWD.into()),
         of("KSTATE_IOC_SEEN", ioctl::SEEN.into()),
         of("KSTATE_IOC_ARM", ioctl::ARM.into()),
         of("KSTATE_IOC_SET_LINGER", ioctl::SET_LINGER.into()),
@@ -109,6 +111,7 @@ fn layouts() -> Values {
         subscribers: "subscribers", writers: "writers", waiters: "waiters", flags: "flags",
     ]);
     layout!(values, Turn, "kstate_turn", [group: "group", microseconds: "microseconds"]);
+    layout!(values, Wait, "kstate_wait", [place: "place", milliseconds: "milliseconds"]);
     layout!(values, Settle, "kstate_settle", [intent: "intent", outcome: "outcome"]);
     layout!(values, Ticket, "kstate_ticket", [
         secret: "secret", address_length: "address_length", address: "address",
@@ -257,6 +260,7 @@ fn no_struct_has_padding() {
         "kstate_claim",
         "kstate_info",
         "kstate_ticket",
+        "kstate_wait",
     ] {
         let fields: u64 = values
             .iter()

@@ -9,8 +9,9 @@
 //! 4. The mark is lowered and raised again beside a commit.
 //! 5. One waiter's end and another's beginning, counted by the daemon, beside a commit.
 //! 6. A committer dies between its swap and its wake; the daemon wakes for it.
+//! 7. One of the crowd waits for two commits, of which the daemon learns by sleeping on `head`.
 //!
-//! Bounds: every interleaving in 1, 2 and 4; at most three preemptions in 3, 5 and 6 with their
+//! Bounds: every interleaving in 1, 2 and 4; at most three preemptions in 3, 5, 6 and 7 with their
 //! three threads. A lost wake needs one.
 
 #![cfg(kstate_loom)]
@@ -41,9 +42,15 @@ impl Futex {
     }
 
     fn wait<M: Memory>(&self, memory: &M, expected: Head) {
+        self.wait_while(|| {
+            let head = Head::from_raw(memory.header().head.load(Ordering::SeqCst));
+            head.futex_word() == expected.futex_word()
+        });
+    }
+
+    fn wait_while(&self, is_as_expected: impl Fn() -> bool) {
         let mut wakes = self.wakes.lock().unwrap();
-        let head = Head::from_raw(memory.header().head.load(Ordering::SeqCst));
-        if head.futex_word() != expected.futex_word() {
+        if !is_as_expected() {
             return;
         }
         let before = *wakes;
@@ -58,10 +65,11 @@ impl Futex {
     }
 }
 
-/// A region, its futex, and the daemon's private count of waiters.
+/// A region, its futexes, and the daemon's private count of waiters.
 struct Node {
     words: Arc<Words>,
     futex: Futex,
+    crowd: Futex,
     waiters: Mutex<u32>,
 }
 
@@ -70,6 +78,7 @@ impl Node {
         Arc::new(Self {
             words: Words::with_groups(2),
             futex: Futex::new(),
+            crowd: Futex::new(),
             waiters: Mutex::new(0),
         })
     }
@@ -97,6 +106,41 @@ impl Node {
         loop {
             // ORDERING: SeqCst after the raise: see `Header::notice`.
             let head = Head::from_raw(self.words.header().head.load(Ordering::SeqCst));
+            if head.generation() >= generation {
+                return;
+            }
+            self.futex.wait(&*self.words, head);
+        }
+    }
+
+    /// As [`wait_for`](Self::wait_for), in the crowd.
+    fn wait_in_crowd_for(&self, generation: Generation) {
+        let header = self.words.header();
+        loop {
+            // First: see `Header::crowd_seen`.
+            let seen = header.crowd_seen();
+            // ORDERING: SeqCst after `crowd_seen`.
+            let head = Head::from_raw(header.head.load(Ordering::SeqCst));
+            if head.generation() >= generation {
+                return;
+            }
+            let as_seen = || header.crowd.load(Ordering::SeqCst) == seen;
+            self.crowd.wait_while(as_seen);
+        }
+    }
+
+    /// What the daemon does for the crowd, until it has done it for `generation`.
+    fn stir_crowd_until(&self, generation: Generation) {
+        let header = self.words.header();
+        let mut stirred = None;
+        loop {
+            // ORDERING: SeqCst, as the daemon's own look.
+            let head = Head::from_raw(header.head.load(Ordering::SeqCst));
+            if stirred != Some(head) {
+                stirred = Some(head);
+                header.stir_crowd();
+                self.crowd.wake_all();
+            }
             if head.generation() >= generation {
                 return;
             }
@@ -196,6 +240,36 @@ fn a_waiter_survives_anothers_end() {
         committer.join().unwrap();
         other.join().unwrap();
         assert!(node.words.header().notice().is_none());
+    });
+}
+
+#[test]
+fn the_crowd_is_woken_by_the_daemon() {
+    // Case 7.
+    explore(Some(3), || {
+        let node = Node::new();
+        node.raise();
+        let committer = {
+            let node = node.clone();
+            thread::spawn(move || {
+                let mut writer = node.words.writer(0);
+                for value in 1..=2 {
+                    Value::new(value)
+                        .publish(&mut writer, &*node.words)
+                        .unwrap();
+                    if node.words.header().notice().contains(Notice::WAITERS) {
+                        node.futex.wake_all();
+                    }
+                }
+            })
+        };
+        let daemon = {
+            let node = node.clone();
+            thread::spawn(move || node.stir_crowd_until(Generation(2)))
+        };
+        node.wait_in_crowd_for(Generation(2));
+        committer.join().unwrap();
+        daemon.join().unwrap();
     });
 }
 

@@ -275,6 +275,7 @@ fn wait(error: &WaitError) -> i32 {
     match error {
         WaitError::Deleted { .. } => libc::ESTALE,
         WaitError::DaemonDied { .. } => libc::ENOTCONN,
+        WaitError::TooMany { .. } => libc::E2BIG,
         WaitError::Io { source, .. } => code(source),
     }
 }

@@ -29,7 +29,7 @@
 //! | change what is there | [`State::transact`], [`State::begin`]; by pointer [`State::begin_raw`] |
 //! | change several states at once | [`begin_many`], [`transact_many`] |
 //! | read several states as of one moment | [`cut()`] |
-//! | wait | [`Reader::wait`], [`Reader::watch`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
+//! | wait | [`Reader::wait`], [`Wait`], [`Reader::watch`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
 //!
 //! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
 //! writing ([`State`]) belongs to one thread at a time; [`State::try_clone`] makes another.
@@ -42,6 +42,7 @@ mod error;
 mod fault;
 mod info;
 mod intent;
+mod interrupt;
 mod layout;
 mod live;
 mod many;
@@ -52,6 +53,8 @@ mod reader;
 mod records;
 mod registry;
 mod retry;
+mod seat;
+mod sleep;
 mod snapshot;
 mod stamp;
 mod state;
@@ -83,6 +86,7 @@ pub use cut::{Cut, CutError, cut};
 pub use error::Error;
 pub use fault::{TrapError, Trapping};
 pub use info::{Info, InfoError, RecordedLayout};
+pub use interrupt::Interrupt;
 #[doc(hidden)]
 pub use layout::Description;
 pub use layout::Layout;
@@ -100,5 +104,5 @@ pub use stamp::{Stamp, Stamping};
 pub use state::{CapacityError, State};
 pub use subscribe::{Subscribe, SubscribeError, subscribe};
 pub use transaction::{BeginError, CommitError, Outcome, RawTransaction, Transaction};
-pub use wait::{WaitError, Waited};
+pub use wait::{Wait, WaitError, Waitable, Waited};
 pub use watch::{Watch, WatchError};

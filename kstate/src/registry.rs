@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use kstate_sys::abi::page_size;
-use kstate_sys::futex::{self, Deadline, Woken};
+use kstate_sys::futex::Woken;
 use kstate_sys::region;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::errno::{self, Refusal};
+use crate::sleep::{self, LONGEST_SLEEP, Until};
 use crate::ticket;
 
 /// The mount's registry page, mapped read-only: its word grows when a state is created or
@@ -56,11 +57,12 @@ impl Registry {
         Ok(words.changes().load(Ordering::SeqCst))
     }
 
-    /// Sleeps until there have been others than `seen`, at most until `deadline`.
-    pub(crate) fn wait(&self, seen: u64, deadline: Deadline) -> io::Result<Woken> {
+    /// Sleeps until there have been others than `seen`, at most until `until`, and not for very long.
+    pub(crate) fn wait(&self, seen: u64, until: Until<'_>) -> io::Result<Woken> {
         let words = self.words().map_err(io::Error::other)?;
         #[expect(clippy::cast_possible_truncation, reason = "the futex is the low half")]
-        futex::wait(words.changes(), seen as u32, Some(deadline))
+        let word = (words.changes(), seen as u32);
+        sleep::on(word, until, until.slice(LONGEST_SLEEP))
     }
 
     fn words(&self) -> Result<region::Registry<'_>, region::HeaderError> {

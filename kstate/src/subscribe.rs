@@ -6,7 +6,7 @@ mod open;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kstate_sys::access::Access;
 use kstate_sys::futex::Deadline;
@@ -25,7 +25,7 @@ use crate::mount::{Mount, MountError};
 use crate::reader::Reader;
 use crate::state::State;
 use crate::subscription::Subscription;
-use crate::wait::Waited;
+use crate::wait::{Wait, Waited};
 
 /// A subscription to be made: say what is wanted, then how the bytes are to be seen.
 ///
@@ -46,12 +46,20 @@ pub struct Subscribe {
     name: Result<StateName, NameError>,
     access: Access,
     existing: bool,
-    patience: Option<Duration>,
+    patience: Option<Patience>,
     capacity: u32,
     mode: u32,
     linger: Option<Duration>,
     deadline: Option<Duration>,
     keep: bool,
+}
+
+/// What is waited for before subscribing.
+#[derive(Clone, Debug)]
+struct Patience {
+    wait: Wait,
+    /// A first version, too.
+    written: bool,
 }
 
 /// Subscribes to the state `name` of the file system that [`Mount::find`] finds.
@@ -95,7 +103,20 @@ impl Subscribe {
     /// Only when the state exists and somebody has written to it, which is waited for no longer
     /// than `timeout`. Never creates the state.
     pub fn wait_for(mut self, timeout: Duration) -> Self {
-        self.patience = Some(timeout);
+        self.patience = Some(Patience {
+            wait: Wait::new().timeout(timeout),
+            written: true,
+        });
+        self
+    }
+
+    /// Only when the state exists, which is waited for as `wait` says, written or not. Never creates
+    /// the state.
+    pub fn when_there(mut self, wait: Wait) -> Self {
+        self.patience = Some(Patience {
+            wait,
+            written: false,
+        });
         self
     }
 
@@ -166,9 +187,8 @@ impl Subscribe {
     }
 
     fn finish<T: Content>(self, layout: Option<Wanted>) -> Result<State<T>, SubscribeError> {
-        let deadline = self
-            .patience
-            .map(|patience| (patience, Deadline::after(patience)));
+        let began = Instant::now();
+        let until = self.patience.as_ref().map(|patience| patience.wait.until());
         let (name, mount) = (self.name?, self.mount?);
         let options = Options {
             access: self.access,
@@ -176,8 +196,8 @@ impl Subscribe {
             name: &name,
             mount: &mount,
         };
-        let descriptor = match deadline {
-            Some((patience, deadline)) => options.open_when_there(patience, deadline)?,
+        let descriptor = match until {
+            Some(until) => options.open_when_there(until)?,
             None => options.open(!self.existing)?,
         };
         let layout = layout.as_ref();
@@ -196,8 +216,13 @@ impl Subscribe {
         .map_err(io)?;
         let state = State::new(Reader::new(Arc::new(subscription)).map_err(io)?)?;
         let descriptor = state.subscription().descriptor();
-        if let Some((patience, deadline)) = deadline {
-            await_first_version(&state, patience, deadline)?;
+        if let Some(until) = until
+            && self
+                .patience
+                .as_ref()
+                .is_some_and(|patience| patience.written)
+        {
+            await_first_version(&state, until.deadline, || options.timed_out(began))?;
             // Whoever wrote it may have recorded a layout since.
             options.agree(descriptor, self.capacity, layout)?;
         }
@@ -230,22 +255,20 @@ fn keep(descriptor: BorrowedFd<'_>) -> io::Result<()> {
 
 fn await_first_version<T: Content>(
     reader: &Reader<T>,
-    patience: Duration,
-    deadline: Deadline,
+    deadline: Option<Deadline>,
+    timed_out: impl Fn() -> SubscribeError,
 ) -> Result<(), SubscribeError> {
-    let waited = reader.wait(Generation::NEVER, Some(deadline.left()))?;
+    let waited = reader.wait(Generation::NEVER, deadline.map(Deadline::left))?;
     reader.subscription().end_waiting();
-    let name = reader.name().clone();
     match waited {
         Waited::Changed(_) => {
             reader.populate();
             Ok(())
         }
-        Waited::Overdue(_) | Waited::TimedOut => Err(SubscribeError::TimedOut {
-            name,
-            waited: patience,
+        Waited::Overdue(_) | Waited::TimedOut => Err(timed_out()),
+        Waited::Interrupted => Err(SubscribeError::Interrupted {
+            name: reader.name().clone(),
         }),
-        Waited::Interrupted => Err(SubscribeError::Interrupted { name }),
     }
 }
 

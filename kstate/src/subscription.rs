@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use kstate_sys::abi::{CLASSES, Class, Geometry};
 use kstate_sys::access::Access;
@@ -11,12 +10,12 @@ use kstate_sys::clock::Clock;
 use kstate_sys::fork::Once;
 use kstate_sys::ioctl::{self, call, outcome};
 use kstate_sys::name::StateName;
-use kstate_sys::region::Memory;
 
 use crate::errno;
 use crate::intent::Met;
 use crate::mapping::Map;
 use crate::records::Records;
+use crate::seat::Seats;
 use crate::ticket;
 
 /// An open state file and what is mapped of its region.
@@ -33,7 +32,7 @@ pub(crate) struct Subscription {
     geometry: Geometry,
     transport: Transport,
     maps: [Once<Map>; CLASSES.len()],
-    wait_mark: WaitMark,
+    seats: Seats,
     records: Arc<Records>,
     met: Met,
 }
@@ -55,10 +54,6 @@ pub(crate) struct Terms {
     pub(crate) geometry: Geometry,
     pub(crate) transport: Transport,
 }
-
-/// Which process asked the daemon to set the wait mark, and in which epoch; 0 for none.
-#[derive(Debug, Default)]
-struct WaitMark(AtomicU64);
 
 impl Subscription {
     /// Maps the state open as `descriptor` as far as slots of `class` reach.
@@ -89,7 +84,7 @@ impl Subscription {
             geometry,
             transport,
             maps: Default::default(),
-            wait_mark: WaitMark::default(),
+            seats: Seats::default(),
             records,
             met: Met::default(),
         };
@@ -171,52 +166,9 @@ impl Subscription {
         }
     }
 
-    /// Has the daemon set the wait mark on behalf of this process, unless it has already.
-    ///
-    /// # Errors
-    ///
-    /// What the daemon says.
-    ///
-    /// # Cost
-    ///
-    /// `getpid`; a FUSE request the first time, in a forked child, and after a restart of the
-    /// daemon.
-    pub(crate) fn begin_waiting(&self) -> io::Result<()> {
-        let epoch = self
-            .map_for(Class::B64)?
-            .mapped()
-            .header()
-            .epoch
-            .load(Ordering::Relaxed);
-        let wanted = u64::from(std::process::id()) << 32 | u64::from(epoch);
-        let found = self.wait_mark.0.load(Ordering::Relaxed);
-        if found == wanted {
-            return Ok(());
-        }
-        errno::uninterrupted(|| call::wait_begin(&self.descriptor))?;
-        let swapped =
-            self.wait_mark
-                .0
-                .compare_exchange(found, wanted, Ordering::Relaxed, Ordering::Relaxed);
-        if swapped.is_err() {
-            // Another thread came first: one mark a process is enough.
-            errno::uninterrupted(|| call::wait_end(&self.descriptor))?;
-        }
-        Ok(())
-    }
-
-    /// Whether this process has the wait mark set.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.wait_mark.0.load(Ordering::Relaxed) >> 32 == u64::from(std::process::id())
-    }
-
-    /// Takes this process's part of the wait mark back.
-    pub(crate) fn end_waiting(&self) {
-        if self.wait_mark.0.load(Ordering::Relaxed) != 0 && self.is_waiting() {
-            self.wait_mark.0.store(0, Ordering::Relaxed);
-            // A dead daemon has forgotten the mark; nothing else can go wrong.
-            let _ = errno::uninterrupted(|| call::wait_end(&self.descriptor));
-        }
+    /// What has been given to this process to wait with.
+    pub(crate) fn seats(&self) -> &Seats {
+        &self.seats
     }
 }
 

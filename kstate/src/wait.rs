@@ -1,19 +1,22 @@
 //! Sleeping until a state changes.
 
+mod request;
+
 use std::io;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use kstate_sys::futex::{self, Deadline, Woken};
+use kstate_sys::futex::{self, Deadline};
 use kstate_sys::name::StateName;
-use kstate_sys::region::{Generation, Head, Memory, Notice};
+use kstate_sys::region::Generation;
 
-use crate::errno::{self, Refusal};
-use crate::reader::Reader;
-
-/// No sleep is longer. A process of another user that has a read-only map can move our place in
-/// the futex queue elsewhere, so that a wake misses us; then this is how late we look.
-pub(crate) const LONGEST_SLEEP: Duration = Duration::from_secs(4);
+use crate::content::Content;
+use crate::interrupt::Interrupt;
+use crate::reader::{Reader, Untyped};
+use crate::sleep::Until;
+use crate::snapshot::Snapshot;
+use crate::state::State;
+use crate::watch::WatchError;
+use request::Request;
 
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub enum Waited {
     Overdue(Generation),
     /// Nothing changed for as long as was allowed.
     TimedOut,
-    /// A signal handler ran.
+    /// A signal handler ran, or another thread [interrupted](crate::Interrupt) it.
     Interrupted,
 }
 
@@ -48,6 +51,15 @@ pub enum WaitError {
         /// Its name.
         name: StateName,
     },
+    /// More states than the kernel can sleep on.
+    #[error(
+        "{wanted} states cannot be waited for in one call, only {}; use a `Notifier`",
+        Wait::MOST
+    )]
+    TooMany {
+        /// How many were given.
+        wanted: usize,
+    },
     /// What the kernel or the daemon said.
     #[error("cannot wait for state `{name}`: {source}")]
     Io {
@@ -58,16 +70,116 @@ pub enum WaitError {
     },
 }
 
-impl<T> Reader<T> {
-    /// Sleeps until another version than `since` is the newest, no longer than `timeout`, for
-    /// ever if there is none.
+/// How to wait, and for how long.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use kstate::{Generation, Wait, Waited};
+///
+/// let gps = kstate::subscribe("robot.gps").typed::<[f64; 2]>()?;
+/// let wait = Wait::new().timeout(Duration::from_secs(1)).spin(Duration::from_micros(20));
+/// if let Waited::Changed(generation) = wait.for_change(&gps, Generation::NEVER)? {
+///     println!("version {generation}");
+/// }
+/// let fixed = wait.for_value(&gps, |[north, _]| *north > 50.0)?;
+/// # Ok::<(), kstate::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "it waits when it is told what for"]
+pub struct Wait {
+    timeout: Option<Duration>,
+    deadline: Option<Deadline>,
+    spin: Duration,
+    interrupt: Option<Interrupt>,
+    or_overdue: bool,
+}
+
+/// What can be waited for: a [`Reader`] or [`State`], whatever its content.
+pub trait Waitable: sealed::Waitable {}
+
+impl<T> Waitable for Reader<T> {}
+impl<T: Content> Waitable for State<T> {}
+
+#[expect(
+    private_interfaces,
+    reason = "sealed: nobody else calls or implements it"
+)]
+mod sealed {
+    use crate::content::Content;
+    use crate::reader::{Reader, Untyped};
+    use crate::state::State;
+
+    pub trait Waitable {
+        #[doc(hidden)]
+        fn untyped(&self) -> &Reader<Untyped>;
+    }
+
+    impl<T> Waitable for Reader<T> {
+        fn untyped(&self) -> &Reader<Untyped> {
+            self.as_of()
+        }
+    }
+
+    impl<T: Content> Waitable for State<T> {
+        fn untyped(&self) -> &Reader<Untyped> {
+            (**self).as_of()
+        }
+    }
+}
+
+/// The untyped reader of what can be waited for.
+pub(crate) fn untyped<W: Waitable + ?Sized>(of: &W) -> &Reader<Untyped> {
+    sealed::Waitable::untyped(of)
+}
+
+impl Wait {
+    /// For ever, asleep from the start.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No longer than so, counted from each call that waits.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Not beyond this.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.deadline = Some(Deadline::after(left));
+        self
+    }
+
+    /// Looks again and again for so long before it sleeps. That takes all of a processor as long as it
+    /// lasts, and is in vain where the writer has no other one; what comes meanwhile is seen within a
+    /// tenth of a microsecond instead of some ten, and costs its writer no system call.
+    pub fn spin(mut self, spin: Duration) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Ends, as [`Waited::Interrupted`], when `interrupt` is raised.
+    pub fn interrupted_by(mut self, interrupt: &Interrupt) -> Self {
+        self.interrupt = Some(interrupt.clone());
+        self
+    }
+
+    /// Ends as well when the version waited behind is [overdue](crate::Snapshot::is_overdue). Who knows
+    /// that and waits on does not ask for this.
+    pub fn or_overdue(mut self) -> Self {
+        self.or_overdue = true;
+        self
+    }
+
+    /// Until another version than `since` is the newest.
     ///
-    /// From the first wait on each commit of the state costs its writer a system call, until the
-    /// last clone of this handle is dropped.
+    /// For some twenty seconds after it each commit of the state costs its writer a system call, so
+    /// that who waits again soon need not ask the daemon for it.
     ///
     /// # Errors
     ///
-    /// [`WaitError`]; a timeout and a signal are outcomes, not errors.
+    /// [`WaitError`]; a timeout and an interruption are outcomes, not errors.
     ///
     /// # Memory ordering
     ///
@@ -75,10 +187,136 @@ impl<T> Reader<T> {
     ///
     /// # Cost
     ///
-    /// One load if it has changed already. Else one system call, another every four seconds; and
-    /// a FUSE request the first time.
+    /// One load if it has changed already. Else one system call, another every four seconds; and a
+    /// FUSE request the first time and every fourteen seconds.
+    pub fn for_change<W: Waitable + ?Sized>(
+        &self,
+        of: &W,
+        since: Generation,
+    ) -> Result<Waited, WaitError> {
+        self.request().behind(untyped(of), since)
+    }
+
+    /// Until the newest version is `generation` or a later one.
+    ///
+    /// # Errors
+    ///
+    /// As [`for_change`](Self::for_change).
+    pub fn for_generation<W: Waitable + ?Sized>(
+        &self,
+        of: &W,
+        generation: Generation,
+    ) -> Result<Waited, WaitError> {
+        let (request, reader) = (self.request(), untyped(of));
+        let mut newest = reader.generation();
+        while newest < generation {
+            match request.behind(reader, newest)? {
+                Waited::Changed(now) => newest = now,
+                ended => return Ok(ended),
+            }
+        }
+        Ok(Waited::Changed(newest))
+    }
+
+    /// Until `holds` says so of a version: the newest, if somebody has written one, and those that
+    /// come, but for those that others follow too soon to be seen. `None` if that takes too long; being
+    /// overdue does not end it.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`]; in particular [`WatchError::Interrupted`].
+    ///
+    /// # Cost
+    ///
+    /// That of [`for_change`](Self::for_change), and a snapshot a version.
+    pub fn for_value<T: Content>(
+        &self,
+        reader: &Reader<T>,
+        mut holds: impl FnMut(&T::Owned) -> bool,
+    ) -> Result<Option<Snapshot<T::Owned>>, WatchError> {
+        let mut request = self.request();
+        request.or_overdue = false;
+        let mut seen = Generation::NEVER;
+        loop {
+            match request.behind(reader.as_of(), seen)? {
+                Waited::Changed(_) | Waited::Overdue(_) => {}
+                Waited::TimedOut => return Ok(None),
+                Waited::Interrupted => return Err(WatchError::Interrupted),
+            }
+            let snapshot = reader.snapshot()?;
+            seen = snapshot.generation();
+            if holds(&snapshot.value) {
+                return Ok(Some(snapshot));
+            }
+        }
+    }
+
+    /// Until one of several states, at most [`Wait::MOST`], has another newest version than the one
+    /// given with it; says which, the first of them if there are several. For more of them, or the same
+    /// again and again, there is the [`Notifier`](crate::Notifier).
+    ///
+    /// # Errors
+    ///
+    /// [`WaitError`]; [`TooMany`](WaitError::TooMany) and [`Deleted`](WaitError::Deleted) if one of them was deleted.
+    ///
+    /// # Panics
+    ///
+    /// Without a state.
+    ///
+    /// # Cost
+    ///
+    /// A load a state if one has changed already; else a lock and 50 ns each and one system call
+    /// (`futex_waitv`, Linux 5.16). Where the kernel refuses that it looks every 5 ms.
+    pub fn for_any(
+        &self,
+        of: &[(&dyn Waitable, Generation)],
+    ) -> Result<(usize, Waited), WaitError> {
+        let states: Vec<_> = of
+            .iter()
+            .map(|(of, since)| (untyped(*of), *since))
+            .collect();
+        assert!(!states.is_empty(), "a state is waited for");
+        if states.len() > Self::MOST {
+            return Err(WaitError::TooMany {
+                wanted: states.len(),
+            });
+        }
+        self.request().behind_any(&states)
+    }
+
+    /// How many states [`for_any`](Self::for_any) takes.
+    pub const MOST: usize = futex::MOST_WORDS - 1;
+
+    /// When it ends whatever happens, counted from now.
+    pub(crate) fn until(&self) -> Until<'_> {
+        let timeout = self.timeout.map(Deadline::after);
+        Until {
+            deadline: match (timeout, self.deadline) {
+                (Some(timeout), Some(deadline)) => Some(timeout.min(deadline)),
+                (timeout, deadline) => timeout.or(deadline),
+            },
+            interrupt: self.interrupt.as_ref(),
+        }
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request {
+            until: self.until(),
+            spin: self.spin,
+            or_overdue: self.or_overdue,
+        }
+    }
+}
+
+impl<T> Reader<T> {
+    /// Sleeps until another version than `since` is the newest, no longer than `timeout`, for
+    /// ever if there is none. [`Wait`] has more ways to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wait::for_change`].
     pub fn wait(&self, since: Generation, timeout: Option<Duration>) -> Result<Waited, WaitError> {
-        self.sleep(since, timeout, false)
+        Request::plain(timeout).behind(self.as_of(), since)
     }
 
     /// As [`wait`](Reader::wait), and at once when the version after `since` is
@@ -87,93 +325,15 @@ impl<T> Reader<T> {
     ///
     /// # Errors
     ///
-    /// As [`wait`](Reader::wait).
+    /// As [`Wait::for_change`].
     pub fn wait_or_overdue(
         &self,
         since: Generation,
         timeout: Option<Duration>,
     ) -> Result<Waited, WaitError> {
-        self.sleep(since, timeout, true)
-    }
-
-    fn sleep(
-        &self,
-        since: Generation,
-        timeout: Option<Duration>,
-        or_overdue: bool,
-    ) -> Result<Waited, WaitError> {
-        let newest = self.generation();
-        if newest != since {
-            return Ok(Waited::Changed(newest));
-        }
-        let header = self.memory().header();
-        let is_overdue = || or_overdue && header.is_overdue(since);
-        if is_overdue() {
-            return Ok(Waited::Overdue(since));
-        }
-        if timeout == Some(Duration::ZERO) {
-            return Ok(Waited::TimedOut);
-        }
-        let deadline = timeout.map(Deadline::after);
-        loop {
-            self.subscribe_to_wakes()?;
-            // ORDERING: SeqCst after the daemon's SeqCst raise of the mark: see `Header::notice`.
-            let head = Head::from_raw(header.head.load(Ordering::SeqCst));
-            let newest = match head.has_intent() {
-                false => head.generation(),
-                true => self.resolved_generation(head),
-            };
-            if newest != since {
-                return Ok(Waited::Changed(newest));
-            }
-            // The daemon marks it, wakes, and wakes again, for those who came between here and sleep.
-            if is_overdue() {
-                return Ok(Waited::Overdue(since));
-            }
-            if header.notice().contains(Notice::DELETED) {
-                return Err(WaitError::Deleted {
-                    name: self.name().clone(),
-                });
-            }
-            let slice = Deadline::after(LONGEST_SLEEP);
-            let until = deadline.map_or(slice, |deadline| deadline.min(slice));
-            match futex::wait(&header.head, head.futex_word(), Some(until)) {
-                Ok(Woken::LookAgain) => {}
-                Ok(Woken::TimedOut) => {
-                    if deadline.is_some_and(Deadline::has_passed) {
-                        let newest = self.generation();
-                        return Ok(match newest == since {
-                            true => Waited::TimedOut,
-                            false => Waited::Changed(newest),
-                        });
-                    }
-                }
-                Ok(Woken::Interrupted) => return Ok(Waited::Interrupted),
-                Err(source) => return Err(self.cannot_wait(source)),
-            }
-        }
-    }
-
-    fn subscribe_to_wakes(&self) -> Result<(), WaitError> {
-        let subscription = self.subscription();
-        match subscription.begin_waiting() {
-            // A restarted daemon keeps the marks it finds; there is no descriptor to ask it by.
-            Err(error)
-                if errno::refusal(&error) == Refusal::DaemonDied && subscription.is_waiting() =>
-            {
-                Ok(())
-            }
-            begun => begun.map_err(|source| self.cannot_wait(source)),
-        }
-    }
-
-    fn cannot_wait(&self, source: io::Error) -> WaitError {
-        let name = self.name().clone();
-        match errno::refusal(&source) {
-            Refusal::DaemonDied => WaitError::DaemonDied { name },
-            Refusal::Deleted => WaitError::Deleted { name },
-            _ => WaitError::Io { name, source },
-        }
+        let mut request = Request::plain(timeout);
+        request.or_overdue = true;
+        request.behind(self.as_of(), since)
     }
 }
 

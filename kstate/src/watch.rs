@@ -1,15 +1,16 @@
 //! Following a state, change by change or no more often than wanted.
 
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use kstate_sys::futex::{self, Deadline, Woken};
+use kstate_sys::futex::Deadline;
 use kstate_sys::region::Generation;
 
 use crate::content::Content;
+use crate::interrupt::Interrupt;
 use crate::reader::Reader;
+use crate::sleep;
 use crate::snapshot::{ReadError, Snapshot};
-use crate::wait::{WaitError, Waited};
+use crate::wait::{Wait, WaitError, Waited};
 
 /// A reader that remembers what it has delivered.
 ///
@@ -35,6 +36,7 @@ pub struct Watch<T: Content> {
     period: Duration,
     /// When the next one may be delivered.
     due: Option<Deadline>,
+    interrupt: Option<Interrupt>,
 }
 
 /// Why a watch delivered nothing. It can go on where the cause is gone.
@@ -47,8 +49,9 @@ pub enum WatchError {
     /// The changed state could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A signal handler ran; nothing is lost, ask again.
-    #[error("the wait was interrupted by a signal")]
+    /// A signal handler ran, or another thread [interrupted](Interrupt) it; nothing is lost, ask
+    /// again.
+    #[error("the wait was interrupted")]
     Interrupted,
 }
 
@@ -62,6 +65,7 @@ impl<T: Content> Reader<T> {
             overdue: None,
             period: Duration::ZERO,
             due: None,
+            interrupt: None,
         }
     }
 }
@@ -79,6 +83,13 @@ impl<T: Content> Watch<T> {
     #[must_use]
     pub fn since(mut self, generation: Generation) -> Self {
         self.seen = generation;
+        self
+    }
+
+    /// Ends waiting, as [`WatchError::Interrupted`], when `interrupt` is raised.
+    #[must_use]
+    pub fn interrupted_by(mut self, interrupt: &Interrupt) -> Self {
+        self.interrupt = Some(interrupt.clone());
         self
     }
 
@@ -110,7 +121,7 @@ impl<T: Content> Watch<T> {
         let deadline = timeout.map(Deadline::after);
         if let Some(due) = self.due.filter(|due| !due.has_passed()) {
             let until = deadline.map_or(due, |deadline| deadline.min(due));
-            if !sleep_until(until)? {
+            if !sleep::for_time(until, self.interrupt.as_ref()) {
                 return Err(WatchError::Interrupted);
             }
             if until < due {
@@ -118,10 +129,17 @@ impl<T: Content> Watch<T> {
             }
         }
         let left = deadline.map(Deadline::left);
-        let waited = match self.overdue == Some(self.seen) {
-            true => self.reader.wait(self.seen, left)?,
-            false => self.reader.wait_or_overdue(self.seen, left)?,
-        };
+        let mut wait = Wait::new();
+        if let Some(left) = left {
+            wait = wait.timeout(left);
+        }
+        if let Some(interrupt) = &self.interrupt {
+            wait = wait.interrupted_by(interrupt);
+        }
+        if self.overdue != Some(self.seen) {
+            wait = wait.or_overdue();
+        }
+        let waited = wait.for_change(&self.reader, self.seen)?;
         match waited {
             Waited::Changed(_) | Waited::Overdue(_) => {
                 let snapshot = self.reader.snapshot()?;
@@ -135,14 +153,6 @@ impl<T: Content> Watch<T> {
             Waited::Interrupted => Err(WatchError::Interrupted),
         }
     }
-}
-
-/// Sleeps; `false` when a signal handler ran, unlike `std::thread::sleep`, which goes on then.
-fn sleep_until(deadline: Deadline) -> Result<bool, WatchError> {
-    let nobody_wakes = AtomicU64::new(0);
-    // Fails for no reason that a word of our own could have.
-    let woken = futex::wait(&nobody_wakes, 0, Some(deadline)).unwrap_or(Woken::TimedOut);
-    Ok(woken != Woken::Interrupted)
 }
 
 #[cfg(test)]

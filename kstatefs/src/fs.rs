@@ -206,6 +206,10 @@ impl Shared {
                 },
                 Err(_) => None,
             },
+            Look::Waits(ino) => {
+                let state = self.state(ino).ok();
+                state.and_then(|state| state.end_waits_in_time(&self.reaper))
+            }
             Look::Views(ino) => {
                 if let Ok(state) = self.state(ino) {
                     self.hub.watch(&state);

@@ -204,8 +204,9 @@ impl Run<'_> {
             20 => client.scribble(shared, input),
             21 => {
                 let state = client.state(shared, input);
-                match input.byte() % 8 {
+                match input.byte() % 9 {
                     0 => shared.reaper.end(client.caller.tid),
+                    8 => shared.look(Look::Waits(state)),
                     1 => shared.look(Look::Linger(state)),
                     2 => shared.look(Look::Turn(state)),
                     3 => shared.look(Look::Views(state)),

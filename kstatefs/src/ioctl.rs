@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use kstate_sys::abi::{ABI_VERSION, page_size};
-use kstate_sys::ioctl::{self, Info, Settle, Subscribe, Turn, info_flags, outcome, transport};
+use kstate_sys::ioctl::{
+    self, Info, Settle, Subscribe, Turn, Wait, info_flags, outcome, transport,
+};
 use kstate_sys::region::{Generation, IntentRef};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -59,8 +61,16 @@ pub(crate) fn on_state(
             Ok(capacity.as_bytes().to_vec())
         }
         ioctl::WAIT_BEGIN => {
-            state.wait_begin(&shared.reaper, caller.tid, handle.id)?;
-            Ok(Vec::new())
+            let asked = Wait::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            let begun = state.wait_begin(&shared.reaper, caller.tid, handle.id, asked)?;
+            if begun.look {
+                shared.hub.watch(state);
+            }
+            if let Some(expires) = begun.expires {
+                let (timer, look) = (&shared.common.timer, Look::Waits(state.ino()));
+                timer.schedule_once(look, expires);
+            }
+            Ok(begun.wait.as_bytes().to_vec())
         }
         ioctl::WAIT_END => {
             state.wait_end(&shared.reaper, caller.tid, handle.id)?;

@@ -27,6 +27,14 @@ use crate::state::State;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Process(u64);
 
+#[cfg(test)]
+impl Process {
+    /// One that there need not be.
+    pub(crate) const fn for_tests(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Token of the event that ends the thread.
 const STOP: u64 = 0;
 

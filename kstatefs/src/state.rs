@@ -10,8 +10,9 @@ mod interest;
 mod live;
 mod turn;
 mod value;
+mod waits;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::clock::Clock;
-use kstate_sys::futex;
 use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
 
@@ -30,6 +30,7 @@ use interest::Kept;
 pub(crate) use interest::{Interest, Purpose, Untold};
 use turn::Turns;
 pub(crate) use value::{Edit, Expectation};
+use waits::Waits;
 
 use crate::backing::RegionFile;
 use crate::changes::Streams;
@@ -37,7 +38,7 @@ use crate::errno::Errno;
 use crate::handle::OpenMode;
 use crate::intents::Intents;
 use crate::poll::Pollers;
-use crate::reaper::{Process, Reaper};
+use crate::reaper::Reaper;
 use crate::region::RegionMapping;
 use crate::timer::Timer;
 
@@ -163,8 +164,7 @@ struct Inner {
     /// Deleted or evaporated: in no table any more.
     gone: bool,
     groups: BTreeMap<u8, Owner>,
-    /// By the process that waits and the file it waits through.
-    waits: HashMap<(Process, u64), u32>,
+    waits: Waits,
     /// What is waited for, by the file it is waited for through.
     interests: BTreeMap<(u64, Purpose), Kept>,
     /// Whether somebody waits on the head for them.
@@ -213,7 +213,7 @@ impl State {
             closed_at: Instant::now(),
             gone: false,
             groups: BTreeMap::new(),
-            waits: HashMap::new(),
+            waits: Waits::default(),
             interests: BTreeMap::new(),
             watched: false,
             deadline: Deadline::default(),
@@ -351,7 +351,7 @@ impl State {
         let mapping = self.mapping();
         let mapped = mapping.mapped();
         mapped.header().raise(Notice::DELETED);
-        futex::wake_all(&mapped.header().head);
+        self.wake_all();
         Some(inner.take_all(|_| true))
     }
 

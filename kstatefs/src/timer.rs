@@ -13,6 +13,8 @@ pub(crate) enum Look {
     Turn(u64),
     /// Whether a state has been committed to within its deadline.
     Overdue(u64),
+    /// Whether who was going to wait for a state still does.
+    Waits(u64),
     /// Whom a state's views have news for.
     Views(u64),
     /// Whether who is blocked in a read has been sent a signal.
@@ -69,7 +71,13 @@ impl Timer {
     /// The state `ino` has gone.
     pub(crate) fn forget_state(&self, ino: u64) {
         let mut due = self.lock();
-        for look in [Look::Linger, Look::Turn, Look::Overdue, Look::Views] {
+        for look in [
+            Look::Linger,
+            Look::Turn,
+            Look::Overdue,
+            Look::Views,
+            Look::Waits,
+        ] {
             due.forget(look(ino));
         }
     }

@@ -24,6 +24,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// | 200 | 4 | `live_length` in bytes | who changes the page |
 /// | 256 | 8 | `conflicts`: commits that came too late | writers |
 /// | 264 | 8 | `wakes`: commits that woke | writers |
+/// | 320 | 8 | `crowd`: grows behind `head`, for those who do not sleep on that | daemon |
+/// | 328 | 4 | `seats`: how many more may sleep on `head` | daemon |
 ///
 /// Bytes not listed are zero and reserved.
 ///
@@ -77,7 +79,13 @@ pub struct Header {
     pub conflicts: AtomicU64,
     /// Commits that woke whoever waited; likewise.
     pub wakes: AtomicU64,
-    reserved5: [AtomicU64; 30],
+    reserved5: [AtomicU64; 6],
+    /// What those sleep on whom the committers do not wake: see [`stir_crowd`](Self::stir_crowd).
+    pub crowd: AtomicU64,
+    /// How many more may sleep on `head` itself. A hint: the daemon says who does.
+    pub seats: AtomicU32,
+    reserved6: AtomicU32,
+    reserved7: [AtomicU64; 22],
 }
 
 #[cfg(not(kstate_loom))]
@@ -102,6 +110,8 @@ const _: () = {
     assert!(offset_of!(Header, live_length) == 200);
     assert!(offset_of!(Header, conflicts) == 256);
     assert!(offset_of!(Header, wakes) == 264);
+    assert!(offset_of!(Header, crowd) == 320);
+    assert!(offset_of!(Header, seats) == 328);
 };
 
 impl Header {
@@ -135,6 +145,10 @@ impl Header {
             conflicts: AtomicU64::new(0),
             wakes: AtomicU64::new(0),
             reserved5: zeros(),
+            crowd: AtomicU64::new(0),
+            seats: AtomicU32::new(0),
+            reserved6: AtomicU32::new(0),
+            reserved7: zeros(),
         }
     }
 
@@ -208,6 +222,25 @@ impl Header {
     pub fn count_wake(&self) {
         // ORDERING: Relaxed: a figure.
         self.wakes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Waking a crowd by itself would cost a committer microseconds for each who sleeps. So only a few
+/// sleep on `head`, the daemon among them, and the others on `crowd`, which the daemon moves on.
+impl Header {
+    /// What to compare `crowd` with when going to sleep there. Loaded *before* `head` is looked at.
+    #[inline]
+    pub fn crowd_seen(&self) -> u64 {
+        // ORDERING: SeqCst, before the SeqCst load of `head`: if that misses a commit, this has
+        // missed what the daemon adds behind it, and the sleep does not begin, or is ended.
+        self.crowd.load(Ordering::SeqCst)
+    }
+
+    /// Has those look at `head` who sleep on `crowd`; the caller wakes them behind this. The daemon's
+    /// alone, when it has found `head` changed.
+    pub fn stir_crowd(&self) {
+        // ORDERING: SeqCst, behind the SeqCst load that found `head` changed: see `crowd_seen`.
+        self.crowd.fetch_add(1, Ordering::SeqCst);
     }
 }
 

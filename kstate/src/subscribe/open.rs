@@ -2,12 +2,12 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::Instant;
 
 use kstate_sys::abi::{ABI_VERSION, Geometry, O_LIBRARY};
 use kstate_sys::access::Access;
 use kstate_sys::clock::Clock;
-use kstate_sys::futex::{Deadline, Woken};
+use kstate_sys::futex::Woken;
 use kstate_sys::ioctl::{self, call, outcome, transport};
 use kstate_sys::name::StateName;
 use nix::fcntl::OFlag;
@@ -16,8 +16,8 @@ use nix::sys::stat::Mode;
 use super::SubscribeError;
 use crate::errno::{self, Refusal};
 use crate::mount::{Mount, MountError};
+use crate::sleep::Until;
 use crate::subscription::{Terms, Transport};
-use crate::wait::LONGEST_SLEEP;
 
 /// How often a state may come and go while it is opened.
 const MAX_ATTEMPTS: u32 = 100;
@@ -83,11 +83,8 @@ impl Options<'_> {
     }
 
     /// Opens the state as soon as there is one.
-    pub(super) fn open_when_there(
-        &self,
-        patience: Duration,
-        deadline: Deadline,
-    ) -> Result<OwnedFd, SubscribeError> {
+    pub(super) fn open_when_there(&self, until: Until<'_>) -> Result<OwnedFd, SubscribeError> {
+        let began = Instant::now();
         match self.open(false) {
             Err(SubscribeError::NotFound { .. }) => {}
             opened => return opened,
@@ -103,18 +100,23 @@ impl Options<'_> {
                 Err(SubscribeError::NotFound { .. }) => {}
                 opened => return opened,
             }
-            if deadline.has_passed() {
-                return Err(SubscribeError::TimedOut {
-                    name: self.name.clone(),
-                    waited: patience,
-                });
+            if until.has_passed() {
+                return Err(self.timed_out(began));
             }
-            let slice = deadline.min(Deadline::after(LONGEST_SLEEP));
-            if registry.wait(changes, slice).map_err(io)? == Woken::Interrupted {
+            let woken = registry.wait(changes, until).map_err(io)?;
+            if woken == Woken::Interrupted || until.is_interrupted() {
                 return Err(SubscribeError::Interrupted {
                     name: self.name.clone(),
                 });
             }
+        }
+    }
+
+    /// What was waited for since `began` did not come.
+    pub(super) fn timed_out(&self, began: Instant) -> SubscribeError {
+        SubscribeError::TimedOut {
+            name: self.name.clone(),
+            waited: began.elapsed(),
         }
     }
 

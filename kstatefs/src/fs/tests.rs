@@ -5,6 +5,7 @@ mod streams;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kstate_sys::abi::Geometry;
+use kstate_sys::ioctl::{Wait, place};
 
 use super::*;
 use crate::backing::RegionFile;
@@ -23,6 +24,12 @@ const STRANGER: Caller = Caller {
     uid: 64_001,
     gid: 64_001,
     tid: 1,
+};
+
+/// A wait that lasts until it is ended.
+const LASTING: Wait = Wait {
+    place: place::HEAD,
+    milliseconds: 0,
 };
 
 fn shared(transport: Transport) -> Shared {
@@ -145,7 +152,9 @@ fn nothing_is_remembered_of_a_state_that_has_gone() {
         let (ino, file) = create(&fs, "x");
         let state = fs.state(ino).unwrap();
         state.claim(&fs.reaper, caller.tid, file).unwrap();
-        state.wait_begin(&fs.reaper, caller.tid, file).unwrap();
+        state
+            .wait_begin(&fs.reaper, caller.tid, file, LASTING)
+            .unwrap();
         assert!(fs.reaper.find(caller.tid).is_some());
         fs.release(file);
         drop(state);
@@ -371,14 +380,18 @@ fn who_waits_at_a_state_that_has_gone_is_forgotten_when_he_closes_it() {
     // Something else keeps the process known.
     let (other, kept) = create(&fs, "other");
     let other = fs.state(other).unwrap();
-    other.wait_begin(&fs.reaper, caller.tid, kept).unwrap();
+    other
+        .wait_begin(&fs.reaper, caller.tid, kept, LASTING)
+        .unwrap();
     let (attr, opened) = fs
         .create(caller, Node::Root.ino(), b"x", 0o644, libc::O_RDWR)
         .unwrap();
     let (state, file) = (fs.state(attr.ino).unwrap(), opened.file);
     state.claim(&fs.reaper, caller.tid, file).unwrap();
     fs.unlink(caller, Node::Root.ino(), b"x").unwrap();
-    state.wait_begin(&fs.reaper, caller.tid, file).unwrap();
+    state
+        .wait_begin(&fs.reaper, caller.tid, file, LASTING)
+        .unwrap();
     let process = fs.reaper.find(caller.tid).unwrap();
     assert!(fs.reaper.held(process, attr.ino).is_some());
     fs.release(file);

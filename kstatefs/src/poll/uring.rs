@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, Weak};
 
 use io_uring::{IoUring, opcode, types};
+use kstate_sys::futex::FUTEX2_SIZE_U32;
 use kstate_sys::region::{Head, Memory};
 
 use super::Inbox;
@@ -26,8 +27,6 @@ use crate::state::State;
 const BELL: u64 = 0;
 /// User data of cancellations, whose results say nothing.
 const CANCEL: u64 = u64::MAX;
-/// `FUTEX2_SIZE_U32` of `<linux/futex.h>`; without `FUTEX2_PRIVATE`, as the word is shared.
-const FUTEX2_SIZE_U32: u32 = 2;
 const FUTEX_BITSET_MATCH_ANY: u64 = u32::MAX as u64;
 
 pub(super) struct Watcher {
@@ -36,6 +35,8 @@ pub(super) struct Watcher {
     watched: HashMap<u64, Watched>,
     /// Completions taken to make room and not looked at yet.
     backlog: Vec<u64>,
+    /// States of which there is more to tell.
+    again: Vec<Weak<State>>,
 }
 
 struct Watched {
@@ -66,6 +67,7 @@ impl Watcher {
             bell: Box::new([0; 8]),
             watched: HashMap::new(),
             backlog: Vec::new(),
+            again: Vec::new(),
         })
     }
 
@@ -76,7 +78,7 @@ impl Watcher {
         }
         self.listen(inbox);
         while !inbox.is_stopped() {
-            let wanted = usize::from(self.backlog.is_empty());
+            let wanted = usize::from(self.backlog.is_empty() && self.again.is_empty());
             match self.ring.submit_and_wait(wanted) {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
@@ -101,6 +103,11 @@ impl Watcher {
                     CANCEL => {}
                     // Woken, or the word had changed already: one look is right for both.
                     ino => self.completed(inbox, ino),
+                }
+            }
+            for state in std::mem::take(&mut self.again) {
+                if let Some(state) = state.upgrade() {
+                    self.visit(inbox, &state);
                 }
             }
         }
@@ -135,8 +142,11 @@ impl Watcher {
             .watched
             .get(&ino)
             .is_some_and(|watched| watched.mapping.is_some());
-        let beyond = inbox.tell(state).watch;
-        match beyond {
+        let untold = inbox.tell(state);
+        if untold.again {
+            self.again.push(Arc::downgrade(state));
+        }
+        match untold.watch {
             // The wait in flight ends at the next commit, which is when there is news.
             Some(_) if in_flight => {}
             Some((head, mapping)) => {

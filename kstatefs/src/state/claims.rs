@@ -1,11 +1,10 @@
-//! Who holds slot groups and wait marks, and what is done when they die.
+//! Who holds slot groups, and what is done when they die.
 
 use std::sync::Arc;
 
 use kstate_sys::abi::GROUPS;
-use kstate_sys::futex;
 use kstate_sys::ioctl::Claim;
-use kstate_sys::region::{self, Generation, Group, LiveOwner, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Group, LiveOwner, Writer};
 
 use super::{Inner, State};
 use crate::errno::{Errno, may_tell_of_damage};
@@ -101,47 +100,9 @@ impl State {
         })
     }
 
-    /// Notes that the process of thread `tid` is going to wait: from now on each commit wakes, for
-    /// as long as it has `file` open.
-    ///
-    /// # Errors
-    ///
-    /// `ESRCH` for a process that the daemon cannot see.
-    pub(crate) fn wait_begin(
-        self: &Arc<Self>,
-        reaper: &Reaper,
-        tid: u32,
-        file: u64,
-    ) -> Result<(), Errno> {
-        let mut inner = self.lock();
-        let process = reaper.hold(tid, self)?;
-        *inner.waits.entry((process, file)).or_insert(0) += 1;
-        self.mapping().mapped().header().raise(Notice::WAITERS);
-        Ok(())
-    }
-
-    /// The end of it.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` without a beginning.
-    pub(crate) fn wait_end(&self, reaper: &Reaper, tid: u32, file: u64) -> Result<(), Errno> {
-        let mut inner = self.lock();
-        let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
-        let waits = inner.waits.get_mut(&(process, file));
-        let waits = waits.ok_or(Errno::EINVAL)?;
-        *waits -= 1;
-        if *waits == 0 {
-            inner.waits.remove(&(process, file));
-        }
-        self.lower_mark_if_unused(&inner);
-        self.let_go_if_free(&inner, reaper, process);
-        Ok(())
-    }
-
-    fn let_go_if_free(&self, inner: &Inner, reaper: &Reaper, process: Process) {
-        let holds = inner.waits.keys().any(|(waiter, _)| *waiter == process)
-            || inner.groups.values().any(|owner| owner.process == process);
+    pub(super) fn let_go_if_free(&self, inner: &Inner, reaper: &Reaper, process: Process) {
+        let holds =
+            inner.waits.has(process) || inner.groups.values().any(|owner| owner.process == process);
         // Of a state that has gone the reaper has forgotten all but who waits there since, whose
         // groups nobody gives back.
         if !holds || inner.gone {
@@ -157,16 +118,7 @@ impl State {
                 owner.file = None;
             }
         }
-        let waiters: Vec<Process> = inner
-            .waits
-            .keys()
-            .filter(|(_, through)| *through == file)
-            .map(|(waiter, _)| *waiter)
-            .collect();
-        for waiter in waiters {
-            inner.waits.remove(&(waiter, file));
-            self.let_go_if_free(inner, reaper, waiter);
-        }
+        self.end_waits_of_file(inner, reaper, file);
     }
 
     /// Settles what a dead process left: its groups and its wait marks.
@@ -183,8 +135,7 @@ impl State {
                 self.end_turn_of(inner, *group);
                 inner.groups.remove(group);
             }
-            inner.waits.retain(|(waiter, _), _| *waiter != process);
-            self.lower_mark_if_unused(inner);
+            self.end_waits_of_dead(inner, process);
             (true, ())
         });
     }
@@ -210,7 +161,7 @@ impl State {
             }
         }
         // It may have died between its swap and its wake.
-        futex::wake_all(&mapped.header().head);
+        self.wake_all();
     }
 
     pub(super) fn claim_for_daemon(&self, inner: &mut Inner) -> Result<(), Errno> {

@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kstate_sys::futex;
 use kstate_sys::region::{self, Generation, Memory};
 
 use super::{Inner, State};
@@ -87,7 +86,7 @@ impl State {
             drop(inner);
             // For want of a writer.
             if self.overdue() == Some(generation) {
-                self.wake();
+                self.wake_all();
             }
             return Some(NextLook::In(left));
         }
@@ -97,12 +96,8 @@ impl State {
             self.tell_overdue();
             return None;
         }
-        self.wake();
+        self.wake_all();
         Some(NextLook::Behind(generation))
-    }
-
-    fn wake(&self) {
-        futex::wake_all(&self.mapping().mapped().header().head);
     }
 
     fn newest_and_age(&self, inner: &mut Inner) -> Result<(Generation, Option<Duration>), Errno> {
@@ -151,7 +146,7 @@ impl State {
 
     /// Tells everybody who waits. No lock may be held.
     pub(crate) fn tell_overdue(&self) {
-        self.wake();
+        self.wake_all();
         self.stir();
         self.common.streams.overdue(self.ino);
         let look = Look::Overdue(self.ino);

@@ -96,6 +96,8 @@ pub(crate) struct Untold {
     pub(crate) watch: Option<(Head, Arc<RegionMapping>)>,
     /// After which time to tell again.
     pub(crate) later: Option<Duration>,
+    /// There is more to do as soon as others had their turn.
+    pub(crate) again: bool,
 }
 
 impl State {
@@ -162,7 +164,7 @@ impl State {
     pub(crate) fn tell(&self) -> Untold {
         let mut inner = self.lock();
         let mut untold = Untold::default();
-        if inner.interests.is_empty() {
+        if inner.interests.is_empty() && !inner.waits.has_crowd() {
             inner.watched = false;
             self.lower_mark_if_unused(&inner);
             return untold;
@@ -172,16 +174,20 @@ impl State {
         // ORDERING: SeqCst after `raise`: see `Header::notice`.
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
+        inner.waits.stir(mapping.mapped().header(), head);
         let calls = inner.take_due(head.generation(), Some(&mut untold.later));
         // Who was told comes again, most likely, and then finds the head watched. If not, the next
         // commit wakes in vain, once.
-        inner.watched = !calls.is_empty() || inner.interests.values().any(|k| !k.has_news);
+        let is_wanted = !calls.is_empty() || inner.interests.values().any(|k| !k.has_news);
+        inner.watched = is_wanted || inner.waits.has_crowd();
         if inner.watched {
             untold.watch = Some((head, mapping));
         }
         self.lower_mark_if_unused(&inner);
+        let is_waking = inner.waits.is_waking();
         drop(inner);
         calls.into_iter().for_each(Poller::call);
+        untold.again = is_waking && self.wake_crowd();
         untold
     }
 
@@ -213,7 +219,7 @@ impl State {
     /// watches heads may have been asked to look again since it did.
     pub(crate) fn is_waited_for(&self) -> bool {
         let inner = self.lock();
-        inner.watched || !inner.interests.is_empty()
+        inner.watched || !inner.interests.is_empty() || inner.waits.has_crowd()
     }
 
     pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {

@@ -345,7 +345,7 @@ impl Handles {
     fn use_all(&self) -> Result {
         self.both(1)?;
         let seen = self.x.generation();
-        let _ = self.x.wait(seen, Some(Duration::from_nanos(1)))?;
+        let _ = self.x.wait(seen, Some(Duration::from_millis(1)))?;
         Ok(())
     }
 

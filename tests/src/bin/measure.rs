@@ -212,7 +212,7 @@ fn watch(mount: &Path, count: u32) -> Result<()> {
         let state = mount.subscribe("watched").typed::<u64>()?.reader();
         let mut watch = state.watch().since(state.generation());
         // Registered before it is said to be waiting.
-        let _ = watch.next(Some(Duration::from_nanos(1)))?;
+        let _ = watch.next(Some(Duration::from_millis(1)))?;
         std::thread::Builder::new()
             .stack_size(64 << 10)
             .spawn(move || while let Ok(_change) = watch.next(None) {})?;

@@ -162,7 +162,7 @@ fn publish_and_exec(cli: &Cli, state: &State<Checked>, times: u64) -> Result {
     use std::os::unix::process::CommandExt;
     state.publish(&checked(times))?;
     // Noticed by the daemon as well, and not taken back.
-    let _ = state.wait(state.generation(), Some(Duration::from_nanos(1)))?;
+    let _ = state.wait(state.generation(), Some(Duration::from_millis(1)))?;
     let Some(left) = times.checked_sub(1) else {
         say("ready")?;
         return until_input_ends();
@@ -209,7 +209,7 @@ fn check(state: &State<Checked>, reads: u64) -> Result {
 fn wait(state: &State<Checked>) -> Result {
     let mut seen = state.generation();
     // A first wait registers, so that the line below is true.
-    let _ = state.wait(seen, Some(Duration::from_nanos(1)))?;
+    let _ = state.wait(seen, Some(Duration::from_millis(1)))?;
     say("ready")?;
     loop {
         match state.wait(seen, None)? {

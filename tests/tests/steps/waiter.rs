@@ -32,7 +32,7 @@ impl Waiter {
             move || {
                 let seen = reader.generation();
                 // The first one registers, which the daemon answers: a sleep that is none.
-                let _ = reader.wait(seen, Some(std::time::Duration::from_nanos(1)));
+                let _ = reader.wait(seen, Some(std::time::Duration::from_millis(1)));
                 shared.seen.store(seen.0, Ordering::Relaxed);
                 tell.send(gettid()).unwrap();
                 wait(&reader, &shared);

@@ -1,0 +1,306 @@
+//! Where this process sleeps when it waits for a state, so that somebody wakes it.
+//!
+//! The daemon has committers wake: it sets the mark in the header, for as long as it was asked to. It
+//! gives few processes a *seat*, to sleep on `head`, where committers wake; others sleep on `crowd`,
+//! where the daemon does (`Header::stir_crowd`). One thread at a time has the process's seat.
+//!
+//! # Invariants
+//!
+//! 1. Who sleeps does so no longer than the mark was asked for, counted from before it was asked.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kstate_sys::abi::Class;
+use kstate_sys::fork::Lock;
+use kstate_sys::futex::Deadline;
+use kstate_sys::ioctl::{self, call, place};
+use kstate_sys::region::{Header, Memory, Notice};
+
+use crate::errno::{self, Refusal};
+use crate::sleep::LONGEST_SLEEP;
+use crate::subscription::Subscription;
+
+/// For how long the mark is asked. So long commits pay for a wait that was the last one.
+const LEASE: Duration = Duration::from_secs(20);
+/// It is asked again when less than this is left, so that no sleep is cut short by it.
+const MARGIN: Duration = Duration::from_secs(6);
+/// Who sleeps where the daemon wakes looks so often whether the daemon does.
+const CROWD_SLEEP: Duration = Duration::from_secs(1);
+/// A daemon that did not wake is not relied upon for so long.
+const DISTRUST: Duration = Duration::from_secs(10);
+/// How often a seat is asked for again.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What this process has been given at a state, through one open file.
+#[derive(Debug, Default)]
+pub(crate) struct Seats(Lock<Given>);
+
+#[derive(Debug, Default)]
+struct Given {
+    /// The process it was given to, and the epoch of the daemon that gave it.
+    process: u32,
+    epoch: u32,
+    seat: Mark,
+    /// Some thread sleeps there.
+    is_taken: bool,
+    crowd: Mark,
+    /// When a seat may be asked for again that was not to be had.
+    ask_again: Deadline,
+    distrust_until: Deadline,
+}
+
+/// For how long commits wake at a place.
+#[derive(Debug, Default)]
+struct Mark {
+    /// Counted from before it was asked for; never for waits that last.
+    until: Deadline,
+    /// How many of those there are.
+    lasting: u32,
+}
+
+impl Mark {
+    fn is_set(&self) -> bool {
+        !self.until.has_passed()
+    }
+
+    /// Whether it serves a wait that begins now.
+    fn serves(&self, lasts: bool) -> bool {
+        self.until == Deadline::NEVER || !lasts && self.until.left() > MARGIN
+    }
+}
+
+/// A place to sleep.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// Where to sleep.
+    pub(crate) place: Place,
+    /// Where the mark is that was asked for; none if that is another's.
+    mark: Option<Place>,
+    until: Deadline,
+    lasts: bool,
+}
+
+/// What to sleep on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Head,
+    Crowd,
+}
+
+/// What a place is to be compared with, loaded before `head` is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before(u64);
+
+impl Place {
+    /// To be called before `head` is loaded.
+    pub(crate) fn before(self, header: &Header) -> Before {
+        Before(match self {
+            Self::Head => 0,
+            Self::Crowd => header.crowd_seen(),
+        })
+    }
+
+    /// The word to sleep on, and what is expected there by who has found `head`.
+    pub(crate) fn word(self, header: &Header, before: Before, head: u32) -> (&AtomicU64, u32) {
+        #[expect(clippy::cast_possible_truncation, reason = "the low half is compared")]
+        match self {
+            Self::Head => (&header.head, head),
+            Self::Crowd => (&header.crowd, before.0 as u32),
+        }
+    }
+}
+
+impl Seat {
+    /// How long a sleep may be, from now on.
+    pub(crate) fn slice(&self) -> Duration {
+        let most = match self.place {
+            Place::Head => LONGEST_SLEEP,
+            Place::Crowd => CROWD_SLEEP,
+        };
+        // INVARIANT: 1.
+        most.min(self.until.left())
+    }
+
+    /// Whether it must be taken anew before the next sleep.
+    pub(crate) fn is_over(&self) -> bool {
+        self.until.left() < LONGEST_SLEEP
+    }
+}
+
+impl Subscription {
+    fn header(&self) -> io::Result<&Header> {
+        Ok(self.map_for(Class::B64)?.mapped().header())
+    }
+
+    /// A place to sleep, whose mark is set; to be [given back](Self::stand_up). One that `lasts` does
+    /// until then.
+    ///
+    /// # Errors
+    ///
+    /// What the daemon says.
+    ///
+    /// # Cost
+    ///
+    /// A lock; a FUSE request the first time, in a forked child, after a restart of the daemon, and
+    /// every fourteen seconds.
+    pub(crate) fn sit_down(&self, lasts: bool) -> io::Result<Seat> {
+        let header = self.header()?;
+        let epoch = header.epoch.load(Ordering::Relaxed);
+        let mut given = self.seats().0.lock();
+        let process = std::process::id();
+        if (given.process, given.epoch) != (process, epoch) {
+            *given = Given {
+                process,
+                epoch,
+                ..Given::default()
+            };
+        }
+        match self.place(&mut given, header, lasts) {
+            Ok(place) => Ok(given.sit(place, lasts)),
+            // Nobody is there to lower the mark if it is set, nor to wake a crowd. A restarted daemon
+            // keeps it, and wakes everybody.
+            Err(error)
+                if errno::refusal(&error) == Refusal::DaemonDied
+                    && header.notice().contains(Notice::WAITERS) =>
+            {
+                Ok(Seat {
+                    place: Place::Head,
+                    mark: None,
+                    until: Deadline::NEVER,
+                    lasts,
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the daemon set the mark for a place where a thread can sleep now.
+    fn place(&self, given: &mut Given, header: &Header, lasts: bool) -> io::Result<Place> {
+        if !given.is_taken && !given.seat.serves(lasts) {
+            let is_free = || header.seats.load(Ordering::Relaxed) > 0;
+            let may_ask = given.seat.is_set()
+                || !given.crowd.is_set()
+                || is_free() && given.ask_again.has_passed();
+            if may_ask {
+                self.ask(given, Place::Head, lasts)?;
+            }
+        }
+        if !given.is_taken && given.seat.serves(lasts) {
+            return Ok(Place::Head);
+        }
+        if !given.crowd.serves(lasts) {
+            self.ask(given, Place::Crowd, lasts)?;
+        }
+        Ok(Place::Crowd)
+    }
+
+    /// Asks for a mark, for a wait that lasts or for a while. Where there is no seat left it is one in
+    /// the crowd.
+    fn ask(&self, given: &mut Given, wanted: Place, lasts: bool) -> io::Result<()> {
+        let milliseconds = match lasts {
+            true => 0,
+            false => u32::try_from(LEASE.as_millis()).unwrap_or(u32::MAX),
+        };
+        let place = match wanted {
+            Place::Head => place::HEAD,
+            Place::Crowd => place::CROWD,
+        };
+        let mut wait = ioctl::Wait {
+            place,
+            milliseconds,
+        };
+        let now = Deadline::now();
+        errno::uninterrupted(|| call::wait_begin(self.descriptor(), &mut wait))?;
+        let granted = u64::from(wait.milliseconds).saturating_mul(1_000_000);
+        let until = match wait.milliseconds {
+            0 => Deadline::NEVER,
+            _ => Deadline(now.0.saturating_add(granted)),
+        };
+        given.ask_again = Deadline::after(PATIENCE);
+        match wait.place {
+            place::HEAD => given.seat.until = until,
+            _ => given.crowd.until = until,
+        }
+        Ok(())
+    }
+
+    /// Gives a place back.
+    pub(crate) fn stand_up(&self, seat: Seat) {
+        let mut given = self.seats().0.lock();
+        if given.process != std::process::id() {
+            return;
+        }
+        let Some(place) = seat.mark else {
+            return;
+        };
+        given.is_taken &= place != Place::Head;
+        let mark = given.mark(place);
+        if seat.lasts && mark.lasting > 0 {
+            mark.lasting -= 1;
+            if mark.lasting == 0 {
+                // Other threads may be asleep: it stays for a while. If it cannot be asked for that it
+                // stays for longer.
+                let _ = self.ask(&mut given, place, false);
+            }
+        }
+    }
+
+    /// The daemon has not woken who sleeps where it should: what of it is dead or late is not waited
+    /// for.
+    pub(crate) fn distrust_daemon(&self) {
+        self.seats().0.lock().distrust_until = Deadline::after(DISTRUST);
+    }
+
+    /// Whether this process has the wait mark set.
+    #[cfg(test)]
+    pub(crate) fn is_waiting(&self) -> bool {
+        let given = self.seats().0.lock();
+        given.process == std::process::id() && given.is_set()
+    }
+
+    /// Takes this process's part of the wait mark back, when no thread of it waits.
+    pub(crate) fn end_waiting(&self) {
+        let mut given = self.seats().0.lock();
+        if given.process == std::process::id() && given.is_set() {
+            *given = Given::default();
+            // A dead daemon has forgotten the mark; nothing else can go wrong.
+            let _ = errno::uninterrupted(|| call::wait_end(self.descriptor()));
+        }
+    }
+}
+
+impl Given {
+    fn is_set(&self) -> bool {
+        self.seat.is_set() || self.crowd.is_set()
+    }
+
+    fn mark(&mut self, place: Place) -> &mut Mark {
+        match place {
+            Place::Head => &mut self.seat,
+            Place::Crowd => &mut self.crowd,
+        }
+    }
+
+    /// Notes that a thread sleeps there.
+    fn sit(&mut self, place: Place, lasts: bool) -> Seat {
+        self.is_taken |= place == Place::Head;
+        let mark = self.mark(place);
+        mark.lasting += u32::from(lasts);
+        let until = match mark.until {
+            // Those that last leave it set for so long when they end.
+            Deadline::NEVER if !lasts => Deadline::after(LEASE),
+            until => until,
+        };
+        Seat {
+            place: match self.distrust_until.has_passed() {
+                true => place,
+                false => Place::Head,
+            },
+            mark: Some(place),
+            until,
+            lasts,
+        }
+    }
+}
