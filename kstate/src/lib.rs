@@ -48,6 +48,7 @@ mod live;
 mod many;
 mod mapping;
 mod mount;
+mod notify;
 mod publish;
 mod reader;
 mod records;
@@ -96,6 +97,7 @@ pub use many::{
     TransactManyError, begin_many, transact_many, transact_many_with,
 };
 pub use mount::{MOUNT_VARIABLE, Mount, MountError, RemoveError};
+pub use notify::{Change, Event, Key, Notifier, NotifyBy, NotifyError};
 pub use publish::PublishError;
 pub use reader::Reader;
 pub use retry::{Retried, Retry, TransactError};

@@ -27,7 +27,7 @@ const LEASE: Duration = Duration::from_secs(20);
 /// It is asked again when less than this is left, so that no sleep is cut short by it.
 const MARGIN: Duration = Duration::from_secs(6);
 /// Who sleeps where the daemon wakes looks so often whether the daemon does.
-const CROWD_SLEEP: Duration = Duration::from_secs(1);
+pub(crate) const CROWD_SLEEP: Duration = Duration::from_secs(1);
 /// A daemon that did not wake is not relied upon for so long.
 const DISTRUST: Duration = Duration::from_secs(10);
 /// How often a seat is asked for again.
@@ -80,6 +80,7 @@ pub(crate) struct Seat {
     mark: Option<Place>,
     until: Deadline,
     lasts: bool,
+    epoch: u32,
 }
 
 /// What to sleep on.
@@ -102,13 +103,22 @@ impl Place {
         })
     }
 
+    /// The word to sleep on.
+    pub(crate) fn of(self, header: &Header) -> &AtomicU64 {
+        match self {
+            Self::Head => &header.head,
+            Self::Crowd => &header.crowd,
+        }
+    }
+
     /// The word to sleep on, and what is expected there by who has found `head`.
     pub(crate) fn word(self, header: &Header, before: Before, head: u32) -> (&AtomicU64, u32) {
         #[expect(clippy::cast_possible_truncation, reason = "the low half is compared")]
-        match self {
-            Self::Head => (&header.head, head),
-            Self::Crowd => (&header.crowd, before.0 as u32),
-        }
+        let expected = match self {
+            Self::Head => head,
+            Self::Crowd => before.0 as u32,
+        };
+        (self.of(header), expected)
     }
 }
 
@@ -124,8 +134,13 @@ impl Seat {
     }
 
     /// Whether it must be taken anew before the next sleep.
-    pub(crate) fn is_over(&self) -> bool {
-        self.until.left() < LONGEST_SLEEP
+    pub(crate) fn is_over(&self, header: &Header) -> bool {
+        self.until.left() < LONGEST_SLEEP || self.is_outdated(header)
+    }
+
+    /// Whether the daemon that gave it has been followed by another one.
+    pub(crate) fn is_outdated(&self, header: &Header) -> bool {
+        self.epoch != header.epoch.load(Ordering::Relaxed)
     }
 }
 
@@ -170,6 +185,7 @@ impl Subscription {
                     mark: None,
                     until: Deadline::NEVER,
                     lasts,
+                    epoch,
                 })
             }
             Err(error) => Err(error),
@@ -301,6 +317,7 @@ impl Given {
             mark: Some(place),
             until,
             lasts,
+            epoch: self.epoch,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::watch::WatchError;
 use request::Request;
+pub(crate) use request::cannot_wait;
 
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,8 @@ impl<T: Content> Waitable for State<T> {}
     reason = "sealed: nobody else calls or implements it"
 )]
 mod sealed {
+    use std::time::Duration;
+
     use crate::content::Content;
     use crate::reader::{Reader, Untyped};
     use crate::state::State;
@@ -112,6 +115,12 @@ mod sealed {
     pub trait Waitable {
         #[doc(hidden)]
         fn untyped(&self) -> &Reader<Untyped>;
+
+        /// The shortest time between two changes of what it shows.
+        #[doc(hidden)]
+        fn period(&self) -> Duration {
+            Duration::ZERO
+        }
     }
 
     impl<T> Waitable for Reader<T> {
@@ -130,6 +139,11 @@ mod sealed {
 /// The untyped reader of what can be waited for.
 pub(crate) fn untyped<W: Waitable + ?Sized>(of: &W) -> &Reader<Untyped> {
     sealed::Waitable::untyped(of)
+}
+
+/// The shortest time between two changes of what it shows.
+pub(crate) fn period<W: Waitable + ?Sized>(of: &W) -> Duration {
+    sealed::Waitable::period(of)
 }
 
 impl Wait {

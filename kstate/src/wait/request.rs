@@ -12,7 +12,6 @@ use crate::errno::{self, Refusal};
 use crate::reader::{Reader, Untyped};
 use crate::seat::{Place, Seat};
 use crate::sleep::{self, Until};
-use crate::subscription::Subscription;
 
 /// Looks at `head` between two looks at the clock, of who spins.
 const LOOKS: u32 = 32;
@@ -74,7 +73,7 @@ impl Request<'_> {
                     let found = self.look_at(&[(reader, since)]);
                     return Ok(found.map_or(ended, |(_, waited)| waited));
                 }
-                seated.distrust_if_late(reader, since, woken);
+                seated.distrust_if_late(since, woken);
                 if seated.is_over() {
                     break;
                 }
@@ -118,8 +117,8 @@ impl Request<'_> {
                 if let Some(ended) = self.ended_by(woken) {
                     return Ok(self.look_at(states).unwrap_or((0, ended)));
                 }
-                for (seated, (reader, since)) in seated.iter().zip(states) {
-                    seated.distrust_if_late(reader, *since, woken);
+                for (seated, (_, since)) in seated.iter().zip(states) {
+                    seated.distrust_if_late(*since, woken);
                 }
             }
         }
@@ -215,16 +214,15 @@ impl Request<'_> {
 
 /// A thread with a place to sleep, which it gives back at the end.
 struct Seated<'r> {
-    subscription: &'r Subscription,
+    reader: &'r Reader<Untyped>,
     seat: Option<Seat>,
 }
 
 impl<'r> Seated<'r> {
     fn at(reader: &'r Reader<Untyped>) -> Result<Self, WaitError> {
-        let subscription = reader.subscription();
-        let seat = subscription.sit_down(false);
+        let seat = reader.subscription().sit_down(false);
         Ok(Self {
-            subscription,
+            reader,
             seat: Some(seat.map_err(|source| cannot_wait(reader, source))?),
         })
     }
@@ -238,14 +236,15 @@ impl<'r> Seated<'r> {
     }
 
     fn is_over(&self) -> bool {
-        self.seat.as_ref().is_none_or(Seat::is_over)
+        let seat = self.seat.as_ref();
+        seat.is_none_or(|seat| seat.is_over(self.reader.memory().header()))
     }
 
     /// Who slept in the crowd to the end of its time, beside a change, was not woken by the daemon.
-    fn distrust_if_late(&self, reader: &Reader<Untyped>, since: Generation, woken: Woken) {
+    fn distrust_if_late(&self, since: Generation, woken: Woken) {
         let slept = woken == Woken::TimedOut && self.place() == Place::Crowd;
-        if slept && reader.changed_since(since) {
-            self.subscription.distrust_daemon();
+        if slept && self.reader.changed_since(since) {
+            self.reader.subscription().distrust_daemon();
         }
     }
 }
@@ -253,11 +252,12 @@ impl<'r> Seated<'r> {
 impl Drop for Seated<'_> {
     fn drop(&mut self) {
         if let Some(seat) = self.seat.take() {
-            self.subscription.stand_up(seat);
+            self.reader.subscription().stand_up(seat);
         }
     }
 }
 
+/// Says which state an error is about.
 pub(crate) fn cannot_wait(reader: &Reader<Untyped>, source: io::Error) -> WaitError {
     let name = reader.name().clone();
     match errno::refusal(&source) {

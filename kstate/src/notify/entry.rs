@@ -1,0 +1,190 @@
+//! A state that a notifier watches: what is new of it, and where to sleep for more.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kstate_sys::futex::Deadline;
+use kstate_sys::region::{Generation, Head, Memory, Notice};
+
+use super::{Change, NotifyError};
+use crate::reader::{Reader, Untyped};
+use crate::seat::{Place, Seat};
+use crate::wait::{Waitable, cannot_wait, period, untyped};
+
+/// One state of a notifier.
+#[derive(Debug)]
+pub(super) struct Entry {
+    known: Known,
+    /// The shortest time between two tellings.
+    period: Duration,
+    /// Where somebody wakes for it; none where the state's file is polled.
+    seat: Option<Seat>,
+}
+
+/// What has been told of a state; enough to see whether there is more.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) reader: Reader<Untyped>,
+    /// The newest version told of.
+    pub(super) seen: Generation,
+    /// That it is overdue has been told.
+    is_told_overdue: bool,
+    /// The next version is not told before.
+    due: Deadline,
+    place: Place,
+}
+
+/// What a look at a state found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    news: Option<Change>,
+    /// They are not told before.
+    pub(super) due: Deadline,
+    pub(super) place: Place,
+    /// What is expected where it sleeps, as of this look.
+    pub(super) expected: u32,
+}
+
+impl Look {
+    /// Whether there is something to tell now.
+    pub(super) fn is_news(&self) -> bool {
+        self.news.is_some() && self.due.has_passed()
+    }
+
+    /// Whether there is something to tell, now or when its time has come.
+    pub(super) fn has_news(&self) -> bool {
+        self.news.is_some()
+    }
+}
+
+impl Known {
+    pub(super) fn is_told_overdue(&self) -> bool {
+        self.is_told_overdue
+    }
+
+    pub(super) fn look(&self) -> Look {
+        let header = self.reader.memory().header();
+        let before = self.place.before(header);
+        // ORDERING: SeqCst after the daemon's SeqCst raise of the mark, and after `before`: see
+        // `Header::notice` and `Header::crowd_seen`.
+        let head = Head::from_raw(header.head.load(Ordering::SeqCst));
+        let newest = match head.has_intent() {
+            false => head.generation(),
+            true => self.reader.resolved_generation(head),
+        };
+        let (_, expected) = self.place.word(header, before, head.futex_word());
+        let at_once = Deadline::default();
+        let (news, due) = if newest != self.seen {
+            (Some(Change::To(newest)), self.due)
+        } else if header.notice().contains(Notice::DELETED) {
+            (Some(Change::Deleted), at_once)
+        } else if header.is_overdue(newest) && !self.is_told_overdue {
+            (Some(Change::Overdue(newest)), at_once)
+        } else {
+            (None, self.due)
+        };
+        Look {
+            news,
+            due,
+            place: self.place,
+            expected,
+        }
+    }
+
+    /// The word to sleep on.
+    pub(super) fn word(&self, look: &Look) -> &AtomicU64 {
+        look.place.of(self.reader.memory().header())
+    }
+}
+
+impl Entry {
+    /// One that is told of what is behind `since`; it `sleeps` if its file is not polled.
+    pub(super) fn new<W: Waitable + ?Sized>(
+        of: &W,
+        since: Generation,
+        sleeps: bool,
+    ) -> Result<Self, NotifyError> {
+        let mut entry = Self {
+            known: Known {
+                reader: untyped(of).clone(),
+                seen: since,
+                is_told_overdue: false,
+                due: Deadline::default(),
+                place: Place::Head,
+            },
+            period: period(of),
+            seat: None,
+        };
+        entry.renew(sleeps)?;
+        Ok(entry)
+    }
+
+    pub(super) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    pub(super) fn reader(&self) -> &Reader<Untyped> {
+        &self.known.reader
+    }
+
+    /// Has it woken, if it `sleeps`, in this process and epoch.
+    pub(super) fn renew(&mut self, sleeps: bool) -> Result<(), NotifyError> {
+        self.stand_up();
+        if sleeps {
+            let seat = self.reader().subscription().sit_down(true);
+            let seat = seat.map_err(|source| cannot_wait(self.reader(), source))?;
+            self.known.place = seat.place;
+            self.seat = Some(seat);
+        }
+        Ok(())
+    }
+
+    fn stand_up(&mut self) {
+        if let Some(seat) = self.seat.take() {
+            self.reader().subscription().stand_up(seat);
+        }
+    }
+
+    /// The daemon does not wake: sleeps where committers do.
+    pub(super) fn distrust_daemon(&mut self) {
+        self.reader().subscription().distrust_daemon();
+        self.known.place = Place::Head;
+    }
+
+    /// What is new of it. Where it sleeps is asked for again after a restart of the daemon.
+    pub(super) fn look(&mut self) -> Result<Look, NotifyError> {
+        let header = self.reader().memory().header();
+        let seat = self.seat.as_ref();
+        if seat.is_some_and(|seat| seat.is_outdated(header)) {
+            self.renew(true)?;
+        }
+        Ok(self.known.look())
+    }
+
+    /// What of it is to be told; that is known from now on.
+    pub(super) fn tell(&mut self, look: &mut Look) -> Option<Change> {
+        if !look.is_news() {
+            return None;
+        }
+        let change = look.news.take()?;
+        match change {
+            Change::To(generation) => {
+                self.known.seen = generation;
+                self.known.is_told_overdue = false;
+                if !self.period.is_zero() {
+                    self.known.due = Deadline::after(self.period);
+                    look.due = self.known.due;
+                }
+            }
+            Change::Overdue(_) => self.known.is_told_overdue = true,
+            Change::Deleted => {}
+        }
+        Some(change)
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.stand_up();
+    }
+}

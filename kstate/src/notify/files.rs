@@ -1,0 +1,117 @@
+//! The states' own files in an epoll, where nothing faster is allowed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use kstate_sys::futex::Deadline;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use super::NotifyError;
+use super::entry::{Entry, Look};
+use crate::wait::cannot_wait;
+
+/// Token of the timer; entries count from 1.
+const TIMER: u64 = 0;
+
+#[derive(Debug)]
+pub(super) struct Files {
+    epoll: Epoll,
+    timer: TimerFd,
+    /// Entries to look at when their time has come, and not before.
+    due: BTreeMap<u64, Deadline>,
+}
+
+impl Files {
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
+        Ok(Self {
+            epoll,
+            timer,
+            due: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn arm(&mut self, id: u64, entry: &Entry, look: Look) -> Result<(), NotifyError> {
+        let known = entry.known();
+        if look.has_news() {
+            self.due.insert(id, look.due);
+        } else {
+            let acknowledged = known.reader.acknowledge(known.seen);
+            acknowledged.map_err(|source| cannot_wait(&known.reader, source))?;
+        }
+        self.listen(id, entry, look)?;
+        Ok(self.set_timer()?)
+    }
+
+    /// Once: what has been told is not to be told again and again, nor what has to wait for its time.
+    fn listen(&self, id: u64, entry: &Entry, look: Look) -> io::Result<()> {
+        let mut flags = EpollFlags::EPOLLONESHOT;
+        if !look.has_news() {
+            flags |= EpollFlags::EPOLLIN;
+            if !entry.known().is_told_overdue() {
+                flags |= EpollFlags::EPOLLPRI;
+            }
+        }
+        let file = entry.reader();
+        let mut event = EpollEvent::new(flags, id);
+        match self.epoll.modify(file, &mut event) {
+            Err(nix::errno::Errno::ENOENT) => self.epoll.add(file, event)?,
+            modified => modified?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn disarm(&mut self, id: u64, entry: &Entry) {
+        self.due.remove(&id);
+        // Not there any more if the file has been closed, which it is not.
+        let _ = self.epoll.delete(entry.reader());
+    }
+
+    pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let ready = match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            into.extend(
+                events[..ready]
+                    .iter()
+                    .map(EpollEvent::data)
+                    .filter(|id| *id != TIMER),
+            );
+            if ready < events.len() {
+                break;
+            }
+        }
+        let is_due = |_: &u64, due: &mut Deadline| due.has_passed();
+        into.extend(self.due.extract_if(.., is_due).map(|(id, _)| id));
+        self.set_timer()
+    }
+
+    /// For the first that is due. Setting it makes it unreadable.
+    fn set_timer(&self) -> io::Result<()> {
+        match self.due.values().min() {
+            None => self.timer.unset()?,
+            Some(due) => {
+                let at = TimeSpec::from_timespec(due.max(&Deadline(1)).timespec());
+                let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+                self.timer.set(Expiration::OneShot(at), flags)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Files {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}

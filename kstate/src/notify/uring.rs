@@ -1,0 +1,303 @@
+#![expect(
+    unsafe_code,
+    reason = "pushes entries whose addresses the kernel keeps, and closes a descriptor"
+)]
+//! All waits in an io_uring, whose descriptor is polled.
+//!
+//! A futex wait that is in flight completes when it is woken, or at once if the word is not as
+//! expected any more, and the ring is readable as long as a completion is in it. Where news must wait
+//! for the rate of a view, a timeout goes before it that leaves no completion: what has changed
+//! meanwhile shows when the futex wait begins.
+//!
+//! # Invariants
+//!
+//! 1. What an entry in the ring points at, a word of a mapping or a time, is read by the kernel when
+//!    the entry is taken or, behind a timeout, while [`Armed`] is in the table: the reader in it keeps
+//!    the mapping, and it goes after the entry has been cancelled or the ring closed. The kernel
+//!    fails what it cannot read, and writes nothing there.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use io_uring::squeue::{self, Flags};
+use io_uring::{IoUring, opcode, types};
+use kstate_sys::futex::{Deadline, FUTEX2_SIZE_U32};
+
+use super::NotifyError;
+use super::entry::{Entry, Look};
+use crate::reader::{Reader, Untyped};
+use crate::seat::Place;
+
+const FUTEX_BITSET_MATCH_ANY: u64 = u32::MAX as u64;
+
+/// Entries that are handed over at once, and completions that find room before the kernel keeps them in
+/// memory of its own: for one state as for hundreds.
+const SUBMISSIONS: u32 = 16;
+const COMPLETIONS: u32 = 64;
+
+/// What an entry was, in the low bits of its user data; above them is whose it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A wait, or a look that is due at once.
+    Wait = 0,
+    /// The time before which nothing is told.
+    Pause = 1,
+    /// The end of the daemon.
+    Daemon = 2,
+    /// A cancellation.
+    Cancel = 3,
+}
+
+impl Kind {
+    const BITS: u32 = 2;
+
+    fn data(self, id: u64) -> u64 {
+        id << Self::BITS | self as u64
+    }
+
+    fn of(data: u64) -> (Self, u64) {
+        let kind = match data & 3 {
+            0 => Self::Wait,
+            1 => Self::Pause,
+            2 => Self::Daemon,
+            _ => Self::Cancel,
+        };
+        (kind, data >> Self::BITS)
+    }
+}
+
+pub(super) struct Uring {
+    ring: ManuallyDrop<IoUring>,
+    armed: HashMap<u64, Armed>,
+}
+
+/// An entry of which something may be in flight.
+#[derive(Debug)]
+struct Armed {
+    /// Keeps the mapping.
+    _reader: Reader<Untyped>,
+    pause: Box<types::Timespec>,
+    /// Whether a wait is in flight.
+    waits: bool,
+    /// Whether the end of the daemon is waited for.
+    minds_daemon: bool,
+    /// Where: in the crowd of a daemon that has died nobody wakes.
+    is_orphaned: bool,
+}
+
+impl Uring {
+    /// A ring that can wait on futexes, or why there is none.
+    pub(super) fn new() -> io::Result<Self> {
+        let ring = IoUring::builder()
+            // A child that touched it would submit in its parent's name.
+            .dontfork()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let mut probe = io_uring::Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::FutexWait::CODE) {
+            return Err(io::Error::from(io::ErrorKind::Unsupported));
+        }
+        Ok(Self {
+            ring: ManuallyDrop::new(ring),
+            armed: HashMap::new(),
+        })
+    }
+
+    pub(super) fn arm(
+        &mut self,
+        id: u64,
+        entry: &mut Entry,
+        mut look: Look,
+    ) -> Result<(), NotifyError> {
+        let armed = self.armed.entry(id).or_insert_with(|| Armed {
+            _reader: entry.reader().clone(),
+            pause: Box::default(),
+            waits: false,
+            minds_daemon: false,
+            is_orphaned: false,
+        });
+        if armed.waits {
+            return Ok(());
+        }
+        if armed.is_orphaned {
+            armed.is_orphaned = false;
+            entry.distrust_daemon();
+            look = entry.look()?;
+        }
+        armed.waits = true;
+        let minds_daemon = look.place == Place::Crowd && !armed.minds_daemon;
+        armed.minds_daemon |= minds_daemon;
+        if minds_daemon {
+            // Without a flag of its own: an error is told of at any rate, and a daemon's end is one.
+            let fd = types::Fd(entry.reader().as_fd().as_raw_fd());
+            let poll = opcode::PollAdd::new(fd, 0).build();
+            self.push(&[poll.user_data(Kind::Daemon.data(id))])?;
+        }
+        if look.is_news() {
+            let nop = opcode::Nop::new().build();
+            return Ok(self.push(&[nop.user_data(Kind::Wait.data(id))])?);
+        }
+        let word = entry.known().word(&look).as_ptr().cast::<u32>();
+        let wait = opcode::FutexWait::new(
+            word.cast_const(),
+            u64::from(look.expected),
+            FUTEX_BITSET_MATCH_ANY,
+            FUTEX2_SIZE_U32,
+        );
+        let wait = wait.build().user_data(Kind::Wait.data(id));
+        if look.due.has_passed() {
+            return Ok(self.push(&[wait])?);
+        }
+        // What is news already is so when the time has come: then the word is not as expected here.
+        let wait = match look.has_news() {
+            true => opcode::Nop::new().build().user_data(Kind::Wait.data(id)),
+            false => wait,
+        };
+        let pause = self.pause(id, look.due);
+        Ok(self.push(&[pause, wait])?)
+    }
+
+    /// A timeout that succeeds and leaves no completion, before what is linked to it.
+    fn pause(&mut self, id: u64, due: Deadline) -> squeue::Entry {
+        let at = due.timespec();
+        let time = types::Timespec::new()
+            .sec(at.tv_sec.cast_unsigned())
+            .nsec(u32::try_from(at.tv_nsec).unwrap_or(0));
+        let pause = match self.armed.get_mut(&id) {
+            Some(armed) => {
+                *armed.pause = time;
+                std::ptr::from_ref(&*armed.pause)
+            }
+            None => std::ptr::null(),
+        };
+        // INVARIANT: 1.
+        let flags = types::TimeoutFlags::ABS | types::TimeoutFlags::ETIME_SUCCESS;
+        opcode::Timeout::new(pause)
+            .flags(flags)
+            .build()
+            .flags(Flags::IO_LINK | Flags::SKIP_SUCCESS)
+            .user_data(Kind::Pause.data(id))
+    }
+
+    pub(super) fn disarm(&mut self, id: u64) {
+        let Some(armed) = self.armed.remove(&id) else {
+            return;
+        };
+        let of = |kind: Kind| {
+            let cancel = opcode::AsyncCancel::new(kind.data(id)).build();
+            cancel
+                .flags(Flags::SKIP_SUCCESS)
+                .user_data(Kind::Cancel.data(id))
+        };
+        // What is not in flight any more is not found: no harm. The pause first, with what is linked.
+        let cancels = [of(Kind::Pause), of(Kind::Wait), of(Kind::Daemon)];
+        let wanted = match armed.minds_daemon {
+            true => &cancels[..],
+            false => &cancels[..2],
+        };
+        // INVARIANT: 1: the kernel has taken the cancellations before the reader goes.
+        let _ = self.push(wanted).and_then(|()| self.submit());
+    }
+
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        if self.ring.submission().is_empty() {
+            return Ok(());
+        }
+        loop {
+            match self.ring.submit() {
+                Ok(_) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                // The kernel keeps more completions than it likes to: they are taken first, and this
+                // goes with what follows.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
+        loop {
+            let mut orphans = smallvec::SmallVec::<[u64; 4]>::new();
+            for completion in self.ring.completion() {
+                let (kind, id) = Kind::of(completion.user_data());
+                let Some(armed) = self.armed.get_mut(&id) else {
+                    continue;
+                };
+                match kind {
+                    Kind::Wait => {
+                        armed.waits = false;
+                        into.push(id);
+                    }
+                    Kind::Daemon => {
+                        armed.minds_daemon = false;
+                        armed.is_orphaned = true;
+                        match armed.waits {
+                            true => orphans.push(id),
+                            false => into.push(id),
+                        }
+                    }
+                    Kind::Pause | Kind::Cancel => {}
+                }
+            }
+            // In the crowd of a dead daemon: what is in flight ends, and comes back.
+            for id in orphans {
+                let cancel = opcode::AsyncCancel::new(Kind::Wait.data(id)).build();
+                self.push(&[cancel.user_data(Kind::Cancel.data(id))])?;
+            }
+            // What found no room is kept by the kernel until it is asked for.
+            if !self.ring.submission().cq_overflow() {
+                return Ok(());
+            }
+            self.ring.submitter().submit_and_wait(0)?;
+        }
+    }
+
+    /// Pushes entries that go together.
+    fn push(&mut self, entries: &[squeue::Entry]) -> io::Result<()> {
+        loop {
+            // SAFETY: invariant 1.
+            if unsafe { self.ring.submission().push_multiple(entries) }.is_ok() {
+                return Ok(());
+            }
+            self.submit()?;
+            if self.ring.submission().is_full() {
+                // The kernel takes none before its completions are taken.
+                return Err(io::Error::from(io::ErrorKind::ResourceBusy));
+            }
+        }
+    }
+
+    /// In a forked child, which does not have the ring's memory: closes its descriptor alone.
+    pub(super) fn abandon(self) {
+        let fd = self.ring.as_raw_fd();
+        let mut this = ManuallyDrop::new(self);
+        this.armed.clear();
+        // SAFETY: this process's copy of the descriptor, which the ring that is forgotten here does
+        // not close.
+        unsafe { libc::close(fd) };
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // Before the readers, by invariant 1.
+        // SAFETY: not used again.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+    }
+}
+
+impl AsFd for Uring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring has it open as long as it lives.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,233 @@
+//! Waits of a thread in `futex_waitv`, which makes an eventfd readable.
+//!
+//! One thread serves the notifiers of the process, another one each [`PER_THREAD`] states. It ends when
+//! it has nothing to watch.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kstate_sys::fork::{Lock, Process};
+use kstate_sys::futex::{self, Deadline, Woken, Word};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::NotifyError;
+use super::entry::{Entry, Known, Look};
+use crate::seat::{CROWD_SLEEP, Place};
+use crate::sleep::LONGEST_SLEEP;
+
+/// One is the thread's own word.
+const PER_THREAD: usize = futex::MOST_WORDS - 1;
+
+#[derive(Debug)]
+pub(super) struct Waitv {
+    bell: Arc<Bell>,
+}
+
+/// What a thread rings when there is something to see.
+#[derive(Debug)]
+struct Bell {
+    event: EventFd,
+    fired: Mutex<Vec<u64>>,
+}
+
+impl Bell {
+    fn ring(&self, id: u64) {
+        lock(&self.fired).push(id);
+        // Fails only when it is full of rings.
+        let _ = self.event.write(1);
+    }
+}
+
+/// A state to be watched until there is something to see.
+#[derive(Debug)]
+struct Job {
+    bell: Arc<Bell>,
+    id: u64,
+    known: Known,
+}
+
+/// A thread.
+#[derive(Debug, Default)]
+struct Shard {
+    /// None when the thread has ended.
+    jobs: Mutex<Option<Vec<Job>>>,
+    call: AtomicU64,
+}
+
+/// The threads of this process.
+#[derive(Debug, Default)]
+struct Threads {
+    process: Option<Process>,
+    shards: Vec<Arc<Shard>>,
+}
+
+static THREADS: Lock<Threads> = Lock::new(Threads {
+    process: None,
+    shards: Vec::new(),
+});
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Waitv {
+    /// If the kernel can sleep on several words, and lets us.
+    pub(super) fn new() -> io::Result<Self> {
+        let word = AtomicU64::new(0);
+        let at_once = Deadline::default();
+        match futex::wait_any(&[Word::new(&word, 0)], Some(at_once))? {
+            Woken::TimedOut | Woken::LookAgain | Woken::Interrupted => {}
+        }
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let bell = Bell {
+            event: EventFd::from_flags(flags)?,
+            fired: Mutex::default(),
+        };
+        Ok(Self {
+            bell: Arc::new(bell),
+        })
+    }
+
+    pub(super) fn arm(&mut self, id: u64, entry: &Entry, look: Look) -> Result<(), NotifyError> {
+        if look.is_news() {
+            self.bell.ring(id);
+            return Ok(());
+        }
+        Ok(watch(Job {
+            bell: self.bell.clone(),
+            id,
+            known: entry.known().clone(),
+        })?)
+    }
+
+    pub(super) fn disarm(&mut self, id: u64) {
+        let threads = THREADS.lock();
+        for shard in &threads.shards {
+            let mut jobs = lock(&shard.jobs);
+            let Some(jobs) = &mut *jobs else { continue };
+            let before = jobs.len();
+            jobs.retain(|job| job.id != id || !Arc::ptr_eq(&job.bell, &self.bell));
+            if jobs.len() < before {
+                shard.call();
+            }
+        }
+    }
+
+    pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
+        match self.bell.event.read() {
+            Ok(_) => into.append(&mut lock(&self.bell.fired)),
+            Err(nix::errno::Errno::EAGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// In a forked child: the lock of what has fired may be held by a thread that is not here.
+    pub(super) fn abandon(self) {
+        std::mem::forget(self.bell);
+    }
+}
+
+impl AsFd for Waitv {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.event.as_fd()
+    }
+}
+
+/// Gives a job to a thread that has room, or to a new one.
+fn watch(job: Job) -> io::Result<()> {
+    let mut threads = THREADS.lock();
+    if !threads.process.is_some_and(|process| process.is_current()) {
+        // The threads of a parent, whose locks may be held for ever here.
+        std::mem::forget(std::mem::take(&mut threads.shards));
+        threads.process = Process::current().ok();
+    }
+    let mut job = Some(job);
+    threads.shards.retain(|shard| {
+        let mut jobs = lock(&shard.jobs);
+        let Some(jobs) = &mut *jobs else { return false };
+        if jobs.len() < PER_THREAD
+            && let Some(job) = job.take()
+        {
+            jobs.push(job);
+            shard.call();
+        }
+        true
+    });
+    let Some(job) = job else { return Ok(()) };
+    let shard = Arc::new(Shard {
+        jobs: Mutex::new(Some(vec![job])),
+        call: AtomicU64::new(0),
+    });
+    let theirs = shard.clone();
+    let builder = std::thread::Builder::new().name("kstate-notify".into());
+    builder.spawn(move || theirs.run())?;
+    threads.shards.push(shard);
+    Ok(())
+}
+
+impl Shard {
+    fn call(&self) {
+        self.call.fetch_add(1, Ordering::SeqCst);
+        futex::wake_all(&self.call);
+    }
+
+    fn run(&self) {
+        loop {
+            // Read before the jobs are looked at: a call after this ends the sleep at once.
+            let call = self.call.load(Ordering::SeqCst);
+            let Some(looks) = self.tell() else { return };
+            let slice = looks.iter().map(|(_, look)| sleep(look)).min();
+            #[expect(clippy::cast_possible_truncation, reason = "the low half is compared")]
+            let mine = Word::new(&self.call, call as u32);
+            let theirs = looks
+                .iter()
+                .filter(|(_, look)| !look.has_news())
+                .map(|(known, look)| Word::new(known.word(look), look.expected));
+            let words: Vec<_> = std::iter::once(mine).chain(theirs).collect();
+            if let Err(error) = futex::wait_any(&words, slice) {
+                // It could a moment ago. Without memory for it, a short sleep is as good.
+                debug_assert!(error.raw_os_error() == Some(libc::ENOMEM), "{error}");
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
+    }
+
+    /// Rings for what has news, and keeps the others; none if there are none, and then the thread
+    /// ends.
+    fn tell(&self) -> Option<Vec<(Known, Look)>> {
+        let mut guard = lock(&self.jobs);
+        let jobs = guard.as_mut()?;
+        let mut looks = Vec::with_capacity(jobs.len());
+        jobs.retain(|job| {
+            let look = job.known.look();
+            if look.is_news() {
+                job.bell.ring(job.id);
+                return false;
+            }
+            looks.push((job.known.clone(), look));
+            true
+        });
+        if jobs.is_empty() {
+            *guard = None;
+            return None;
+        }
+        Some(looks)
+    }
+}
+
+/// Until when to sleep for a state at most.
+fn sleep(look: &Look) -> Deadline {
+    let longest = match look.place {
+        // There it may be that nobody wakes.
+        Place::Crowd => CROWD_SLEEP,
+        Place::Head => LONGEST_SLEEP,
+    };
+    let longest = Deadline::after(longest);
+    match look.has_news() {
+        true => look.due.min(longest),
+        false => longest,
+    }
+}
