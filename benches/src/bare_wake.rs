@@ -2,16 +2,21 @@
     unsafe_code,
     reason = "the limit is what a program without any protocol would do"
 )]
-//! The limit of waking: a value in shared memory and a word beside it that others sleep on.
+//! The limit of waking: a value in shared memory, a word beside it that others sleep on, and a
+//! descriptor that others poll.
 
 use std::fs::File;
 use std::hint::black_box;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kstate_sys::futex;
 use memmap2::{MmapOptions, MmapRaw};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// The value: what a cache line holds.
 pub(crate) type BareValue = [u64; 8];
@@ -94,6 +99,59 @@ impl BareWord {
     pub(crate) fn read(&self) -> BareValue {
         // SAFETY: aligned and within the mapping; that it may be torn is the point.
         unsafe { self.value().read() }
+    }
+}
+
+/// An eventfd(2): readable from a signal until that is taken.
+#[derive(Debug)]
+pub(crate) struct BareEvent(File);
+
+impl BareEvent {
+    /// One that processes started from now on inherit.
+    pub(crate) fn new() -> io::Result<Self> {
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self(File::from(OwnedFd::from(event))))
+    }
+
+    /// The one that is inherited as `number`.
+    ///
+    /// # Safety
+    ///
+    /// `number` is an eventfd's that nobody else in this process owns.
+    pub(crate) unsafe fn inherited(number: RawFd) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { File::from_raw_fd(number) })
+    }
+
+    #[inline]
+    pub(crate) fn signal(&self) -> io::Result<()> {
+        (&self.0).write_all(&1_u64.to_ne_bytes())
+    }
+
+    /// Takes all signals; [`WouldBlock`](io::ErrorKind::WouldBlock) when there is none.
+    #[inline]
+    pub(crate) fn take(&self) -> io::Result<()> {
+        (&self.0).read_exact(&mut [0; 8])
+    }
+
+    /// Has the current runtime say when it is readable.
+    pub(crate) fn register(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the file goes along, so that its descriptor stays open for as long as it is
+        // registered, and has one number.
+        let registered = unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) };
+        Ok(registered?)
+    }
+}
+
+impl AsFd for BareEvent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for BareEvent {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
@@ -170,6 +171,9 @@ pub(crate) struct Worker {
     pub(crate) board: Option<PathBuf>,
     #[arg(long, value_enum)]
     pub(crate) way: Option<Way>,
+    /// The number of a descriptor that is inherited.
+    #[arg(long)]
+    pub(crate) descriptor: Option<RawFd>,
     #[arg(long, default_value = "")]
     pub(crate) name: String,
     #[arg(long, default_value_t = 0)]
@@ -196,6 +200,7 @@ pub(crate) const IDLE: Worker = Worker {
     bare: None,
     board: None,
     way: None,
+    descriptor: None,
     name: String::new(),
     size: 0,
     processor: None,
@@ -214,6 +219,9 @@ pub(crate) fn worker(what: &Worker) -> Result<Child> {
     }
     if let Some(way) = &what.way {
         command.args(["--way", &name_of(way)]);
+    }
+    if let Some(descriptor) = what.descriptor {
+        command.args(["--descriptor", &descriptor.to_string()]);
     }
     command.args(["--name", &what.name, "--size", &what.size.to_string()]);
     if let Some(processor) = what.processor {

@@ -5,6 +5,7 @@
 //! same on all processors; [`Clock`] falls back on `CLOCK_MONOTONIC` where there is none.
 
 use std::cell::RefCell;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ use super::board::{Board, Looking, Side, Turn, await_value, tell};
 use super::ways::{Way, address_of, name_at};
 use crate::alternate::alternate_single;
 use crate::bare_fuse::BareMount;
-use crate::bare_wake::{BareValue, BareWord};
+use crate::bare_wake::{BareEvent, BareValue, BareWord};
 use crate::case::{Bound, Case};
 use crate::setup::{IDLE, Result, Role, Setup, Worker, await_line, end, worker};
 
@@ -39,14 +40,15 @@ pub(super) fn measure(
         states.push(setup.state::<8>(&name)?);
         words.push(match way {
             Way::FusePoll => bare.mapped()?,
-            Way::Futex | Way::Spin => BareWord::open(&setup.bare_path(&name))?,
+            _ => BareWord::open(&setup.bare_path(&name))?,
         });
     }
     let shown = match way {
         Way::FusePoll => bare.mapped_file(),
-        Way::Futex | Way::Spin => setup.bare_path(&name),
+        _ => setup.bare_path(&name),
     };
-    let sleeper = RefCell::new(Sleeper::start(way, setup, name, shown, reader)?);
+    let telling = Telling::of(way)?;
+    let sleeper = RefCell::new(Sleeper::start(way, setup, name, shown, &telling, reader)?);
     let (ours, limit) = alternate_single(
         blocks * WAKES_A_BLOCK,
         || {
@@ -57,13 +59,7 @@ pub(super) fn measure(
         },
         || {
             sleeper.borrow_mut().wake(Side::Limit, |address, value| {
-                match way {
-                    Way::Futex | Way::FusePoll => {
-                        words[address].publish(value);
-                    }
-                    Way::Spin => words[address].store(value),
-                }
-                Ok(())
+                telling.publish(&words[address], value)
             })
         },
     )?;
@@ -82,6 +78,47 @@ pub(super) fn measure(
     ])
 }
 
+/// How the limit's reader is told of a value.
+enum Telling {
+    /// It sleeps on the word, or a file system does for it.
+    Waking,
+    Signalling(BareEvent),
+    /// It looks.
+    Nothing,
+}
+
+impl Telling {
+    fn of(way: Way) -> Result<Self> {
+        Ok(match way {
+            Way::Futex | Way::FusePoll => Self::Waking,
+            Way::Descriptor | Way::Stream => Self::Signalling(BareEvent::new()?),
+            Way::Spin => Self::Nothing,
+        })
+    }
+
+    #[inline]
+    fn publish(&self, word: &BareWord, value: &BareValue) -> Result<()> {
+        match self {
+            Self::Waking => {
+                word.publish(value);
+            }
+            Self::Signalling(event) => {
+                word.store(value);
+                event.signal()?;
+            }
+            Self::Nothing => word.store(value),
+        }
+        Ok(())
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            Self::Signalling(event) => Some(event.as_raw_fd()),
+            _ => None,
+        }
+    }
+}
+
 /// A process that waits, now for ours, now for the limit.
 struct Sleeper {
     way: Way,
@@ -98,6 +135,7 @@ impl Sleeper {
         setup: &Setup,
         name: String,
         bare: PathBuf,
+        telling: &Telling,
         processor: usize,
     ) -> Result<Self> {
         let path = setup.bare_path(&format!("{name}.board"));
@@ -108,6 +146,7 @@ impl Sleeper {
             bare: Some(bare),
             board: Some(path),
             way: Some(way),
+            descriptor: telling.descriptor(),
             name,
             processor: Some(processor),
             ..IDLE

@@ -1,4 +1,7 @@
-#![expect(unsafe_code, reason = "an instruction that has no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "an inherited descriptor; an instruction that has no safe wrapper"
+)]
 //! The process that waits.
 
 use std::sync::atomic::Ordering;
@@ -8,11 +11,11 @@ use kstate_sys::clock::{Clock, Ticks};
 
 use super::board::{Board, Side, Turn, await_other, tell};
 use super::ways::{self, Way, address_of, name_at};
-use crate::bare_wake::BareValue;
+use crate::bare_wake::{BareEvent, BareValue};
 use crate::setup::{Result, Worker, end_when_told};
 
 /// Waits until the value of that number is there and returns it.
-pub(super) type Wait = Box<dyn FnMut(u64) -> Result<BareValue>>;
+pub(super) type Waiter = Box<dyn FnMut(u64) -> Result<BareValue>>;
 
 /// The main of a process that waits as it is told.
 pub(crate) fn wait_as_told(worker: &Worker) -> Result<()> {
@@ -26,8 +29,16 @@ pub(crate) fn wait_as_told(worker: &Worker) -> Result<()> {
         let reader: Reader<BareValue> = mount.subscribe(&name).typed()?.reader();
         // Beside each other and named as the states are.
         let word = bare.with_file_name(&name);
-        let waits: (Wait, Wait) = match way {
+        let waits: (Waiter, Waiter) = match way {
             Way::Futex => (ways::futex(reader), ways::bare_futex(&word)?),
+            Way::Descriptor => (
+                ways::descriptor(reader)?,
+                ways::bare_descriptor(&word, inherited(worker)?)?,
+            ),
+            Way::Stream => (
+                ways::stream(&reader)?,
+                ways::bare_stream(&word, inherited(worker)?)?,
+            ),
             Way::FusePoll => (
                 ways::fuse_poll(&worker.path.join(&name))?,
                 ways::fuse_poll(bare)?,
@@ -54,6 +65,13 @@ pub(crate) fn wait_as_told(worker: &Worker) -> Result<()> {
         board.held_at.store(now.0, Ordering::Relaxed);
         tell(&board.held, turn.number);
     }
+}
+
+/// The eventfd that is signalled for the limit.
+fn inherited(worker: &Worker) -> Result<BareEvent> {
+    let number = worker.descriptor.ok_or("--descriptor is missing")?;
+    // SAFETY: whoever starts this process makes it for the one address that such a way has.
+    Ok(unsafe { BareEvent::inherited(number) })
 }
 
 /// Whether this is the value of that number, whole. The first word says when it was published.

@@ -2,25 +2,36 @@
 
 use std::fmt;
 use std::fs::File;
+use std::future::poll_fn;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::ValueEnum;
-use kstate::{Generation, Reader};
+use futures_core::Stream as _;
+use kstate::{Generation, Notifier, Reader, Wait};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::runtime::Runtime;
 
 use super::board::Looking;
-use super::waiter::{Wait, is_whole};
-use crate::bare_wake::{BareValue, BareWord, from_bytes};
+use super::waiter::{Waiter, is_whole};
+use crate::bare_wake::{BareEvent, BareValue, BareWord, from_bytes};
 use crate::case::Bound;
 use crate::setup::Result;
+
+/// Longer than any value is waited for.
+const SPIN: Duration = Duration::from_secs(60);
 
 /// A way of waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Way {
     /// `Reader::wait`, beside futex(2) on a word.
     Futex,
+    /// A `Notifier` in poll(2), beside an eventfd(2) in it.
+    Descriptor,
+    /// `Reader::changes` on tokio's current thread, beside an eventfd(2) on it.
+    Stream,
     /// poll(2) on the file of a state, beside the barest FUSE file system.
     FusePoll,
     /// Looking again and again, beside doing so at a word. Both pause between two looks, as who
@@ -29,11 +40,19 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 3] = [Self::Futex, Self::FusePoll, Self::Spin];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Futex,
+        Self::Descriptor,
+        Self::Stream,
+        Self::FusePoll,
+        Self::Spin,
+    ];
 
     pub(super) const fn title(self) -> &'static str {
         match self {
             Self::Futex => "futex wait",
+            Self::Descriptor => "descriptor, poll",
+            Self::Stream => "tokio stream",
             Self::FusePoll => "FUSE poll, read",
             Self::Spin => "spin",
         }
@@ -42,8 +61,8 @@ impl Way {
     /// How writer and reader of this way await each other.
     pub(super) const fn looking(self) -> Looking {
         match self {
-            Self::Futex | Self::FusePoll => Looking::Sleeping,
             Self::Spin => Looking::Spinning,
+            _ => Looking::Sleeping,
         }
     }
 
@@ -51,8 +70,8 @@ impl Way {
     /// to twice as long at one address as at another, for the whole of a run.
     pub(super) const fn addresses(self) -> usize {
         match self {
-            Self::Futex | Self::FusePoll => 1,
             Self::Spin => 32,
+            _ => 1,
         }
     }
 
@@ -60,6 +79,7 @@ impl Way {
     pub(super) const fn bound(self) -> Bound {
         match self {
             Self::Futex | Self::FusePoll | Self::Spin => Bound::Times(1.15),
+            Self::Descriptor | Self::Stream => Bound::Times(1.4),
         }
     }
 }
@@ -82,7 +102,7 @@ pub(super) fn address_of(number: u64, addresses: usize) -> usize {
     pair % addresses
 }
 
-pub(super) fn futex(reader: Reader<BareValue>) -> Wait {
+pub(super) fn futex(reader: Reader<BareValue>) -> Waiter {
     let mut seen = Generation::NEVER;
     Box::new(move |number| {
         loop {
@@ -96,7 +116,7 @@ pub(super) fn futex(reader: Reader<BareValue>) -> Wait {
     })
 }
 
-pub(super) fn bare_futex(path: &Path) -> Result<Wait> {
+pub(super) fn bare_futex(path: &Path) -> Result<Waiter> {
     let word = BareWord::open(path)?;
     let mut seen = word.version();
     Ok(Box::new(move |number| {
@@ -113,14 +133,98 @@ pub(super) fn bare_futex(path: &Path) -> Result<Wait> {
     }))
 }
 
+pub(super) fn descriptor(reader: Reader<BareValue>) -> Result<Waiter> {
+    let mut notifier = Notifier::new()?;
+    let _ = notifier.add(&reader)?;
+    Ok(Box::new(move |number| {
+        loop {
+            await_readable(&notifier)?;
+            if notifier.changed()?.is_empty() {
+                continue;
+            }
+            let value = reader.snapshot()?.value;
+            if is_whole(&value, number) {
+                return Ok(value);
+            }
+        }
+    }))
+}
+
+pub(super) fn bare_descriptor(path: &Path, event: BareEvent) -> Result<Waiter> {
+    let word = BareWord::open(path)?;
+    Ok(Box::new(move |number| {
+        loop {
+            await_readable(&event)?;
+            event.take()?;
+            let value = word.read();
+            if is_whole(&value, number) {
+                return Ok(value);
+            }
+        }
+    }))
+}
+
+pub(super) fn stream(reader: &Reader<BareValue>) -> Result<Waiter> {
+    let runtime = current_thread()?;
+    let inside = runtime.enter();
+    let mut changes = Box::pin(reader.changes()?);
+    drop(inside);
+    Ok(Box::new(move |number| {
+        runtime.block_on(async {
+            loop {
+                let next = poll_fn(|context| changes.as_mut().poll_next(context)).await;
+                let snapshot = next.ok_or("the stream has ended")??;
+                if is_whole(&snapshot.value, number) {
+                    return Ok(snapshot.value);
+                }
+            }
+        })
+    }))
+}
+
+pub(super) fn bare_stream(path: &Path, event: BareEvent) -> Result<Waiter> {
+    let word = BareWord::open(path)?;
+    let runtime = current_thread()?;
+    let inside = runtime.enter();
+    let event = event.register()?;
+    drop(inside);
+    Ok(Box::new(move |number| {
+        runtime.block_on(async {
+            loop {
+                let mut readable = event.readable().await?;
+                // Where it would block, this forgets that it was readable.
+                let Ok(taken) = readable.try_io(|event| event.get_ref().take()) else {
+                    continue;
+                };
+                taken?;
+                let value = word.read();
+                if is_whole(&value, number) {
+                    return Ok(value);
+                }
+            }
+        })
+    }))
+}
+
+fn current_thread() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+}
+
+fn await_readable(descriptor: &impl AsFd) -> Result<()> {
+    let mut fds = [PollFd::new(descriptor.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::NONE)?;
+    Ok(())
+}
+
 /// The same for ours and the limit: it is the file systems that differ.
-pub(super) fn fuse_poll(path: &Path) -> Result<Wait> {
+pub(super) fn fuse_poll(path: &Path) -> Result<Waiter> {
     let file = File::open(path)?;
     Ok(Box::new(move |number| {
         let mut bytes = [0; size_of::<BareValue>()];
         loop {
-            let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::NONE)?;
+            await_readable(&file)?;
             file.read_exact_at(&mut bytes, 0)?;
             let value = from_bytes(&bytes);
             if is_whole(&value, number) {
@@ -130,13 +234,11 @@ pub(super) fn fuse_poll(path: &Path) -> Result<Wait> {
     }))
 }
 
-pub(super) fn spin(reader: Reader<BareValue>) -> Wait {
+pub(super) fn spin(reader: Reader<BareValue>) -> Waiter {
     let mut seen = Generation::NEVER;
     Box::new(move |number| {
         loop {
-            while !reader.changed_since(seen) {
-                std::hint::spin_loop();
-            }
+            let _ = Wait::new().spin(SPIN).for_change(&reader, seen)?;
             let snapshot = reader.snapshot()?;
             seen = snapshot.generation();
             if is_whole(&snapshot.value, number) {
@@ -146,7 +248,7 @@ pub(super) fn spin(reader: Reader<BareValue>) -> Wait {
     })
 }
 
-pub(super) fn bare_spin(path: &Path) -> Result<Wait> {
+pub(super) fn bare_spin(path: &Path) -> Result<Waiter> {
     let word = BareWord::open(path)?;
     let mut seen = word.version();
     Ok(Box::new(move |number| {
