@@ -52,6 +52,7 @@ const COMMANDS: [u32; 18] = [
     ioctl::TURN,
     ioctl::TURN_END,
     ioctl::SET_DEADLINE,
+    ioctl::SET_ANNOUNCE,
     ioctl::VERSION,
 ];
 

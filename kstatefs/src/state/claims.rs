@@ -15,6 +15,7 @@ use crate::reaper::{Process, Reaper};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     process: Process,
+    pid: Option<u32>,
     /// The open file it was claimed through; none when that was closed without giving it back.
     /// Then the process has called `exec`, or it still writes through a map that outlives the
     /// file: the group stays its own, and is what it gets when it claims again.
@@ -27,6 +28,11 @@ impl Owner {
     /// Whether a program that follows the protocol may still write.
     pub(super) const fn is_writer(self) -> bool {
         self.file.is_some()
+    }
+
+    /// Its process id, if it can have committed this generation.
+    pub(super) fn committer(self, generation: Generation) -> Option<u32> {
+        self.pid.filter(|_| generation > self.since)
     }
 
     /// Whether it is `process`.
@@ -68,6 +74,7 @@ impl State {
         }
         let owner = Owner {
             process,
+            pid: reaper.pid_of(process),
             file: Some(file),
             since: self.newest().unwrap_or(Generation::NEVER),
         };
@@ -93,6 +100,7 @@ impl State {
                 return (false, Err(Errno::EINVAL));
             }
             self.end_turn_of(inner, group);
+            self.note_group(inner, group);
             inner.groups.remove(&group);
             self.let_go_if_free(inner, reaper, process);
             // As far as can be told, it has written more than once.
@@ -181,6 +189,7 @@ impl State {
             self.settle(inner, &dead);
             for group in &dead {
                 self.end_turn_of(inner, *group);
+                self.note_group(inner, *group);
                 inner.groups.remove(group);
             }
             inner.waits.retain(|(waiter, _), _| *waiter != process);
