@@ -4,9 +4,9 @@ use std::io;
 
 use crate::error::Error;
 use crate::{
-    AddError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError, CutError,
-    InfoError, LiveError, MountError, PublishError, ReadError, RemoveError, SubscribeError,
-    TouchError, TransactError, TransactManyError, WaitError, WatchError,
+    AddError, AnnounceError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError,
+    CutError, InfoError, LiveError, MountError, PublishError, ReadError, RemoveError,
+    SubscribeError, TouchError, TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// What a refused system call means here.
@@ -152,6 +152,7 @@ impl Error {
                 RemoveError::Denied { .. } => libc::EACCES,
                 RemoveError::Io { source, .. } => code(source),
             },
+            Self::Announce(error) => announce(error),
             Self::Info(error) => match error {
                 InfoError::Name(error) => error.errno(),
                 InfoError::Mount(error) => mount(error),
@@ -160,6 +161,15 @@ impl Error {
                 InfoError::Io { source, .. } => code(source),
             },
         }
+    }
+}
+
+fn announce(error: &AnnounceError) -> i32 {
+    match error {
+        AnnounceError::NotOwner { .. } => libc::EACCES,
+        AnnounceError::NoSink { .. } => libc::EOPNOTSUPP,
+        AnnounceError::Name { .. } => libc::EINVAL,
+        AnnounceError::Io { source, .. } => code(source),
     }
 }
 
@@ -210,6 +220,7 @@ fn subscribe(error: &SubscribeError) -> i32 {
         SubscribeError::TooBig { .. } => libc::EFBIG,
         SubscribeError::NoSpace { .. } => libc::ENOSPC,
         SubscribeError::Claim(error) => claim(error),
+        SubscribeError::Announce(error) => announce(error),
         SubscribeError::NotKstate { .. } => libc::ENOTTY,
         SubscribeError::Wait(error) => wait(error),
         SubscribeError::Io { source, .. } => code(source),

@@ -305,7 +305,9 @@ mod tests {
     fn mount_options_are_taken_over() {
         let mut config = Config::new("/mnt");
         config
-            .apply_mount_options("rw,nosuid,allow_other,backing=/dev/shm,linger=2s,mode=0750,x-a=b,kbus=/dev/kbus0")
+            .apply_mount_options(
+                "rw,nosuid,allow_other,backing=/dev/shm,linger=2s,mode=0750,x-a=b,kbus=/dev/kbus0",
+            )
             .unwrap();
         assert_eq!(config.allow_other, Some(true));
         assert_eq!(config.backing.as_deref(), Some("/dev/shm".as_ref()));

@@ -121,7 +121,9 @@ mod tests {
             assert_eq!(good.parse::<KbusPrefix>().unwrap().as_str(), good);
         }
         let long = format!("$.{}", "a.".repeat(500));
-        for bad in ["", "$.", "$", "a.b", "$.a.", "$.a..b", "$.a-b", "$.a_b", "$.*", &long] {
+        for bad in [
+            "", "$.", "$", "a.b", "$.a.", "$.a..b", "$.a-b", "$.a_b", "$.*", &long,
+        ] {
             let error = bad.parse::<KbusPrefix>().unwrap_err();
             assert!(error.contains(bad), "{error}");
         }

@@ -396,9 +396,7 @@ impl Shared {
             false => Place::At(offset),
         };
         match self.file(file)? {
-            OpenFile::State(handle) => {
-                handle.write(&self.reaper, caller.tid, place, data)
-            },
+            OpenFile::State(handle) => handle.write(&self.reaper, caller.tid, place, data),
             _ => Err(Errno::EBADF),
         }
     }
