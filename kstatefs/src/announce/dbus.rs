@@ -1,5 +1,7 @@
 //! Announcing on D-Bus, by signals.
 
+use std::time::Duration;
+
 use kstate_sys::announce::Record;
 use kstate_sys::name::StateName;
 use zbus::blocking::Connection;
@@ -12,6 +14,9 @@ use crate::config::{Bus, BusKind};
 const PATH: &str = "/org/kstate";
 const INTERFACE: &str = "org.kstate.State";
 const MEMBER: &str = "Committed";
+
+/// How long a bus may take to answer who connects to it: others wait meanwhile.
+const LONGEST_GREETING: Duration = Duration::from_secs(2);
 
 /// A bus, connected to once there was something to send.
 #[derive(Debug)]
@@ -56,7 +61,7 @@ fn connect(bus: &Bus) -> zbus::Result<Connection> {
         BusKind::System => Builder::system()?,
         BusKind::Address(address) => Builder::address(address.as_str())?,
     };
-    builder.build()
+    builder.method_timeout(LONGEST_GREETING).build()
 }
 
 fn refused(error: zbus::Error, cause: Cause) -> Refused {
