@@ -23,7 +23,7 @@ fn an_absent_device_is_counted_and_found_once_it_is_there() {
     assert_eq!(device.message(NAME, 4).record.length, 5);
     kstate_tests::eventually("it is counted", || (sent(&daemon) == 1).then_some(()));
     assert_eq!(dropped(&daemon, "absent"), 3);
-    drop(daemon);
+    drop((state, library, daemon));
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_commit_is_announced_with_its_name_and_record() {
         assert_eq!((record.time_ns, record.length), (0, 0));
         assert_eq!(device.messages().len(), 2);
         eventually("both are counted", || (sent(&daemon) == 2).then_some(()));
-        drop(daemon);
+        drop((state, library, daemon));
         device.forget();
     }
 }
@@ -56,7 +56,7 @@ fn a_write_is_announced_as_its_process() {
     for way in WAYS {
         let daemon = announcing(directory.path()).with(way).start();
         let library = daemon.library();
-        let _kept = library.subscribe("Fred.Jim").announce(Sinks::KBUS).bytes();
+        let kept = library.subscribe("Fred.Jim").announce(Sinks::KBUS).bytes();
         // Through a descriptor that another process has opened, and from a second thread.
         let program = "
 import threading
@@ -73,7 +73,7 @@ print(child)
         let printed = python(program, &daemon.file("Fred.Jim"));
         let record = device.message(FRED, 1).record;
         assert_eq!((format!("{}\n", record.pid), record.length), (printed, 1));
-        drop(daemon);
+        drop((kept, library, daemon));
         device.forget();
     }
 }
@@ -85,7 +85,7 @@ fn a_writer_that_has_gone_is_named_still() {
     for way in WAYS {
         let daemon = announcing(directory.path()).with(way).start();
         let library = daemon.library();
-        let _kept = library.subscribe("Fred.Jim").announce(Sinks::KBUS).bytes();
+        let kept = library.subscribe("Fred.Jim").announce(Sinks::KBUS).bytes();
         // The device is slow: long before its turn comes the group has been given back.
         device.set(Mood::Hangs);
         let own = library.subscribe("Fred.Jim").write().bytes().unwrap();
@@ -94,10 +94,10 @@ fn a_writer_that_has_gone_is_named_still() {
         let pid = set.id();
         assert!(set.wait().unwrap().success());
         // Whoever has it next is not taken for him.
-        let _next = library.subscribe("Fred.Jim").write().bytes().unwrap();
+        let next = library.subscribe("Fred.Jim").write().bytes().unwrap();
         device.set(Mood::Takes);
         assert_eq!(device.message(FRED, 2).record.pid, pid);
-        drop(daemon);
+        drop((kept, own, next, library, daemon));
         device.forget();
     }
 }
@@ -131,7 +131,7 @@ fn commits_that_come_faster_are_announced_together_and_the_last_one_always() {
             assert!(messages.len() <= before + 2, "{}", messages.len() - before);
             let generations = messages.iter().map(|message| message.record.generation);
             assert!(generations.is_sorted_by(|a, b| a < b), "none comes twice");
-            drop(daemon);
+            drop((state, library, daemon));
             device.forget();
         }
     }
