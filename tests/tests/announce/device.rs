@@ -14,7 +14,7 @@ use fuser::{
     ReplyOpen, ReplyWrite, Request, Session, WriteFlags,
 };
 use kstate_sys::announce::Record;
-use kstate_tests::eventually;
+use kstate_tests::{PATIENCE, eventually};
 use zerocopy::FromBytes;
 
 const FILE: INodeNo = INodeNo(2);
@@ -226,8 +226,9 @@ impl Filesystem for Kbus {
         let mut inner = self.0.lock();
         inner.hanging += 1;
         let hangs = |inner: &mut Inner| inner.mood == Mood::Hangs;
-        let waited = self.0.changed.wait_while(inner, hangs);
-        let mut inner = waited.unwrap_or_else(PoisonError::into_inner);
+        // Not for ever: a daemon in the middle of a write cannot even be killed.
+        let waited = self.0.changed.wait_timeout_while(inner, PATIENCE, hangs);
+        let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
         inner.hanging -= 1;
         let length = match inner.mood {
             Mood::RefusesWrites(errno) => return reply.error(Errno::from_i32(errno)),
