@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{CommandError, Exit};
 use crate::{
-    completions, demo, doctor, feed, get, ls, man, mount, output, rm, set, stat, umount, watch,
+    announce, completions, demo, doctor, feed, get, ls, man, mount, output, rm, set, stat, umount,
+    watch,
 };
 
 /// Live states shared between processes: named, typed, versioned values of at most a page
@@ -127,6 +128,7 @@ commands! {
     Set(set),
     Watch(watch),
     Rm(rm),
+    Announce(announce),
     Feed(feed),
     Doctor(doctor),
     Demo(demo),

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kstate::{
-    InfoError, MountError, PublishError, ReadError, RemoveError, SubscribeError, WaitError,
-    WatchError,
+    AnnounceError, InfoError, MountError, PublishError, ReadError, RemoveError, SubscribeError,
+    WaitError, WatchError,
 };
 use kstatefs::ServeError;
 use kstatefs::daemonize::DaemonizeError;
@@ -200,6 +200,7 @@ fn exit_of(error: &kstate::Error) -> Exit {
             Exit::NotFound
         }
         E::Subscribe(SubscribeError::Name(_))
+        | E::Announce(AnnounceError::Name { .. })
         | E::Info(InfoError::Name(_))
         | E::Remove(RemoveError::Name(_)) => Exit::Usage,
         E::Subscribe(SubscribeError::TimedOut { .. }) => Exit::TimedOut,
@@ -227,6 +228,7 @@ macro_rules! from_library {
 
 from_library!(
     kstate::Error,
+    AnnounceError,
     InfoError,
     MountError,
     PublishError,

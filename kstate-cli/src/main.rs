@@ -1,5 +1,6 @@
 //! The `kstate` command: mount, look at, set, watch and feed live states; and a demo.
 
+mod announce;
 mod cli;
 mod completions;
 mod daemon;

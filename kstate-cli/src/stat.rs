@@ -67,6 +67,7 @@ fn describe(info: &Info) -> Columns {
     line("waiters", info.waiters.to_string());
     line("lifetime", lifetime(info));
     line("deadline", deadline(info));
+    line("announced", announced(info));
     line(
         "live page",
         (if info.armed { "armed" } else { "not armed" }).to_owned(),
@@ -93,6 +94,7 @@ pub(crate) fn to_json(name: &str, info: &Info) -> Value {
         "kept": info.kept,
         "deadline_ns": info.deadline.map(duration::nanoseconds),
         "overdue": info.overdue,
+        "announce": info.announced.to_string(),
         "armed": info.armed,
     })
 }
@@ -100,6 +102,14 @@ pub(crate) fn to_json(name: &str, info: &Info) -> Value {
 /// Open descriptors, less the one that asked.
 pub(crate) fn others(info: &Info) -> u32 {
     info.subscribers.saturating_sub(1)
+}
+
+/// Where commits are announced.
+fn announced(info: &Info) -> String {
+    match info.announced.is_empty() {
+        true => "nowhere".to_owned(),
+        false => format!("on {}", info.announced),
+    }
 }
 
 /// How often a value is expected.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-const SUBCOMMANDS: [&str; 13] = [
+const SUBCOMMANDS: [&str; 14] = [
     "mount",
     "umount",
     "ls",
@@ -12,6 +12,7 @@ const SUBCOMMANDS: [&str; 13] = [
     "set",
     "watch",
     "rm",
+    "announce",
     "feed",
     "doctor",
     "demo",
@@ -101,6 +102,11 @@ fn wrong_usage_is_status_2_and_says_what_was_expected() {
             &["mount", "/tmp", "-o", "nonsense"],
             "unknown mount option `nonsense`",
         ),
+        (
+            &["mount", "/tmp", "--kbus-prefix", "x"],
+            "$.KState.Committed",
+        ),
+        (&["mount", "/tmp", "--dbus", "nowhere"], "dbus"),
     ] {
         let output = kstate(arguments);
         assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));

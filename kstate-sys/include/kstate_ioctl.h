@@ -79,6 +79,24 @@ struct kstate_info {
 #define KSTATE_INFO_ARMED 1
 #define KSTATE_INFO_KEPT 2
 #define KSTATE_INFO_OVERDUE 4
+#define KSTATE_INFO_KBUS 8  /* announced there */
+#define KSTATE_INFO_DBUS 16 /* announced there */
+
+/* Where commits are announced: any of these, or 0. */
+#define KSTATE_ANNOUNCE_KBUS 1
+#define KSTATE_ANNOUNCE_DBUS 2
+
+/* The data of a KBUS message about a commit. Little-endian on every machine. */
+struct kstate_announcement {
+    uint32_t version;    /* KSTATE_ANNOUNCEMENT_VERSION */
+    uint32_t length;     /* bytes of the value */
+    uint64_t generation;
+    uint64_t time_ns;    /* of the commit, since the epoch; 0: not stamped */
+    uint32_t pid;        /* of who committed, as the daemon sees it; 0: not known */
+    uint32_t reserved;
+};
+
+#define KSTATE_ANNOUNCEMENT_VERSION 1
 
 struct kstate_ticket {
     uint8_t secret[16];
@@ -131,6 +149,7 @@ struct kstate_wait {
 #define KSTATE_IOC_TURN _IOWR(KSTATE_IOC_TYPE, 15, struct kstate_turn)
 #define KSTATE_IOC_TURN_END _IOW(KSTATE_IOC_TYPE, 16, uint32_t)
 #define KSTATE_IOC_SET_DEADLINE _IOW(KSTATE_IOC_TYPE, 17, uint64_t)
+#define KSTATE_IOC_SET_ANNOUNCE _IOW(KSTATE_IOC_TYPE, 18, uint32_t)
 #define KSTATE_IOC_VERSION _IOR(KSTATE_IOC_TYPE, 255, uint32_t)
 
 #ifdef __cplusplus

@@ -16,6 +16,7 @@
 //! | [`ARM`] | none | `ENOSPC`, `EIO` damaged region |
 //! | [`SET_LINGER`] | in `u64` milliseconds | `EPERM` not the owner |
 //! | [`SET_DEADLINE`] | in `u64` nanoseconds, 0 for none | `EPERM` not the owner, `EINVAL` less than a millisecond |
+//! | [`SET_ANNOUNCE`] | in `u32`: [`Sinks`](crate::announce::Sinks) | `EPERM` not the owner, `EOPNOTSUPP` a sink that the mount does not have, `EINVAL` a name that KBUS cannot carry |
 //! | [`INFO`] | out [`Info`] | `EIO` damaged region |
 //! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EACCES` not open for reading |
 //! | [`RECORD`], of the registry file | out `u32`: a record of the calling process | `ESRCH`, `EUSERS` too many, `ENOSPC` |
@@ -86,6 +87,8 @@ pub const TURN: u32 = ioc(READ | WRITE, 15, size_of::<Turn>());
 pub const TURN_END: u32 = ioc(WRITE, 16, size_of::<u32>());
 /// How long after a commit the next one is expected.
 pub const SET_DEADLINE: u32 = ioc(WRITE, 17, size_of::<u64>());
+/// Where the state's commits are announced, from now on.
+pub const SET_ANNOUNCE: u32 = ioc(WRITE, 18, size_of::<u32>());
 /// The daemon's ABI version. This one never changes.
 pub const VERSION: u32 = ioc(READ, 255, size_of::<u32>());
 
@@ -256,6 +259,10 @@ pub mod info_flags {
     pub const KEPT: u32 = 2;
     /// No commit came within the deadline, or the last writer has gone.
     pub const OVERDUE: u32 = 4;
+    /// Commits are announced on KBUS.
+    pub const KBUS: u32 = 8;
+    /// Commits are announced on D-Bus.
+    pub const DBUS: u32 = 16;
 }
 
 /// Result of [`TICKET`].
@@ -380,6 +387,7 @@ const _: () = {
     assert!(TURN == 0xc008_b50f);
     assert!(TURN_END == 0x4004_b510);
     assert!(SET_DEADLINE == 0x4008_b511);
+    assert!(SET_ANNOUNCE == 0x4004_b512);
     assert!(VERSION == 0x8004_b5ff);
 };
 
@@ -455,6 +463,7 @@ pub mod call {
     ioctl!(/** [`TURN`](super::TURN). */ turn, TURN, inout Turn);
     ioctl!(/** [`TURN_END`](super::TURN_END). */ turn_end, TURN_END, in u32);
     ioctl!(/** [`SET_DEADLINE`](super::SET_DEADLINE). */ set_deadline, SET_DEADLINE, in u64);
+    ioctl!(/** [`SET_ANNOUNCE`](super::SET_ANNOUNCE). */ set_announce, SET_ANNOUNCE, in u32);
     ioctl!(/** [`VERSION`](super::VERSION). */ version, VERSION, inout u32);
 }
 

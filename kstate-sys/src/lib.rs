@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`abi`] | version, magic, sizes and geometry of a region |
 //! | [`name`], [`access`] | which names are legal; the rights a subscription can have |
+//! | [`announce`] | what is sent outside after commits, and to whom |
 //! | [`duration`] | how durations and rates are written |
 //! | [`region`] | the memory protocol: `head`, slots, live page |
 //! | [`clock`] | how a commit is stamped without a system call |
@@ -23,6 +24,7 @@ compile_error!("a region needs 64-bit atomic words");
 
 pub mod abi;
 pub mod access;
+pub mod announce;
 pub mod clock;
 pub mod duration;
 #[cfg(not(kstate_loom))]

@@ -8,6 +8,7 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kstate_sys::announce::{self, Record, Sinks};
 use kstate_sys::ioctl::{self, Claim, Info, Settle, Subscribe, Ticket, Turn, Wait};
 use kstate_sys::{abi, name, region};
 
@@ -49,6 +50,14 @@ fn constants() -> Values {
         of("KSTATE_INFO_ARMED", ioctl::info_flags::ARMED.into()),
         of("KSTATE_INFO_KEPT", ioctl::info_flags::KEPT.into()),
         of("KSTATE_INFO_OVERDUE", ioctl::info_flags::OVERDUE.into()),
+        of("KSTATE_INFO_KBUS", ioctl::info_flags::KBUS.into()),
+        of("KSTATE_INFO_DBUS", ioctl::info_flags::DBUS.into()),
+        of("KSTATE_ANNOUNCE_KBUS", Sinks::KBUS.bits().into()),
+        of("KSTATE_ANNOUNCE_DBUS", Sinks::DBUS.bits().into()),
+        of(
+            "KSTATE_ANNOUNCEMENT_VERSION",
+            announce::RECORD_VERSION.into(),
+        ),
         of("KSTATE_IOC_SUBSCRIBE", ioctl::SUBSCRIBE.into()),
         of("KSTATE_IOC_CLAIM", ioctl::CLAIM.into()),
         of("KSTATE_IOC_RELEASE", ioctl::RELEASE.into()),
@@ -70,6 +79,7 @@ fn constants() -> Values {
         of("KSTATE_IOC_TURN", ioctl::TURN.into()),
         of("KSTATE_IOC_TURN_END", ioctl::TURN_END.into()),
         of("KSTATE_IOC_SET_DEADLINE", ioctl::SET_DEADLINE.into()),
+        of("KSTATE_IOC_SET_ANNOUNCE", ioctl::SET_ANNOUNCE.into()),
         of("KSTATE_IOC_VERSION", ioctl::VERSION.into()),
     ])
 }
@@ -109,6 +119,10 @@ fn layouts() -> Values {
         state_id: "state_id", generation: "generation", age_ns: "age_ns", layout_id: "layout_id",
         linger_ms: "linger_ms", deadline_ns: "deadline_ns", length: "length", capacity: "capacity",
         subscribers: "subscribers", writers: "writers", waiters: "waiters", flags: "flags",
+    ]);
+    layout!(values, Record, "kstate_announcement", [
+        version: "version", length: "length", generation: "generation", time_ns: "time_ns",
+        pid: "pid",
     ]);
     layout!(values, Turn, "kstate_turn", [group: "group", microseconds: "microseconds"]);
     layout!(values, Wait, "kstate_wait", [place: "place", milliseconds: "milliseconds"]);

@@ -4,8 +4,8 @@ use std::io;
 
 use crate::error::Error;
 use crate::{
-    AddError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError, CutError,
-    InfoError, LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError,
+    AddError, AnnounceError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError,
+    CutError, InfoError, LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError,
     SubscribeError, TouchError, TransactError, TransactManyError, WaitError, WatchError,
 };
 
@@ -158,6 +158,7 @@ impl Error {
                 RemoveError::Denied { .. } => libc::EACCES,
                 RemoveError::Io { source, .. } => code(source),
             },
+            Self::Announce(error) => announce(error),
             Self::Info(error) => match error {
                 InfoError::Name(error) => error.errno(),
                 InfoError::Mount(error) => mount(error),
@@ -166,6 +167,15 @@ impl Error {
                 InfoError::Io { source, .. } => code(source),
             },
         }
+    }
+}
+
+fn announce(error: &AnnounceError) -> i32 {
+    match error {
+        AnnounceError::NotOwner { .. } => libc::EACCES,
+        AnnounceError::NoSink { .. } => libc::EOPNOTSUPP,
+        AnnounceError::Name { .. } => libc::EINVAL,
+        AnnounceError::Io { source, .. } => code(source),
     }
 }
 
@@ -216,6 +226,7 @@ fn subscribe(error: &SubscribeError) -> i32 {
         SubscribeError::TooBig { .. } => libc::EFBIG,
         SubscribeError::NoSpace { .. } => libc::ENOSPC,
         SubscribeError::Claim(error) => claim(error),
+        SubscribeError::Announce(error) => announce(error),
         SubscribeError::NotKstate { .. } => libc::ENOTTY,
         SubscribeError::Wait(error) => wait(error),
         SubscribeError::Io { source, .. } => code(source),

@@ -1,9 +1,9 @@
 //! Every error of the library in one enum, for programs that do not tell them apart.
 
 use crate::{
-    AddError, BeginError, CapacityError, CommitError, CommitManyError, CutError, InfoError,
-    LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError, SubscribeError,
-    TouchError, TransactError, TransactManyError, WaitError, WatchError,
+    AddError, AnnounceError, BeginError, CapacityError, CommitError, CommitManyError, CutError,
+    InfoError, LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError,
+    SubscribeError, TouchError, TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// Any error of this library. Each operation has an enum of its own, and all convert to this one.
@@ -64,6 +64,9 @@ pub enum Error {
     /// A state could not be deleted.
     #[error(transparent)]
     Remove(#[from] RemoveError),
+    /// It could not be chosen where a state is announced.
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
     /// Nothing could be learnt of a state.
     #[error(transparent)]
     Info(#[from] InfoError),

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use kstate_sys::announce::Sinks;
 use kstate_sys::ioctl::{self, call, info_flags, outcome};
 use kstate_sys::name::{NameError, StateName};
 use kstate_sys::region::Generation;
@@ -40,6 +41,8 @@ pub struct Info {
     pub deadline: Option<Duration>,
     /// Whether that has passed, or the last writer has gone.
     pub overdue: bool,
+    /// Where commits are announced.
+    pub announced: Sinks,
     /// Whether the sticky bit keeps the state until unmount.
     pub kept: bool,
     /// Whether the live page is kept fresh.
@@ -109,6 +112,9 @@ pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
         }),
         _ => None,
     };
+    let has = |flag| info.flags & flag != 0;
+    let kbus = has(info_flags::KBUS).then_some(Sinks::KBUS);
+    let dbus = has(info_flags::DBUS).then_some(Sinks::DBUS);
     Ok(Info {
         state_id: info.state_id,
         generation: Generation(info.generation),
@@ -121,8 +127,9 @@ pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
         waiters: info.waiters,
         linger: Duration::from_millis(info.linger_ms),
         deadline: (info.deadline_ns != 0).then_some(Duration::from_nanos(info.deadline_ns)),
-        overdue: info.flags & info_flags::OVERDUE != 0,
-        kept: info.flags & info_flags::KEPT != 0,
-        armed: info.flags & info_flags::ARMED != 0,
+        overdue: has(info_flags::OVERDUE),
+        announced: kbus.unwrap_or_default() | dbus.unwrap_or_default(),
+        kept: has(info_flags::KEPT),
+        armed: has(info_flags::ARMED),
     })
 }

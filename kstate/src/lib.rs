@@ -34,6 +34,7 @@
 //! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
 //! writing ([`State`]) belongs to one thread at a time; [`State::try_clone`] makes another.
 
+mod announce;
 mod claim;
 mod content;
 mod cut;
@@ -80,9 +81,11 @@ extern crate self as kstate;
 pub use zerocopy;
 
 pub use kstate_sys::access::Access;
+pub use kstate_sys::announce::{Record as Announcement, Sinks, SinksError};
 pub use kstate_sys::name::{NameError, StateName};
 pub use kstate_sys::region::Generation;
 
+pub use announce::AnnounceError;
 pub use claim::ClaimError;
 pub use content::{Bytes, Content};
 pub use cut::{Cut, CutError, cut};

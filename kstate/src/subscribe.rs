@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kstate_sys::access::Access;
+use kstate_sys::announce::Sinks;
 use kstate_sys::futex::Deadline;
 use kstate_sys::ioctl::call;
 use kstate_sys::name::{NameError, StateName};
@@ -51,6 +52,7 @@ pub struct Subscribe {
     mode: u32,
     linger: Option<Duration>,
     deadline: Option<Duration>,
+    announce: Option<Sinks>,
     keep: bool,
 }
 
@@ -79,6 +81,7 @@ impl Subscribe {
             mode: 0o644,
             linger: None,
             deadline: None,
+            announce: None,
             keep: false,
         }
     }
@@ -143,6 +146,12 @@ impl Subscribe {
     /// stays readable. At least a millisecond; zero for no deadline any more.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Has commits announced there, from now on: see [`Reader::announce`].
+    pub fn announce(mut self, sinks: Sinks) -> Self {
+        self.announce = Some(sinks);
         self
     }
 
@@ -225,6 +234,9 @@ impl Subscribe {
             await_first_version(&state, until.deadline, || options.timed_out(began))?;
             // Whoever wrote it may have recorded a layout since.
             options.agree(descriptor, self.capacity, layout)?;
+        }
+        if let Some(sinks) = self.announce {
+            state.announce(sinks)?;
         }
         // Last, so that a subscription that fails has not made the state stay.
         if self.keep {

@@ -1,10 +1,18 @@
 //! How the daemon is set up: options of the command line, and of mount(8).
 
+mod buses;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
+#[cfg(feature = "dbus")]
+pub(crate) use buses::BusKind;
+use buses::device;
+pub use buses::{Bus, KbusPrefix};
+
+use crate::announce;
 use crate::xattr::parse_duration;
 
 /// Everything that can be chosen.
@@ -27,6 +35,12 @@ pub struct Config {
     pub threads: usize,
     /// How commits are noticed on behalf of programs that poll.
     pub notify_by: NotifyBy,
+    /// The device of KBUS, where states can be announced on it.
+    pub kbus: Option<PathBuf>,
+    /// What the names of messages there begin with; a dot and the state's name follow.
+    pub kbus_prefix: KbusPrefix,
+    /// The bus of D-Bus, where states can be announced on one.
+    pub dbus: Option<Bus>,
     /// Unmount on SIGINT, SIGTERM and SIGHUP. Not for a daemon inside another program.
     pub handle_signals: bool,
 }
@@ -118,7 +132,19 @@ impl Config {
             linger: Duration::ZERO,
             threads: 4,
             notify_by: NotifyBy::Auto,
+            kbus: None,
+            kbus_prefix: KbusPrefix::default(),
+            dbus: None,
             handle_signals: true,
+        }
+    }
+
+    /// Where states can be announced.
+    pub(crate) fn announce(&self) -> announce::Settings {
+        let prefix = self.kbus_prefix.as_str();
+        announce::Settings {
+            kbus: self.kbus.clone().map(|device| (device, prefix.to_owned())),
+            dbus: self.dbus.clone(),
         }
     }
 
@@ -137,6 +163,9 @@ impl Config {
             match (key, value) {
                 ("allow_other", None) => self.allow_other = Some(true),
                 ("backing", Some(path)) => self.backing = Some(path.into()),
+                ("kbus", Some(path)) => self.kbus = Some(device(path)?),
+                ("kbus_prefix", Some(value)) => self.kbus_prefix = value.parse()?,
+                ("dbus", Some(value)) => self.dbus = Some(value.parse()?),
                 ("linger", Some(value)) => self.linger = duration(value)?,
                 ("mode", Some(value)) => self.root_mode = Some(mode(value)?),
                 ("threads", Some(value)) => self.threads = threads(value)?,
@@ -155,7 +184,8 @@ impl Config {
                 _ => {
                     return Err(format!(
                         "unknown mount option `{option}`; known are allow_other, backing=DIR, \
-                         linger=TIME, mode=OCTAL, threads=N, passthrough, nopassthrough"
+                         dbus=BUS, kbus=DEVICE, kbus_prefix=NAME, linger=TIME, \
+                         mode=OCTAL, threads=N, passthrough, nopassthrough"
                     ));
                 }
             }
@@ -201,8 +231,22 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t)]
     pub notify_by: NotifyBy,
 
-    /// Options as mount(8) has them: allow_other, backing=DIR, linger=TIME, mode=OCTAL,
-    /// threads=N, passthrough, nopassthrough; those for any file system, but ro, change nothing
+    /// Device of KBUS, such as /dev/kbus0: owners of states can have commits announced on it
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
+    pub kbus: Option<PathBuf>,
+
+    /// What the names of messages on KBUS begin with; a dot and the state's name follow
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub kbus_prefix: KbusPrefix,
+
+    /// Bus of D-Bus, session, system or an address such as unix:path=/run/bus: owners of states can
+    /// have commits announced on it [needs a build with the feature dbus]
+    #[arg(long, value_name = "BUS")]
+    pub dbus: Option<Bus>,
+
+    /// Options as mount(8) has them: allow_other, backing=DIR, dbus=BUS, kbus=DEVICE,
+    /// kbus_prefix=NAME, linger=TIME, mode=OCTAL, threads=N, passthrough,
+    /// nopassthrough; those for any file system, but ro, change nothing
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
 }
@@ -222,6 +266,9 @@ impl Arguments {
             linger: self.linger,
             threads: self.threads,
             notify_by: self.notify_by,
+            kbus: self.kbus,
+            kbus_prefix: self.kbus_prefix,
+            dbus: self.dbus,
             ..Config::new(self.directory)
         };
         for options in &self.options {
@@ -258,12 +305,15 @@ mod tests {
     fn mount_options_are_taken_over() {
         let mut config = Config::new("/mnt");
         config
-            .apply_mount_options("rw,nosuid,allow_other,backing=/dev/shm,linger=2s,mode=0750,x-a=b")
+            .apply_mount_options(
+                "rw,nosuid,allow_other,backing=/dev/shm,linger=2s,mode=0750,x-a=b,kbus=/dev/kbus0",
+            )
             .unwrap();
         assert_eq!(config.allow_other, Some(true));
         assert_eq!(config.backing.as_deref(), Some("/dev/shm".as_ref()));
         assert_eq!(config.linger, Duration::from_secs(2));
         assert_eq!(config.root_mode, Some(0o750));
+        assert_eq!(config.kbus.as_deref(), Some("/dev/kbus0".as_ref()));
     }
 
     #[test]
@@ -288,6 +338,7 @@ mod tests {
             "mode=9",
             "threads=0",
             "allow_other=1",
+            "kbus_prefix=KState",
         ] {
             let error = config.apply_mount_options(bad).unwrap_err();
             let shown = bad.split_once('=').map_or(bad, |(_, value)| value);

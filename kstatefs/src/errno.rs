@@ -65,6 +65,14 @@ impl From<io::Error> for Errno {
     }
 }
 
+/// Whether a device says that it has no room now, and may have some later.
+pub(crate) fn means_full(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::ENOSPC)
+    )
+}
+
 impl From<NameError> for Errno {
     fn from(error: NameError) -> Self {
         Self(error.errno())

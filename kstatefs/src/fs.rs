@@ -19,9 +19,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
+use kstate_sys::announce::{Sinks, is_kbus_name};
 use kstate_sys::clock::Clock;
 use kstate_sys::region::Generation;
 
+use crate::announce::{self, Announcer};
 use crate::backing::{Backing, Space, Transport};
 use crate::blocked;
 use crate::changes::Prefixes;
@@ -60,6 +62,7 @@ pub(crate) struct Settings {
     pub(crate) gid: u32,
     pub(crate) root_mode: u32,
     pub(crate) linger: Duration,
+    pub(crate) announce: announce::Settings,
 }
 
 /// What the parts of the daemon share.
@@ -71,6 +74,7 @@ pub(crate) struct Shared {
     /// The socket; none where passthrough makes it needless.
     pub(crate) desk: Option<Desk>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) announcer: Arc<Announcer>,
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
     transport: Transport,
@@ -121,6 +125,7 @@ impl Shared {
                 // Who may not search the mount has nothing to ask for.
                 Transport::Socket => Some(Desk::open(settings.root_mode & 0o077 != 0)?),
             },
+            announcer: Announcer::new(settings.announce.clone(), hub.clone()),
             hub,
             backing,
             requests: Requests::default(),
@@ -183,6 +188,26 @@ impl Shared {
     pub(crate) fn set_deadline(&self, state: &Arc<State>, after: Option<Duration>) {
         state.set_deadline(after);
         self.look(Look::Overdue(state.ino()));
+    }
+
+    /// Announces commits of the state from now on there, and only there.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` for a sink that the mount does not have, `EINVAL` for a name that KBUS cannot carry.
+    pub(crate) fn announce(&self, state: &Arc<State>, sinks: Sinks) -> Result<(), Errno> {
+        if !self.announcer.sinks().contains(sinks) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if sinks.contains(Sinks::KBUS) && !is_kbus_name(state.name()) {
+            return Err(Errno::EINVAL);
+        }
+        state.set_sinks(sinks);
+        match sinks.is_empty() {
+            true => state.forget_interest(0, Purpose::Announce),
+            false => self.announcer.watch(state),
+        }
+        Ok(())
     }
 
     /// Does what its time has come for, or had when it was scheduled.

@@ -288,7 +288,7 @@ impl Filesystem for Fuse {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         _ino: INodeNo,
         file: FileHandle,
         offset: u64,
@@ -300,7 +300,7 @@ impl Filesystem for Fuse {
     ) {
         let written = self
             .fs(Counted::Write)
-            .and_then(|fs| fs.write(file.0, offset, data, flags.0));
+            .and_then(|fs| fs.write(caller(request), file.0, offset, data, flags.0));
         // A request is at most 16 MiB.
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
         reply!(reply, written, () => reply.written(length));

@@ -155,6 +155,7 @@ impl Daemon {
             gid: ROOT_USER,
             root_mode: 0o1777,
             linger: Duration::ZERO,
+            announce: crate::announce::Settings::default(),
         };
         Self {
             shared: Shared::new(backing, transport, timer, Arc::new(hub), settings)

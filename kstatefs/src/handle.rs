@@ -311,13 +311,19 @@ impl Handle {
         })
     }
 
-    /// One commit.
+    /// One commit, on behalf of thread `tid`.
     ///
     /// # Errors
     ///
     /// `ESTALE` when this file has read and somebody has committed since, `EFBIG` beyond the
     /// capacity; nothing was changed then.
-    pub(crate) fn write(&self, reaper: &Reaper, place: Place, data: &[u8]) -> Result<(), Errno> {
+    pub(crate) fn write(
+        &self,
+        reaper: &Reaper,
+        tid: u32,
+        place: Place,
+        data: &[u8],
+    ) -> Result<(), Errno> {
         if !self.mode.write {
             return Err(Errno::EBADF);
         }
@@ -339,7 +345,7 @@ impl Handle {
             data,
         };
         let has_read = io.version.is_some();
-        let (head, bytes) = self.state.write(reaper, expectation, edit, |head| {
+        let (head, bytes) = self.state.write(reaper, tid, expectation, edit, |head| {
             // One's own commit is nothing new to oneself.
             if has_read {
                 self.mark_seen(head.generation());

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use kstate_sys::abi::{ABI_VERSION, page_size};
+use kstate_sys::announce::Sinks;
 use kstate_sys::ioctl::{
     self, Info, Settle, Subscribe, Turn, Wait, info_flags, outcome, transport,
 };
@@ -98,6 +99,16 @@ pub(crate) fn on_state(
                 return Err(Errno::EPERM);
             }
             xattr::set_deadline(shared, state, Some(Duration::from_nanos(nanos)))?;
+            Ok(Vec::new())
+        }
+        ioctl::SET_ANNOUNCE => {
+            let bits = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            if caller.uid != 0 && caller.uid != state.attributes().uid {
+                return Err(Errno::EPERM);
+            }
+            // A sink that only later daemons know is one that this mount does not have.
+            let sinks = Sinks::from_bits(bits).ok_or(Errno::EOPNOTSUPP)?;
+            shared.announce(state, sinks)?;
             Ok(Vec::new())
         }
         ioctl::INFO => Ok(info(handle)?.as_bytes().to_vec()),
@@ -287,6 +298,13 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
     }
     if state.overdue().is_some() {
         flags |= info_flags::OVERDUE;
+    }
+    let sinks = state.sinks();
+    if sinks.contains(Sinks::KBUS) {
+        flags |= info_flags::KBUS;
+    }
+    if sinks.contains(Sinks::DBUS) {
+        flags |= info_flags::DBUS;
     }
     Ok(Info {
         state_id: state.ino(),

@@ -12,6 +12,7 @@
 //! # Ok::<(), kstatefs::ServeError>(())
 //! ```
 
+mod announce;
 mod attr;
 mod backing;
 mod blocked;

@@ -122,6 +122,7 @@ pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
         let count = shared.requests.get(request);
         line(&mut text, "kstate_requests_total", label, count);
     }
+    announcements(&mut text, shared);
     let past = (past, Counts::default());
     for figure in &FIGURES {
         let name = format!("kstate_{}", figure.name);
@@ -144,6 +145,29 @@ pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
         }
     }
     text.into_bytes()
+}
+
+/// Of each sink that the mount has.
+fn announcements(text: &mut String, shared: &Shared) {
+    let counters: Vec<_> = shared.announcer.counters().collect();
+    if counters.is_empty() {
+        return;
+    }
+    let name = "kstate_announcements_total";
+    family(text, name, "counter", "Messages that a sink took.");
+    for counter in &counters {
+        line(text, name, Some(("sink", counter.sink)), counter.sent());
+    }
+    let name = "kstate_announcements_dropped_total";
+    let help = "Messages that a sink did not take, by what was the matter.";
+    family(text, name, "counter", help);
+    for counter in &counters {
+        for (cause, count) in counter.dropped() {
+            let sink = counter.sink;
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name}{{sink=\"{sink}\",cause=\"{cause}\"}} {count}");
+        }
+    }
 }
 
 fn in_all(figure: &Figure) -> String {

@@ -212,6 +212,13 @@ impl Reaper {
         self.lock().by_pid.get(&pid).copied()
     }
 
+    /// The process id of `process`, as long as it lives and holds something.
+    pub(crate) fn pid_of(&self, process: Process) -> Option<u32> {
+        let watched = self.lock();
+        let record = watched.processes.get(&process)?;
+        u32::try_from(record.pid).ok()
+    }
+
     /// Notes that `process` holds nothing of the state `ino` any more.
     pub(crate) fn let_go(&self, process: Process, ino: u64) {
         let mut watched = self.lock();

@@ -82,5 +82,6 @@ fn describe(state: &State) -> Value {
         "kept": attributes.is_kept(),
         "deadline_ns": state.deadline().map(nanos),
         "overdue": state.overdue().is_some(),
+        "announce": state.sinks().to_string(),
     })
 }

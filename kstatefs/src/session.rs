@@ -91,6 +91,8 @@ pub struct Server {
     mounted: Mounted,
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
+    /// The thread that announces, where there is a sink.
+    announcing: Option<JoinHandle<()>>,
     session: JoinHandle<()>,
     /// Readable once the session has ended.
     ended: Arc<EventFd>,
@@ -157,6 +159,7 @@ impl Server {
                 .root_mode
                 .unwrap_or(if allow_other { 0o1777 } else { 0o700 }),
             linger: config.linger,
+            announce: config.announce(),
         };
         let shared = Shared::new(backing, transport, timer, Arc::new(hub), settings)
             .map_err(system("cannot set up the file system"))?;
@@ -164,6 +167,7 @@ impl Server {
         fuse.install(shared.clone());
         let mut helpers = vec![hub_thread];
         helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
+        let announcing = start_announcing(&shared).map_err(system("cannot start a thread"))?;
         let device = session
             .as_fd()
             .try_clone_to_owned()
@@ -198,6 +202,7 @@ impl Server {
             mounted,
             shared,
             helpers,
+            announcing,
             session,
             ended,
             device,
@@ -259,6 +264,13 @@ impl Server {
             }
             ended(&mut fds, 2000)
         };
+        if let Some(announcing) = self.announcing {
+            // One that a sink holds up goes with the process.
+            let states = self.shared.states().into_iter();
+            if self.shared.announcer.stop(states) && announcing.join().is_err() {
+                tracing::error!("the thread that announces panicked");
+            }
+        }
         self.shared.hub.stop();
         self.shared.reaper.stop();
         self.shared.common.timer.stop();
@@ -305,6 +317,15 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
         threads.push(spawn("kstate-socket", Box::new(serve))?);
     }
     Ok(threads)
+}
+
+fn start_announcing(shared: &Arc<Shared>) -> io::Result<Option<JoinHandle<()>>> {
+    if shared.announcer.sinks().is_empty() {
+        return Ok(None);
+    }
+    let announcer = shared.announcer.clone();
+    let thread = std::thread::Builder::new().name("kstate-announce".into());
+    thread.spawn(move || announcer.run()).map(Some)
 }
 
 /// Mounts by the system call, or by fusermount3 where only that may.

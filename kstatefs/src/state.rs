@@ -2,6 +2,7 @@
 //!
 //! Lock order: an open file's lock, then a record's, then the state's, then the reaper's.
 
+mod announce;
 mod capacity;
 mod claims;
 mod deadline;
@@ -23,6 +24,7 @@ use kstate_sys::clock::Clock;
 use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
 
+use announce::Announced;
 use claims::Owner;
 use deadline::Deadline;
 pub(crate) use deadline::NextLook;
@@ -170,6 +172,7 @@ struct Inner {
     /// Whether somebody waits on the head for them.
     watched: bool,
     deadline: Deadline,
+    announced: Announced,
     /// When the version that was asked for last was committed, which stays as it was told once.
     modified: Option<(Generation, SystemTime)>,
     armed: bool,
@@ -217,6 +220,7 @@ impl State {
             interests: BTreeMap::new(),
             watched: false,
             deadline: Deadline::default(),
+            announced: Announced::default(),
             modified: None,
             armed: false,
             turn: Turns::default(),

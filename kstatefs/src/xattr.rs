@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kstate_sys::announce::Sinks;
 use kstate_sys::duration;
 
 use crate::errno::Errno;
@@ -10,8 +11,9 @@ use crate::fs::Shared;
 use crate::state::State;
 
 /// Every attribute there is.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "user.kstate.age_ns",
+    "user.kstate.announce",
     "user.kstate.capacity",
     "user.kstate.deadline",
     "user.kstate.generation",
@@ -48,6 +50,10 @@ pub(crate) fn get(state: &State, name: &str) -> Result<Vec<u8>, Errno> {
         "age_ns" => {
             let age = state.age(&state.describe()?).ok_or(Errno::ENODATA)?;
             age.as_nanos().to_string()
+        }
+        "announce" => {
+            let sinks = Some(state.sinks()).filter(|sinks| !sinks.is_empty());
+            sinks.ok_or(Errno::ENODATA)?.to_string()
         }
         "layout" => {
             let layout = state.layout().ok_or(Errno::ENODATA)?;
@@ -101,7 +107,7 @@ impl Mode {
 /// # Errors
 ///
 /// `EINVAL` for a value that is none, `EPERM` for an attribute that only tells, `EOPNOTSUPP` for
-/// names that are not ours, `EEXIST` and `ENODATA` as `mode` says.
+/// names that are not ours and sinks that the mount does not have, `EEXIST` and `ENODATA` as `mode` says.
 pub(crate) fn set(
     shared: &Shared,
     state: &Arc<State>,
@@ -122,6 +128,11 @@ pub(crate) fn set(
             let after = parse_duration(value).ok_or(Errno::EINVAL)?;
             set_deadline(shared, state, Some(after))
         }
+        Some("announce") => {
+            let text = std::str::from_utf8(value).map_err(|_| Errno::EINVAL)?;
+            let sinks: Sinks = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+            shared.announce(state, sinks)
+        }
         Some("capacity") => {
             let wanted = std::str::from_utf8(value)
                 .ok()
@@ -133,7 +144,7 @@ pub(crate) fn set(
     }
 }
 
-/// Removes the one that a state can be without.
+/// Removes one of those that a state can be without.
 ///
 /// # Errors
 ///
@@ -142,6 +153,7 @@ pub(crate) fn remove(shared: &Shared, state: &Arc<State>, name: &str) -> Result<
     get(state, name)?;
     match name {
         "user.kstate.deadline" => set_deadline(shared, state, None),
+        "user.kstate.announce" => shared.announce(state, Sinks::NONE),
         _ => Err(Errno::EPERM),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kstate_sys::access::Access;
 use kstate_sys::name::{NameError, StateName};
 
+use crate::announce::AnnounceError;
 use crate::claim::ClaimError;
 use crate::mount::MountError;
 use crate::wait::WaitError;
@@ -108,6 +109,9 @@ pub enum SubscribeError {
     /// It was to be written, and there are no slots to write to.
     #[error(transparent)]
     Claim(ClaimError),
+    /// It cannot be announced as was asked.
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
     /// The file belongs to no daemon.
     #[error("`{name}` is a file that no kstate daemon serves")]
     NotKstate {

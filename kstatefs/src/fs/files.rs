@@ -385,6 +385,7 @@ impl Shared {
     /// `flags` are those of the open file now.
     pub(crate) fn write(
         &self,
+        caller: Caller,
         file: u64,
         offset: u64,
         data: &[u8],
@@ -395,7 +396,7 @@ impl Shared {
             false => Place::At(offset),
         };
         match self.file(file)? {
-            OpenFile::State(handle) => handle.write(&self.reaper, place, data),
+            OpenFile::State(handle) => handle.write(&self.reaper, caller.tid, place, data),
             _ => Err(Errno::EBADF),
         }
     }

@@ -8,6 +8,7 @@ use kstate_sys::abi::Geometry;
 use kstate_sys::ioctl::{Wait, place};
 
 use super::*;
+use crate::announce;
 use crate::backing::RegionFile;
 use crate::blocked::Given;
 use crate::config::NotifyBy;
@@ -41,6 +42,7 @@ fn shared(transport: Transport) -> Shared {
         gid: 0,
         root_mode: 0o1777,
         linger: Duration::ZERO,
+        announce: announce::Settings::default(),
     };
     Shared::new(backing, transport, timer, Arc::new(hub), settings).unwrap()
 }
@@ -71,7 +73,7 @@ fn a_state_lives_as_long_as_a_file_of_it_is_open() {
         let fs = shared(transport);
         let (ino, first) = create(&fs, "x");
         let second = fs.open(OWNER, ino, libc::O_RDONLY).unwrap();
-        fs.write(first, 0, b"value", 0).unwrap();
+        fs.write(OWNER, first, 0, b"value", 0).unwrap();
         fs.release(first);
         assert_eq!(read(&fs, second.file, 0, 99), b"value");
         fs.release(second.file);
@@ -121,7 +123,7 @@ fn a_poller_is_called_once_for_what_it_has_not_seen() {
         })
     };
     assert!(!fs.poll(reader, Some(poller())).unwrap().readable);
-    fs.write(writer, 0, b"1", 0).unwrap();
+    fs.write(OWNER, writer, 0, b"1", 0).unwrap();
     let state = fs.state(ino).unwrap();
     let called = |times| {
         // What the hub's thread does, which may have done it already.
@@ -133,11 +135,11 @@ fn a_poller_is_called_once_for_what_it_has_not_seen() {
     // not ask again before that.
     assert!(fs.poll(reader, Some(poller())).unwrap().readable);
     called(1);
-    fs.write(writer, 0, b"2", 0).unwrap();
+    fs.write(OWNER, writer, 0, b"2", 0).unwrap();
     called(2);
     read(&fs, reader, 0, 9);
     assert!(!fs.poll(reader, None).unwrap().readable);
-    fs.write(writer, 0, b"3", 0).unwrap();
+    fs.write(OWNER, writer, 0, b"3", 0).unwrap();
     called(2);
 }
 
@@ -239,10 +241,10 @@ fn the_first_subscriber_chooses_the_capacity_and_later_ones_only_ask_for_more() 
     assert_eq!(state.want_capacity(64), Ok(64));
     assert_eq!(state.want_capacity(16), Ok(64));
     assert_eq!(state.want_capacity(300), Ok(300));
-    fs.write(file, 0, &[1; 300], 0).unwrap();
+    fs.write(OWNER, file, 0, &[1; 300], 0).unwrap();
     assert_eq!(state.set_capacity(299), Err(Errno::EINVAL));
     assert_eq!(state.want_capacity(state.page() + 1), Err(Errno::EFBIG));
-    assert_eq!(fs.write(file, 0, &[1; 301], 0), Err(Errno::EFBIG));
+    assert_eq!(fs.write(OWNER, file, 0, &[1; 301], 0), Err(Errno::EFBIG));
     assert_eq!(read(&fs, file, 0, 999), [1; 300]);
 }
 
@@ -260,7 +262,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
     for transport in [Transport::Passthrough, Transport::Socket] {
         let fs = shared(transport);
         let (ino, file) = create(&fs, "x");
-        fs.write(file, 0, b"value", 0).unwrap();
+        fs.write(OWNER, file, 0, b"value", 0).unwrap();
         let state = fs.state(ino).unwrap();
         let tid = std::process::id();
         let make = |process| {
@@ -311,7 +313,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
         assert!(settle());
         // A write meets one and waits for nobody.
         place();
-        fs.write(file, 0, b"other", 0).unwrap();
+        fs.write(OWNER, file, 0, b"other", 0).unwrap();
         assert_eq!(state.read().unwrap().1, b"other");
     }
 }

@@ -290,7 +290,7 @@ impl Client {
             true => open.flags ^ libc::O_APPEND,
             false => open.flags,
         };
-        let written = shared.write(open.file(), offset, &value, flags);
+        let written = shared.write(self.caller, open.file(), offset, &value, flags);
         let allowed = match open.kind {
             Kind::State => &[
                 libc::EFBIG,
@@ -359,6 +359,7 @@ impl Client {
             "layout",
             "deadline",
             "overdue",
+            "announce",
             "x",
         ];
         let name = match input.byte() % 8 {

@@ -26,7 +26,9 @@ pub(super) fn allow<T>(
 
 /// Of ioctls on a state.
 pub(super) fn of_state(command: u32) -> &'static [i32] {
-    use libc::{EACCES, EBADF, EFBIG, EINVAL, ENOSPC, ENOTTY, EPERM, ESRCH, ESTALE, EUSERS};
+    use libc::{
+        EACCES, EBADF, EFBIG, EINVAL, ENOSPC, ENOTTY, EOPNOTSUPP, EPERM, ESRCH, ESTALE, EUSERS,
+    };
     match command {
         ioctl::SUBSCRIBE => &[EFBIG, ENOSPC, EINVAL],
         ioctl::CLAIM => &[EBADF, EUSERS, ENOSPC, ESTALE, ESRCH],
@@ -37,6 +39,7 @@ pub(super) fn of_state(command: u32) -> &'static [i32] {
         ioctl::ARM => &[ENOSPC],
         ioctl::SET_LINGER => &[EPERM],
         ioctl::SET_DEADLINE => &[EPERM, EINVAL],
+        ioctl::SET_ANNOUNCE => &[EPERM, EOPNOTSUPP],
         ioctl::TICKET => &[ENOTTY, EACCES],
         ioctl::TURN => &[EINVAL, ESTALE],
         ioctl::SEEN | ioctl::INFO | ioctl::SETTLE | ioctl::VERSION => &[],

@@ -34,7 +34,7 @@ const CHANGES: [&str; 8] = [
 /// Names that most calls use, so that they meet; two that are none.
 const NAMES: [&str; 8] = ["a", "b.c", "d", "x_1", "a", "b.c", "..", "a@4hz"];
 
-const COMMANDS: [u32; 18] = [
+const COMMANDS: [u32; 19] = [
     ioctl::SUBSCRIBE,
     ioctl::CLAIM,
     ioctl::RELEASE,
@@ -52,6 +52,7 @@ const COMMANDS: [u32; 18] = [
     ioctl::TURN,
     ioctl::TURN_END,
     ioctl::SET_DEADLINE,
+    ioctl::SET_ANNOUNCE,
     ioctl::VERSION,
 ];
 

@@ -14,6 +14,7 @@ use crate::reaper::{Process, Reaper};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Owner {
     process: Process,
+    pid: Option<u32>,
     /// The open file it was claimed through; none when that was closed without giving it back.
     /// Then the process has called `exec`, or it still writes through a map that outlives the
     /// file: the group stays its own, and is what it gets when it claims again.
@@ -26,6 +27,11 @@ impl Owner {
     /// Whether a program that follows the protocol may still write.
     pub(super) const fn is_writer(self) -> bool {
         self.file.is_some()
+    }
+
+    /// Its process id, if it can have committed this generation.
+    pub(super) fn committer(self, generation: Generation) -> Option<u32> {
+        self.pid.filter(|_| generation > self.since)
     }
 
     /// Whether it is `process`.
@@ -67,6 +73,7 @@ impl State {
         }
         let owner = Owner {
             process,
+            pid: reaper.pid_of(process),
             file: Some(file),
             since: self.newest().unwrap_or(Generation::NEVER),
         };
@@ -92,6 +99,7 @@ impl State {
                 return (false, Err(Errno::EINVAL));
             }
             self.end_turn_of(inner, group);
+            self.note_group(inner, group);
             inner.groups.remove(&group);
             self.let_go_if_free(inner, reaper, process);
             // As far as can be told, it has written more than once.
@@ -133,6 +141,7 @@ impl State {
             self.settle(inner, &dead);
             for group in &dead {
                 self.end_turn_of(inner, *group);
+                self.note_group(inner, *group);
                 inner.groups.remove(group);
             }
             self.end_waits_of_dead(inner, process);

@@ -29,6 +29,8 @@ pub(crate) enum Purpose {
     Changes,
     /// The end of being overdue.
     Deadline,
+    /// Something to announce.
+    Announce,
 }
 
 /// That somebody wants to be called once when there is a version behind `beyond`.
@@ -262,7 +264,9 @@ impl Inner {
 
     /// How many interests are programs'.
     pub(super) fn programs_interested(&self) -> usize {
-        let own = |(_, purpose): &&(u64, Purpose)| *purpose != Purpose::Deadline;
+        let own = |(_, purpose): &&(u64, Purpose)| {
+            !matches!(purpose, Purpose::Deadline | Purpose::Announce)
+        };
         self.interests.keys().filter(own).count()
     }
 

@@ -141,7 +141,8 @@ impl State {
     }
 
     /// Commits what `edit` makes of the base, again and again where other writers come first and the
-    /// base is whatever is newest. `committed` is called before anybody is told.
+    /// base is whatever is newest; on behalf of thread `tid`. `committed` is called before anybody is
+    /// told.
     ///
     /// # Errors
     ///
@@ -149,6 +150,7 @@ impl State {
     pub(crate) fn write<'a>(
         &self,
         reaper: &Reaper,
+        tid: u32,
         expectation: Expectation<'_>,
         edit: Edit<'a>,
         committed: impl FnOnce(Head),
@@ -185,6 +187,7 @@ impl State {
             match outcome {
                 Ok(head) => {
                     committed(head);
+                    inner.note_write(head.generation(), tid);
                     let (calls, others) = self.tell_few(&mut inner, head.generation());
                     self.settle_commit(&mapped, Some((head, &bytes)), others);
                     drop(inner);

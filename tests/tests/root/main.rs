@@ -107,6 +107,7 @@ fn main() {
             a_reader_cannot_write_by_any_call,
             only_the_owner_deletes,
             only_the_owner_sets_a_deadline,
+            only_the_owner_chooses_where_a_state_is_announced,
             a_private_mount_is_closed_to_others,
             a_layout_recorded_before_the_first_version_is_compared,
         }

@@ -5,10 +5,10 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use kstate::{Mount, SubscribeError};
+use kstate::{AnnounceError, Mount, Sinks, SubscribeError};
 use kstate_tests::{Daemon, PATIENCE, Running, Setup, as_user, both_transports, eventually};
 
-use crate::{ALICE, BOB, open_home, printed, python_as};
+use crate::{ALICE, BOB, ROOT, open_home, printed, python_as};
 
 const TRY_ALL: &str = "
 import errno, mmap, os, sys
@@ -215,6 +215,35 @@ pub(crate) fn a_layout_recorded_before_the_first_version_is_compared() {
             "{refused:?}"
         );
     });
+}
+
+pub(crate) fn only_the_owner_chooses_where_a_state_is_announced() {
+    let daemon = Setup::default().with("--kbus=/nowhere/kbus").start();
+    open_home(&daemon);
+    let mut options = File::options();
+    let options = options.read(true).write(true).create(true);
+    let file = options.open(daemon.file("x")).unwrap();
+    file.set_permissions(Permissions::from_mode(0o666)).unwrap();
+    let program = "
+import errno, os, sys
+path, name = sys.argv[1] + '/x', 'user.kstate.announce'
+for work in (lambda: os.setxattr(path, name, b'kbus'), lambda: os.getxattr(path, name).decode(),
+        lambda: os.removexattr(path, name)):
+    try: print(work(), end=' ')
+    except OSError as error: print(errno.errorcode[error.errno], end=' ')
+";
+    let said = |user| printed(&python_as(user, &daemon, program));
+    assert_eq!(said(BOB), "EPERM ENODATA EPERM ");
+    let library = daemon.library();
+    let error = as_user(BOB, || {
+        let state = library.subscribe("x").write().existing().bytes().unwrap();
+        state.announce(Sinks::KBUS).unwrap_err()
+    });
+    assert!(matches!(error, AnnounceError::NotOwner { .. }), "{error}");
+    assert!(library.info("x").unwrap().announced.is_empty());
+    std::os::unix::fs::fchown(&file, Some(BOB.uid), None).unwrap();
+    assert_eq!(said(BOB), "None kbus None ");
+    assert_eq!(said(ROOT), "None kbus None ");
 }
 
 pub(crate) fn only_the_owner_sets_a_deadline() {

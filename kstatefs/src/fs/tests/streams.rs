@@ -50,7 +50,7 @@ fn a_stream_leaves_nothing_at_a_state_that_was_hidden_from_its_reader() {
     let (ino, writer) = create(&fs, "x");
     let _other = fs.open(OWNER, ino, libc::O_RDONLY).unwrap();
     for value in [b"1", b"2"] {
-        fs.write(writer, 0, value, 0).unwrap();
+        fs.write(OWNER, writer, 0, value, 0).unwrap();
     }
     let stream = open(&fs, STRANGER);
     assert_eq!(events(&fs, stream), ["present"]);

@@ -1,0 +1,108 @@
+//! Where a state is announced, up to which version it was, and who committed that.
+
+use std::time::UNIX_EPOCH;
+
+use kstate_sys::announce::{Record, Sinks};
+use kstate_sys::clock::Ticks;
+use kstate_sys::region::{self, Generation, Head};
+
+use super::{Inner, State};
+use crate::announce::Announcement;
+use crate::reaper::process_of;
+
+/// What is remembered of a state on behalf of announcements.
+#[derive(Debug, Default)]
+pub(super) struct Announced {
+    sinks: Sinks,
+    /// The newest version that was announced, or found when that began.
+    upto: Generation,
+    /// Who committed a version, where the slot does not tell: by `write(2)`, or through a group
+    /// given back since.
+    by: Option<(Generation, u32)>,
+}
+
+impl State {
+    /// Where its commits are announced.
+    pub(crate) fn sinks(&self) -> Sinks {
+        self.lock().announced.sinks
+    }
+
+    pub(crate) fn is_announced(&self) -> bool {
+        !self.sinks().is_empty()
+    }
+
+    /// Announces what comes from now on there.
+    pub(crate) fn set_sinks(&self, sinks: Sinks) {
+        let mut inner = self.lock();
+        if inner.announced.sinks.is_empty() {
+            inner.announced.upto = self.newest().unwrap_or(Generation::NEVER);
+        }
+        inner.announced.sinks = sinks;
+    }
+
+    /// Behind which version there is something to announce; `None` behind the newest, where the state
+    /// is damaged and its version cannot be announced.
+    pub(crate) fn announced(&self) -> Option<Generation> {
+        self.describe().ok()?;
+        Some(self.lock().announced.upto)
+    }
+
+    /// What is to be announced of the newest version, once.
+    pub(crate) fn take_announcement(&self) -> Option<Announcement> {
+        let version = self.describe().ok()?;
+        let generation = version.generation();
+        let mut inner = self.lock();
+        let sinks = inner.announced.sinks;
+        if sinks.is_empty() || generation <= inner.announced.upto {
+            return None;
+        }
+        inner.announced.upto = generation;
+        let pid = inner.committer(version.head).unwrap_or(0);
+        drop(inner);
+        let time = match version.time {
+            Ticks::NONE => None,
+            _ => self.modified(&version).duration_since(UNIX_EPOCH).ok(),
+        };
+        let time = time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let record = Record::new(generation.0, version.length, time, pid);
+        Some(Announcement { sinks, record })
+    }
+
+    /// Notes whose group it was, which is going to be given back, if the newest version came through it.
+    pub(super) fn note_group(&self, inner: &mut Inner, group: u8) {
+        if inner.announced.sinks.is_empty() {
+            return;
+        }
+        let Ok(head) = region::newest(&self.mapping().mapped()) else {
+            return;
+        };
+        if head.slot().group() == group
+            && let Some(pid) = inner.committer(head)
+        {
+            inner.announced.by = Some((head.generation(), pid));
+        }
+    }
+}
+
+impl Inner {
+    /// Notes that thread `tid` has committed a version by `write(2)`.
+    pub(super) fn note_write(&mut self, generation: Generation, tid: u32) {
+        if self.announced.sinks.is_empty() {
+            return;
+        }
+        let pid = i32::try_from(tid).ok().and_then(process_of);
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok());
+        self.announced.by = pid.map(|pid| (generation, pid));
+    }
+
+    /// The process that committed the newest version, if that is known.
+    fn committer(&self, head: Head) -> Option<u32> {
+        match self.announced.by {
+            Some((generation, pid)) if generation == head.generation() => Some(pid),
+            _ => self
+                .groups
+                .get(&head.slot().group())?
+                .committer(head.generation()),
+        }
+    }
+}
