@@ -5,7 +5,7 @@ mod files;
 mod uring;
 mod waitv;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -48,29 +48,33 @@ use waitv::Waitv;
 /// # Ok::<(), kstate::Error>(())
 /// ```
 ///
-/// The descriptor is the kernel's io_uring, in which a futex wait a state is in flight (Linux 6.7).
-/// Where that is refused it is an eventfd, which one thread of the process serves that sleeps in
-/// `futex_waitv` (Linux 5.16; another thread each 127 states); where that is, too, an epoll of the states' own files.
+/// The descriptor is an eventfd that an io_uring makes readable, in which a futex wait a state is in
+/// flight (Linux 6.7). Where that is refused, one thread of the process does so that sleeps in
+/// `futex_waitv` (Linux 5.16; another thread each 127 states); where that is, too, it is an epoll of the states' own files.
 ///
-/// A thread that has called [`changed`](Self::changed) may have its `epoll_wait` ended by `EINTR`, as by a signal,
-/// when a state changes (io_uring notifies so); `poll` and `select` go on by themselves.
+/// Use it from one thread where you can. Of a notifier that several threads have called, a change interrupts the thread
+/// that called it last, wherever that is: its `epoll_wait` may end with `EINTR`, as by a signal, while `poll` and
+/// most other calls go on by themselves.
 ///
 /// **After `fork`** the child's first call here makes a descriptor of its own, which is another
 /// than before: fetch it after that.
 ///
 /// # Cost
 ///
-/// A descriptor and some 20 KiB of the kernel's memory. A change costs a system call to take and to
-/// wait for the next one, however many states have changed.
+/// Two descriptors and some 20 KiB of the kernel's memory. Taking changes and waiting for the next
+/// ones costs three system calls, however many states have changed.
 pub struct Notifier {
     engine: Engine,
     /// The process that `engine` is of; none where it cannot be told from its children.
     process: Option<Process>,
-    entries: HashMap<u64, Entry>,
+    entries: BTreeMap<u64, Entry>,
     last: u64,
     fired: Vec<u64>,
     events: Vec<Event>,
 }
+
+/// So many states are looked at one by one.
+const FEW: usize = 8;
 
 /// Which of the states of a [`Notifier`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -194,6 +198,15 @@ impl Engine {
         }
     }
 
+    /// Whether there is something to take, as far as that is to be had without a system call.
+    #[cfg(feature = "tokio")]
+    fn is_ready(&mut self) -> bool {
+        match self {
+            Self::Uring(uring) => uring.is_ready(),
+            Self::Waitv(_) | Self::Files(_) => false,
+        }
+    }
+
     /// Takes the entries to look at.
     fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
         match self {
@@ -236,7 +249,7 @@ impl Notifier {
         Self {
             engine,
             process: Process::current().ok(),
-            entries: HashMap::new(),
+            entries: BTreeMap::new(),
             last: 0,
             fired: Vec::new(),
             events: Vec::new(),
@@ -316,13 +329,22 @@ impl Notifier {
     ///
     /// # Cost
     ///
-    /// No system call if there is nothing, else one.
+    /// One system call if there is nothing, else three.
     pub fn changed(&mut self) -> Result<&[Event], NotifyError> {
         self.follow_fork()?;
         self.events.clear();
         let mut fired = std::mem::take(&mut self.fired);
-        let taken = self.engine.fired(&mut fired);
-        let mut result = taken.map_err(NotifyError::from);
+        let mut result = Ok(());
+        // Of few a look at memory says which, and what was in flight is taken together with what begins.
+        if self.way() == NotifyBy::Uring && self.entries.len() <= FEW {
+            fired.extend(self.entries.keys());
+            for id in fired.drain(..) {
+                let visited = self.visit_news(id);
+                result = result.and(visited);
+            }
+        }
+        let taken = self.engine.fired(&mut fired).map_err(NotifyError::from);
+        result = result.and(taken);
         for id in fired.drain(..) {
             let visited = self.visit(id);
             result = result.and(visited);
@@ -335,6 +357,13 @@ impl Notifier {
             Err(_) if !self.events.is_empty() => Ok(&self.events),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether [`changed`](Self::changed) would find something, as far as that is to be had without a
+    /// system call.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_ready(&mut self) -> bool {
+        self.engine.is_ready()
     }
 
     /// What [`changed`](Self::changed) has found.
@@ -372,6 +401,15 @@ impl Notifier {
                 Err(nix::errno::Errno::EINTR) => return Err(NotifyError::Interrupted),
                 Err(error) => return Err(io::Error::from(error).into()),
             }
+        }
+    }
+
+    /// Visits an entry if there is something to tell of it.
+    fn visit_news(&mut self, id: u64) -> Result<(), NotifyError> {
+        let entry = self.entries.get(&id);
+        match entry.is_some_and(|entry| entry.known().look().is_news()) {
+            true => self.visit(id),
+            false => Ok(()),
         }
     }
 

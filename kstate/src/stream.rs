@@ -129,16 +129,19 @@ impl AsyncNotifier {
         context: &mut Context<'_>,
     ) -> Poll<Result<&[Event], NotifyError>> {
         loop {
-            // First, as that is a look at memory: what came while the task was busy is not slept for.
-            if !self.own()?.changed()?.is_empty() {
-                return Poll::Ready(Ok(self.notifier.events()));
+            // A look at memory: what came while the task was busy is not slept for.
+            if self.own()?.is_ready() {
+                if !self.notifier.changed()?.is_empty() {
+                    return Poll::Ready(Ok(self.notifier.events()));
+                }
+                continue;
             }
             let mut guard = ready!(self.registered.poll_read_ready(context))?;
-            // Behind it, or what comes in between would be cleared away unseen.
-            let is_news = !self.notifier.changed()?.is_empty();
-            if is_news {
+            if !self.notifier.changed()?.is_empty() {
+                // It stays ready: that is looked at behind what was found.
                 return Poll::Ready(Ok(self.notifier.events()));
             }
+            // What has come in between has made it readable anew, and is not cleared away.
             guard.clear_ready();
         }
     }

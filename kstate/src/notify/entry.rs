@@ -43,12 +43,19 @@ pub(super) struct Look {
     pub(super) place: Place,
     /// What is expected where it sleeps, as of this look.
     pub(super) expected: u32,
+    /// Something has been told by it.
+    pub(super) has_told: bool,
 }
 
 impl Look {
     /// Whether there is something to tell now.
     pub(super) fn is_news(&self) -> bool {
-        self.news.is_some() && self.due.has_passed()
+        self.news.is_some() && self.is_due()
+    }
+
+    /// Whether news are told at once. Those of which that is always so do not need the clock.
+    pub(super) fn is_due(&self) -> bool {
+        self.due == Deadline::default() || self.due.has_passed()
     }
 
     /// Whether there is something to tell, now or when its time has come.
@@ -88,6 +95,7 @@ impl Known {
             due,
             place: self.place,
             expected,
+            has_told: false,
         }
     }
 
@@ -167,6 +175,7 @@ impl Entry {
             return None;
         }
         let change = look.news.take()?;
+        look.has_told = true;
         match change {
             Change::To(generation) => {
                 self.known.seen = generation;

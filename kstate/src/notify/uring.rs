@@ -2,12 +2,16 @@
     unsafe_code,
     reason = "pushes entries whose addresses the kernel keeps, and closes a descriptor"
 )]
-//! All waits in an io_uring, whose descriptor is polled.
+//! All waits in an io_uring, which makes an eventfd readable.
 //!
 //! A futex wait that is in flight completes when it is woken, or at once if the word is not as
-//! expected any more, and the ring is readable as long as a completion is in it. Where news must wait
-//! for the rate of a view, a timeout goes before it that leaves no completion: what has changed
-//! meanwhile shows when the futex wait begins.
+//! expected any more. Where news must wait for the rate of a view, a timeout goes before it that leaves
+//! no completion: what has changed meanwhile shows when the futex wait begins.
+//!
+//! At first the ring is one thread's (`IORING_SETUP_DEFER_TASKRUN`, Linux 6.1): who wakes makes the
+//! eventfd readable and disturbs nobody. Other threads are refused; when one comes, a ring takes over
+//! that lets all in. There the kernel interrupts the thread that has begun a wait, be it in
+//! `epoll_wait` or anywhere, to complete it.
 //!
 //! # Invariants
 //!
@@ -16,14 +20,15 @@
 //!    the mapping, and it goes after the entry has been cancelled or the ring closed. The kernel
 //!    fails what it cannot read, and writes nothing there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use io_uring::squeue::{self, Flags};
-use io_uring::{IoUring, opcode, types};
+use io_uring::{EnterFlags, IoUring, opcode, types};
 use kstate_sys::futex::{Deadline, FUTEX2_SIZE_U32};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::NotifyError;
 use super::entry::{Entry, Look};
@@ -70,7 +75,17 @@ impl Kind {
 
 pub(super) struct Uring {
     ring: ManuallyDrop<IoUring>,
-    armed: HashMap<u64, Armed>,
+    event: EventFd,
+    armed: BTreeMap<u64, Armed>,
+    /// Of a ring that is no more: to be looked at.
+    left: Vec<u64>,
+}
+
+/// Who may use a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Users {
+    OneThread,
+    All,
 }
 
 /// An entry of which something may be in flight.
@@ -79,31 +94,64 @@ struct Armed {
     /// Keeps the mapping.
     _reader: Reader<Untyped>,
     pause: Box<types::Timespec>,
-    /// Whether a wait is in flight.
-    waits: bool,
+    /// Waits in flight. Behind news that were seen in memory a second one begins, as the first is
+    /// about to complete: who commits wakes it, or the daemon does where a committer has died.
+    waits: u8,
     /// Whether the end of the daemon is waited for.
     minds_daemon: bool,
     /// Where: in the crowd of a daemon that has died nobody wakes.
     is_orphaned: bool,
 }
 
+/// A ring that makes `event` readable.
+fn ring(users: Users, event: &EventFd) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    // A child that touched it would submit in its parent's name.
+    builder.dontfork().setup_cqsize(COMPLETIONS);
+    if users == Users::OneThread {
+        builder
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag();
+    }
+    let ring = builder.build(SUBMISSIONS)?;
+    let mut probe = io_uring::Probe::new();
+    let submitter = ring.submitter();
+    submitter.register_probe(&mut probe)?;
+    if !probe.is_supported(opcode::FutexWait::CODE) {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    }
+    submitter.register_eventfd(event.as_fd().as_raw_fd())?;
+    Ok(ring)
+}
+
 impl Uring {
     /// A ring that can wait on futexes, or why there is none.
     pub(super) fn new() -> io::Result<Self> {
-        let ring = IoUring::builder()
-            // A child that touched it would submit in its parent's name.
-            .dontfork()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)?;
-        let mut probe = io_uring::Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        if !probe.is_supported(opcode::FutexWait::CODE) {
-            return Err(io::Error::from(io::ErrorKind::Unsupported));
-        }
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let event = EventFd::from_flags(flags)?;
         Ok(Self {
-            ring: ManuallyDrop::new(ring),
-            armed: HashMap::new(),
+            ring: ManuallyDrop::new(ring(Users::OneThread, &event)?),
+            event,
+            armed: BTreeMap::new(),
+            left: Vec::new(),
         })
+    }
+
+    /// Goes on with a ring that all threads may use; what was in flight is to be looked at.
+    #[cold]
+    fn let_all_in(&mut self) -> io::Result<()> {
+        let ring = ManuallyDrop::new(ring(Users::All, &self.event)?);
+        let one_threads = std::mem::replace(&mut self.ring, ring);
+        drop(ManuallyDrop::into_inner(one_threads));
+        for (id, armed) in &mut self.armed {
+            armed.minds_daemon = false;
+            if std::mem::take(&mut armed.waits) > 0 {
+                self.left.push(*id);
+            }
+        }
+        self.event.write(1)?;
+        Ok(())
     }
 
     pub(super) fn arm(
@@ -115,11 +163,11 @@ impl Uring {
         let armed = self.armed.entry(id).or_insert_with(|| Armed {
             _reader: entry.reader().clone(),
             pause: Box::default(),
-            waits: false,
+            waits: 0,
             minds_daemon: false,
             is_orphaned: false,
         });
-        if armed.waits {
+        if armed.waits > u8::from(look.has_told) {
             return Ok(());
         }
         if armed.is_orphaned {
@@ -127,7 +175,7 @@ impl Uring {
             entry.distrust_daemon();
             look = entry.look()?;
         }
-        armed.waits = true;
+        armed.waits += 1;
         let minds_daemon = look.place == Place::Crowd && !armed.minds_daemon;
         armed.minds_daemon |= minds_daemon;
         if minds_daemon {
@@ -148,7 +196,7 @@ impl Uring {
             FUTEX2_SIZE_U32,
         );
         let wait = wait.build().user_data(Kind::Wait.data(id));
-        if look.due.has_passed() {
+        if look.is_due() {
             return Ok(self.push(&[wait])?);
         }
         // What is news already is so when the time has come: then the word is not as expected here.
@@ -187,7 +235,8 @@ impl Uring {
             return;
         };
         let of = |kind: Kind| {
-            let cancel = opcode::AsyncCancel::new(kind.data(id)).build();
+            let all = types::CancelBuilder::user_data(kind.data(id)).all();
+            let cancel = opcode::AsyncCancel2::new(all).build();
             cancel
                 .flags(Flags::SKIP_SUCCESS)
                 .user_data(Kind::Cancel.data(id))
@@ -203,56 +252,95 @@ impl Uring {
     }
 
     pub(super) fn submit(&mut self) -> io::Result<()> {
-        if self.ring.submission().is_empty() {
-            return Ok(());
-        }
+        let is_empty = self.ring.submission().is_empty();
+        if is_empty { Ok(()) } else { self.enter() }
+    }
+
+    /// Hands over what is in the queue, and has what has completed put where it is taken.
+    fn enter(&mut self) -> io::Result<()> {
         loop {
-            match self.ring.submit() {
-                Ok(_) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                // The kernel keeps more completions than it likes to: they are taken first, and this
-                // goes with what follows.
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(()),
-                Err(error) => return Err(error),
-            }
+            // Without waiting for anything, and with IORING_ENTER_GETEVENTS: else a ring of one thread
+            // completes nothing.
+            let flags = EnterFlags::GETEVENTS.bits();
+            let wanted = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
+            // SAFETY: without an argument.
+            let entered = unsafe { self.ring.submitter().enter::<()>(wanted, 0, flags, None) };
+            return match entered {
+                Ok(_) => Ok(()),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    // The kernel keeps more completions than it likes to: they are taken first, and
+                    // this goes with what follows.
+                    Some(libc::EBUSY) => Ok(()),
+                    // Another thread's.
+                    Some(libc::EEXIST) => self.let_all_in(),
+                    _ => Err(error),
+                },
+            };
         }
+    }
+
+    /// Whether there is something to take, as far as memory says.
+    #[cfg(feature = "tokio")]
+    pub(super) fn is_ready(&mut self) -> bool {
+        self.kernel_has() || !self.left.is_empty() || !self.ring.completion().is_empty()
+    }
+
+    /// Whether the kernel must be asked for what has completed.
+    fn kernel_has(&mut self) -> bool {
+        let submission = self.ring.submission();
+        submission.taskrun() || submission.cq_overflow()
     }
 
     pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
         loop {
-            let mut orphans = smallvec::SmallVec::<[u64; 4]>::new();
-            for completion in self.ring.completion() {
-                let (kind, id) = Kind::of(completion.user_data());
-                let Some(armed) = self.armed.get_mut(&id) else {
-                    continue;
-                };
-                match kind {
-                    Kind::Wait => {
-                        armed.waits = false;
-                        into.push(id);
-                    }
-                    Kind::Daemon => {
-                        armed.minds_daemon = false;
-                        armed.is_orphaned = true;
-                        match armed.waits {
-                            true => orphans.push(id),
-                            false => into.push(id),
-                        }
-                    }
-                    Kind::Pause | Kind::Cancel => {}
-                }
+            if self.kernel_has() || !self.ring.submission().is_empty() {
+                self.enter()?;
             }
-            // In the crowd of a dead daemon: what is in flight ends, and comes back.
-            for id in orphans {
-                let cancel = opcode::AsyncCancel::new(Kind::Wait.data(id)).build();
-                self.push(&[cancel.user_data(Kind::Cancel.data(id))])?;
+            // Behind what the kernel puts there, which makes it readable, and before that is taken: what
+            // comes later makes it readable again.
+            match self.event.read() {
+                Ok(_) | Err(nix::errno::Errno::EAGAIN) => {}
+                Err(error) => return Err(error.into()),
             }
-            // What found no room is kept by the kernel until it is asked for.
-            if !self.ring.submission().cq_overflow() {
+            into.append(&mut self.left);
+            self.take(into)?;
+            if !self.kernel_has() {
                 return Ok(());
             }
-            self.ring.submitter().submit_and_wait(0)?;
         }
+    }
+
+    fn take(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
+        let mut orphans = smallvec::SmallVec::<[u64; 4]>::new();
+        for completion in self.ring.completion() {
+            let (kind, id) = Kind::of(completion.user_data());
+            let Some(armed) = self.armed.get_mut(&id) else {
+                continue;
+            };
+            match kind {
+                Kind::Wait => {
+                    armed.waits = armed.waits.saturating_sub(1);
+                    into.push(id);
+                }
+                Kind::Daemon => {
+                    armed.minds_daemon = false;
+                    armed.is_orphaned = true;
+                    match armed.waits {
+                        0 => into.push(id),
+                        _ => orphans.push(id),
+                    }
+                }
+                Kind::Pause | Kind::Cancel => {}
+            }
+        }
+        // In the crowd of a dead daemon: what is in flight ends, and comes back.
+        for id in orphans {
+            let of_waits = types::CancelBuilder::user_data(Kind::Wait.data(id)).all();
+            let cancel = opcode::AsyncCancel2::new(of_waits).build();
+            self.push(&[cancel.user_data(Kind::Cancel.data(id))])?;
+        }
+        Ok(())
     }
 
     /// Pushes entries that go together.
@@ -291,8 +379,7 @@ impl Drop for Uring {
 
 impl AsFd for Uring {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring has it open as long as it lives.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+        self.event.as_fd()
     }
 }
 
