@@ -5,8 +5,8 @@ use std::io;
 use crate::error::Error;
 use crate::{
     AddError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError, CutError,
-    InfoError, LiveError, MountError, PublishError, ReadError, RemoveError, SubscribeError,
-    TouchError, TransactError, TransactManyError, WaitError, WatchError,
+    InfoError, LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError,
+    SubscribeError, TouchError, TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// What a refused system call means here.
@@ -142,6 +142,11 @@ impl Error {
             },
             Self::Live(error) => match error {
                 LiveError::NoSpace { .. } => libc::ENOSPC,
+                LiveError::Refresh { source, .. } => match source {
+                    NotifyError::Wait(error) => wait(error),
+                    NotifyError::Interrupted => libc::EINTR,
+                    NotifyError::Io { source } => code(source),
+                },
                 LiveError::Io { source, .. } => code(source),
             },
             Self::Remove(error) => match error {

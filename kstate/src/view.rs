@@ -2,6 +2,9 @@
 
 mod shown;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
