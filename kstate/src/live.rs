@@ -39,7 +39,7 @@ const MAX_ATTEMPTS: u32 = 10_000;
 ///
 /// # Invariants
 ///
-/// 1. [`Page::memory`] is one whole page, mapped for as long as this, which no reference in this
+/// 1. `page.memory()` is one whole page, mapped for as long as this, which no reference in this
 ///    process points into.
 pub struct Live<T> {
     page: Page,
