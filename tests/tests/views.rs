@@ -139,6 +139,31 @@ fn a_notifier_tells_of_a_view_at_its_rate_and_the_view_shows_what_it_told() {
 }
 
 #[test]
+fn what_is_told_is_a_period_apart_also_where_one_was_taken_late() {
+    both_transports(|daemon| {
+        for way in WAYS {
+            let period = Duration::from_millis(200);
+            let (state, view) = number(daemon, &format!("{way:?}"), period);
+            let mut notifier = Notifier::by(way).unwrap();
+            let key = notifier.add(&view).unwrap();
+            let told = |generation| Event {
+                key,
+                change: Change::To(Generation(generation)),
+            };
+            state.publish(&1).unwrap();
+            assert_eq!(view.generation(), Generation(1));
+            let late = Some(period * 3 / 4);
+            assert_eq!(view.wait(Generation(1), late).unwrap(), Waited::TimedOut);
+            let before = Instant::now();
+            assert_eq!(notifier.wait(Some(PATIENCE)).unwrap(), [told(1)]);
+            state.publish(&2).unwrap();
+            assert_eq!(notifier.wait(Some(PATIENCE)).unwrap(), [told(2)], "{way:?}");
+            assert!(before.elapsed() >= period, "{way:?}");
+        }
+    });
+}
+
+#[test]
 fn the_first_change_comes_at_once_and_the_last_before_quiet_always() {
     both_transports(|daemon| {
         for way in WAYS {
@@ -262,6 +287,27 @@ fn the_live_page_of_a_view_keeps_its_rate_and_is_never_torn_beside_a_writer() {
             (generation.0 == last).then(|| assert_eq!(number_of(&value), Some(last)))
         });
         assert_eq!(live.generation(), Some(Generation(last)));
+    });
+}
+
+#[test]
+fn a_live_page_without_a_limit_is_never_torn_either() {
+    both_transports(|daemon| {
+        beside_a_writer(daemon, |view| {
+            let live = view.reader().view(Duration::ZERO).live().unwrap();
+            let (mut versions, mut last) = (0, 0);
+            let start = Instant::now();
+            while versions < 3000 {
+                assert!(start.elapsed() < PATIENCE, "{versions} in {PATIENCE:?}");
+                // It may be stopped in the middle of a refresh.
+                let Some((generation, value)) = live.load() else {
+                    continue;
+                };
+                assert_eq!(number_of(&value), Some(generation.0));
+                versions += u64::from(generation.0 != last);
+                last = generation.0;
+            }
+        });
     });
 }
 

@@ -254,3 +254,39 @@ fn sleep(descriptors: [RawFd; 2], timeout: Duration) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kstate_sys::region::Generation;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::testing::Region;
+
+    #[test]
+    fn a_page_that_was_written_late_is_left_alone_for_a_period_from_then() {
+        let period = Duration::from_millis(200);
+        let region = Region::new(8);
+        let state = region.state::<u64>(1);
+        let view = state.view(period);
+        state.publish(&1).unwrap();
+        assert_eq!(view.generation(), Generation(1));
+        state.publish(&2).unwrap();
+        let late = view.wait(Generation(1), Some(period / 2)).unwrap();
+        assert_eq!(late, crate::Waited::TimedOut);
+        let page = PacedPage::new(view.shown().clone(), 4096).unwrap();
+        let before = Instant::now();
+        let mut served = Served::new(Arc::new(page));
+        let first = served.page.generation();
+        while served.page.generation() == first {
+            assert!(
+                before.elapsed() < Duration::from_secs(20),
+                "it stays as it is"
+            );
+            served.is_stale = true;
+            served.refresh();
+        }
+        assert_eq!(served.page.generation(), Some(Generation(2)));
+        assert!(before.elapsed() >= period);
+    }
+}
