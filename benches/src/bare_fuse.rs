@@ -5,11 +5,9 @@
 //! start, and each has one reader.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Child;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -19,11 +17,10 @@ use fuser::{
     ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll, ReplyWrite, Request,
     Session, SessionACL, WriteFlags,
 };
-use kstate_sys::futex;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
-use crate::bare::Ring;
+use crate::bare_wake::{BareValue, BareWord, to_bytes};
 use crate::setup::{
     IDLE, Result, Role, Worker, await_end, await_line, end, keep_mounted_until_told, leave,
     mount_point, worker,
@@ -33,8 +30,8 @@ use crate::setup::{
 const BUFFERS: usize = 3;
 /// The number of the first one; the root directory has 1.
 const FIRST_FILE: u64 = 2;
-/// The number of the file that is a ring in shared memory.
-const RING_FILE: u64 = FIRST_FILE + BUFFERS as u64;
+/// The number of the file that is a value in shared memory.
+const MAPPED_FILE: u64 = FIRST_FILE + BUFFERS as u64;
 /// What a file holds at most.
 const PAGE_BYTES: usize = 4096;
 /// As the daemon's.
@@ -49,14 +46,11 @@ const CAPABILITIES: [InitFlags; 6] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
 ];
 
-/// What the ring holds.
-pub(crate) type RingValue = [u64; 8];
-
 /// The file system in a process of its own.
 pub(crate) struct BareMount {
     child: Child,
     path: PathBuf,
-    ring: PathBuf,
+    mapped: PathBuf,
     // Removed once the child has ended.
     _directory: TempDir,
 }
@@ -65,11 +59,11 @@ impl BareMount {
     /// With all threads of its server on one processor.
     pub(crate) fn start_on(processor: usize) -> Result<Self> {
         let (directory, path) = mount_point()?;
-        let ring = directory.path().join("ring");
+        let mapped = directory.path().join("mapped");
         let mut child = worker(&Worker {
             role: Role::BareFuse,
             path: path.clone(),
-            bare: Some(ring.clone()),
+            bare: Some(mapped.clone()),
             processor: Some(processor),
             ..IDLE
         })?;
@@ -80,7 +74,7 @@ impl BareMount {
         Ok(Self {
             child,
             path,
-            ring,
+            mapped,
             _directory: directory,
         })
     }
@@ -90,14 +84,14 @@ impl BareMount {
         self.path.join(index.to_string())
     }
 
-    /// Where the file is that shows the ring.
-    pub(crate) fn ring_file(&self) -> PathBuf {
+    /// Where the file is that shows the value in shared memory.
+    pub(crate) fn mapped_file(&self) -> PathBuf {
         self.buffer(BUFFERS)
     }
 
-    /// The ring, for publishing to.
-    pub(crate) fn ring(&self) -> Result<BareRing> {
-        BareRing::open(&self.ring)
+    /// That value, for publishing to.
+    pub(crate) fn mapped(&self) -> Result<BareWord> {
+        Ok(BareWord::open(&self.mapped)?)
     }
 }
 
@@ -107,57 +101,14 @@ impl Drop for BareMount {
     }
 }
 
-/// A ring in shared memory and who sleeps on its index: what is left of a publish that others are
-/// told of.
-pub(crate) struct BareRing(Ring<RingValue>);
-
-impl BareRing {
-    fn open(path: &Path) -> Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        Ok(Self(Ring::open(&file)?))
-    }
-
-    pub(crate) fn publish(&self, value: &RingValue) {
-        self.0.publish(value);
-        futex::wake_all(self.0.head());
-    }
-
-    fn version(&self) -> u64 {
-        self.0.head().load(Ordering::Acquire)
-    }
-
-    /// Sleeps until there is a version after that one.
-    fn wait(&self, version: u64) -> io::Result<()> {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the low half is what is compared"
-        )]
-        let low = version as u32;
-        futex::wait(self.0.head(), low, None).map(|_| ())
-    }
-
-    fn bytes(&self) -> [u8; size_of::<RingValue>()] {
-        let mut bytes = [0; size_of::<RingValue>()];
-        for (to, from) in bytes.chunks_exact_mut(8).zip(self.0.read()) {
-            to.copy_from_slice(&from.to_ne_bytes());
-        }
-        bytes
-    }
-}
-
 /// The main of the process that serves.
 pub(crate) fn serve(worker: &Worker) -> Result<()> {
     keep_mounted_until_told()?;
-    let ring_path = worker.bare.as_ref().ok_or("--bare is missing")?;
+    let mapped_path = worker.bare.as_ref().ok_or("--bare is missing")?;
     let parts = Arc::new(Parts {
         buffers: Default::default(),
-        ring: BareRing::open(ring_path)?,
-        ring_polled: Mutex::default(),
+        mapped: BareWord::open(mapped_path)?,
+        mapped_polled: Mutex::default(),
     });
     let mut config = fuser::Config::default();
     config.n_threads = Some(THREADS);
@@ -174,7 +125,7 @@ pub(crate) fn serve(worker: &Worker) -> Result<()> {
         MountOption::NoExec,
     ];
     let session = Session::new(BareFuse(parts.clone()), &worker.path, &config)?.spawn()?;
-    std::thread::spawn(move || parts.notify_of_ring());
+    std::thread::spawn(move || parts.notify_of_mapped());
     println!("mounted");
     await_end()?;
     if session.umount_and_join().is_err() {
@@ -182,15 +133,15 @@ pub(crate) fn serve(worker: &Worker) -> Result<()> {
         umount2(&worker.path, MntFlags::MNT_DETACH)?;
     }
     // Of a parent that lives it goes with the directory.
-    let _ = std::fs::remove_file(ring_path);
+    let _ = std::fs::remove_file(mapped_path);
     leave(&worker.path);
     Ok(())
 }
 
 struct Parts {
     buffers: [Mutex<Buffer>; BUFFERS],
-    ring: BareRing,
-    ring_polled: Mutex<Polled>,
+    mapped: BareWord,
+    mapped_polled: Mutex<Polled>,
 }
 
 #[derive(Default)]
@@ -213,21 +164,21 @@ impl Parts {
         self.buffers.get(index).map(lock)
     }
 
-    /// Tells the ring's reader of each version, as the thread that is woken by its writers.
-    fn notify_of_ring(&self) {
+    /// Tells the mapped value's reader of each version, as the thread that is woken by its writers.
+    fn notify_of_mapped(&self) {
         loop {
-            let version = self.ring.version();
+            let version = self.mapped.version();
             // Taken first, then called: its owner comes back for the lock at once.
             let poller = {
-                let mut polled = lock(&self.ring_polled);
+                let mut polled = lock(&self.mapped_polled);
                 match version > polled.seen {
                     true => polled.poller.take(),
                     false => None,
                 }
             };
             notify(poller);
-            if let Err(error) = self.ring.wait(version) {
-                eprintln!("kstate-benches: nobody is told of the ring: {error}");
+            if let Err(error) = self.mapped.wait(version) {
+                eprintln!("kstate-benches: nobody is told of the mapped value: {error}");
                 return;
             }
         }
@@ -249,7 +200,7 @@ impl BareFuse {
     fn attr(&self, ino: INodeNo) -> Option<FileAttr> {
         let (kind, perm, size) = match ino {
             INodeNo::ROOT => (FileType::Directory, 0o755, 0),
-            INodeNo(RING_FILE) => (FileType::RegularFile, 0o644, size_of::<RingValue>()),
+            INodeNo(MAPPED_FILE) => (FileType::RegularFile, 0o644, size_of::<BareValue>()),
             _ => (
                 FileType::RegularFile,
                 0o644,
@@ -331,11 +282,11 @@ impl Filesystem for BareFuse {
     ) {
         // Copied, so that the lock is free before the reply wakes who asks next.
         let mut copy = [0; PAGE_BYTES];
-        let length = if ino.0 == RING_FILE {
-            let version = self.0.ring.version();
-            let bytes = self.0.ring.bytes();
+        let length = if ino.0 == MAPPED_FILE {
+            let version = self.0.mapped.version();
+            let bytes = to_bytes(&self.0.mapped.read());
             copy[..bytes.len()].copy_from_slice(&bytes);
-            lock(&self.0.ring_polled).seen = version;
+            lock(&self.0.mapped_polled).seen = version;
             bytes.len()
         } else if let Some(mut buffer) = self.0.buffer(ino) {
             buffer.polled.seen = buffer.version;
@@ -389,10 +340,10 @@ impl Filesystem for BareFuse {
             }
             polled.seen
         };
-        let has_news = if ino.0 == RING_FILE {
+        let has_news = if ino.0 == MAPPED_FILE {
             // Kept first: a version after this look finds the poller.
-            let seen = keep(&mut lock(&self.0.ring_polled));
-            self.0.ring.version() > seen
+            let seen = keep(&mut lock(&self.0.mapped_polled));
+            self.0.mapped.version() > seen
         } else if let Some(mut buffer) = self.0.buffer(ino) {
             keep(&mut buffer.polled) < buffer.version
         } else {

@@ -1,4 +1,4 @@
-//! What a state costs as a file: reading, writing, and being told of a new version by poll.
+//! What a state costs as a file: reading, writing, and being told by poll of a version written.
 //!
 //! Beside it is the barest FUSE file system, so that what the kernel takes for a request, and for
 //! a notification, is in both. Programs run on one processor; who serves them on the same one, or
@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::alternate::{Percentiles, alternate, alternate_single};
-use crate::bare_fuse::{BareMount, RingValue};
+use crate::alternate::{alternate, alternate_single};
+use crate::bare_fuse::BareMount;
+use crate::bare_wake::{BareValue, to_bytes};
 use crate::case::{Bound, Case};
 use crate::place::{pin, processors};
 use crate::setup::{Result, Setup};
@@ -54,7 +55,6 @@ pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
             cases.push(files.write(size, blocks, place));
         }
         cases.push(written(&setup, &bare, blocks, place)?);
-        cases.push(published(&setup, &bare, blocks, place)?);
     }
     Ok(cases)
 }
@@ -131,60 +131,19 @@ impl Files {
 
 /// From before a write(2) until the value is with who slept in poll(2).
 fn written(setup: &Setup, bare: &BareMount, blocks: usize, place: &str) -> Result<Case> {
-    let size = size_of::<RingValue>();
+    let size = size_of::<BareValue>();
     let ours = Both::open(&setup.path("file.written"), size)?;
     let bare = Both::open(&bare.buffer(POLLED), size)?;
-    let write = |file: &File, number: u64| Ok(file.write_all_at(&bytes_of(number), 0)?);
-    let (ours, limit) = exchange(
-        blocks,
-        (ours.read, |number| write(&ours.write, number)),
-        (bare.read, |number| write(&bare.write, number)),
+    let write = |file: &File, number: u64| Ok(file.write_all_at(&to_bytes(&[number; 8]), 0)?);
+    let mut our_reader = Sleeper::start(ours.read);
+    let mut bare_reader = Sleeper::start(bare.read);
+    let (ours, limit) = alternate_single(
+        blocks * VERSIONS_A_BLOCK,
+        || our_reader.tell(|number| write(&ours.write, number)),
+        || bare_reader.tell(|number| write(&bare.write, number)),
     )?;
     let title = format!("write, poll, read, {place}");
     Ok(Case::new(title, ours, limit, BOUND))
-}
-
-/// From before a publish, in mapped memory, until the value is with who slept in poll(2).
-fn published(setup: &Setup, bare: &BareMount, blocks: usize, place: &str) -> Result<Case> {
-    let name = "file.published";
-    let state = setup.state::<8>(name)?;
-    let ring = bare.ring()?;
-    let (ours, limit) = exchange(
-        blocks,
-        (File::open(setup.path(name))?, |number| {
-            state.publish(&[number; 8])?;
-            Ok(())
-        }),
-        (File::open(bare.ring_file())?, |number| {
-            ring.publish(&[number; 8]);
-            Ok(())
-        }),
-    )?;
-    let title = format!("publish, poll, read, {place}");
-    Ok(Case::new(title, ours, limit, BOUND))
-}
-
-/// Two readers, each of which sleeps until its writer, this thread, has written a number.
-fn exchange(
-    blocks: usize,
-    (our_file, our_write): (File, impl Fn(u64) -> Result<()>),
-    (limit_file, limit_write): (File, impl Fn(u64) -> Result<()>),
-) -> Result<(Percentiles, Percentiles)> {
-    let mut ours = Sleeper::start(our_file);
-    let mut limit = Sleeper::start(limit_file);
-    alternate_single(
-        blocks * VERSIONS_A_BLOCK,
-        || ours.tell(&our_write),
-        || limit.tell(&limit_write),
-    )
-}
-
-fn bytes_of(number: u64) -> [u8; size_of::<RingValue>()] {
-    let mut bytes = [0; size_of::<RingValue>()];
-    for word in bytes.chunks_exact_mut(8) {
-        word.copy_from_slice(&number.to_ne_bytes());
-    }
-    bytes
 }
 
 /// A thread that sleeps in poll(2) and then reads.
@@ -245,7 +204,7 @@ fn read_as_told(
     sender: &Sender<(u64, Instant)>,
     stop: &AtomicBool,
 ) -> std::io::Result<()> {
-    let mut bytes = [0; size_of::<RingValue>()];
+    let mut bytes = [0; size_of::<BareValue>()];
     while !stop.load(Ordering::Relaxed) {
         let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::from(PATIENCE_MS))? == 0 {

@@ -8,6 +8,7 @@ mod alternate;
 mod bare;
 mod bare_fuse;
 mod bare_trap;
+mod bare_wake;
 mod case;
 mod commit;
 mod file;
@@ -18,6 +19,7 @@ mod setup;
 mod several;
 mod transaction;
 mod value;
+mod wake;
 
 use std::process::ExitCode;
 
@@ -33,6 +35,7 @@ use crate::case::Case;
 Examples:
   cargo run --release -p kstate-benches -- read
   cargo run --release -p kstate-benches -- commit --check
+  cargo run --release -p kstate-benches -- wake --blocks 100
   cargo run --release -p kstate-benches -- read --json > read.json"
 )]
 struct Cli {
@@ -52,6 +55,10 @@ enum Question {
     Several(Options),
     /// What files cost beside a file system that answers from a buffer: read, write, poll
     File(Options),
+    /// What waking costs: until one who sleeps holds a value, each way of waiting beside the barest
+    /// one, on the writer's processor and on another, medians and 99th percentiles; and for the
+    /// writer, with up to a hundred asleep
+    Wake(Options),
     /// How often transactions are tried before they commit, and how long that takes
     Retry {
         /// Print an array of objects {case, commits, given_up, attempts_p50, …} instead of a table
@@ -85,6 +92,7 @@ fn main() -> ExitCode {
         Question::Transaction(options) => (options, transaction::run(options.blocks)),
         Question::Several(options) => (options, several::run(options.blocks)),
         Question::File(options) => (options, file::run(options.blocks)),
+        Question::Wake(options) => (options, wake::run(options.blocks)),
         Question::Retry { json } => return contests(json),
         Question::Worker(worker) => return setup::work(&worker),
     };

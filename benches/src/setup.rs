@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kstate::{Bytes, Mount, Stamping, State};
 use kstatefs::{Config, Server};
 use nix::sys::signal::{SigSet, Signal};
@@ -15,6 +16,7 @@ use crate::bare::Ring;
 use crate::bare_fuse;
 use crate::place::pin;
 use crate::value::for_size;
+use crate::wake::{self, Way};
 
 /// What may go wrong: said, and the run ends.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -79,8 +81,13 @@ impl Setup {
             .open(path)?)
     }
 
-    fn bare_path(&self, name: &str) -> PathBuf {
+    /// Where that is, or another file for what is shared beside the states.
+    pub(crate) fn bare_path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    pub(crate) fn mount(&self) -> &Mount {
+        &self.mount
     }
 
     /// A process that publishes as fast as it can, to the state and the bare ring of this name in
@@ -93,6 +100,7 @@ impl Setup {
             name: name.to_owned(),
             size,
             processor: Some(processor),
+            ..IDLE
         })?;
         await_line(&mut child, "ready")?;
         Ok(Writer { child })
@@ -159,6 +167,13 @@ pub(crate) struct Worker {
     pub(crate) path: PathBuf,
     #[arg(long)]
     pub(crate) bare: Option<PathBuf>,
+    #[arg(long)]
+    pub(crate) board: Option<PathBuf>,
+    #[arg(long, value_enum)]
+    pub(crate) way: Option<Way>,
+    /// The number of a descriptor that is inherited.
+    #[arg(long)]
+    pub(crate) descriptor: Option<RawFd>,
     #[arg(long, default_value = "")]
     pub(crate) name: String,
     #[arg(long, default_value_t = 0)]
@@ -167,35 +182,46 @@ pub(crate) struct Worker {
     pub(crate) processor: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Role {
     Daemon,
     /// Serves the limit of files.
     BareFuse,
     Writer,
+    /// Waits for one value after another as it is told.
+    Waiter,
+    /// Waits in many threads for the same.
+    Crowd,
 }
 
 pub(crate) const IDLE: Worker = Worker {
     role: Role::Daemon,
     path: PathBuf::new(),
     bare: None,
+    board: None,
+    way: None,
+    descriptor: None,
     name: String::new(),
     size: 0,
     processor: None,
 };
 
 pub(crate) fn worker(what: &Worker) -> Result<Child> {
-    let role = match what.role {
-        Role::Daemon => "daemon",
-        Role::BareFuse => "bare-fuse",
-        Role::Writer => "writer",
-    };
     let mut command = Command::new(std::env::current_exe()?);
     command
-        .args(["worker", "--role", role, "--path"])
+        .args(["worker", "--role", &name_of(&what.role), "--path"])
         .arg(&what.path);
     if let Some(bare) = &what.bare {
         command.arg("--bare").arg(bare);
+    }
+    if let Some(board) = &what.board {
+        command.arg("--board").arg(board);
+    }
+    if let Some(way) = &what.way {
+        command.args(["--way", &name_of(way)]);
+    }
+    if let Some(descriptor) = what.descriptor {
+        command.args(["--descriptor", &descriptor.to_string()]);
     }
     command.args(["--name", &what.name, "--size", &what.size.to_string()]);
     if let Some(processor) = what.processor {
@@ -205,6 +231,12 @@ pub(crate) fn worker(what: &Worker) -> Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?)
+}
+
+/// As it is called on the command line.
+pub(crate) fn name_of(value: &impl ValueEnum) -> String {
+    let value = value.to_possible_value();
+    value.map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 pub(crate) fn await_line(child: &mut Child, expected: &str) -> Result<()> {
@@ -238,6 +270,8 @@ pub(crate) fn work(worker: &Worker) -> ExitCode {
         Role::Daemon => be_daemon(&worker.path),
         Role::BareFuse => bare_fuse::serve(worker),
         Role::Writer => for_size!(worker.size, be_writer, worker),
+        Role::Waiter => wake::wait_as_told(worker),
+        Role::Crowd => wake::wait_in_crowd(worker),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -273,6 +307,15 @@ pub(crate) fn keep_mounted_until_told() -> Result<()> {
 /// Returns when whoever started this process has ended, however that happened, or says so.
 pub(crate) fn await_end() -> io::Result<()> {
     io::stdin().read_to_end(&mut Vec::new()).map(|_| ())
+}
+
+/// Ends this process, whatever it is at, when whoever started it has ended or says so.
+pub(crate) fn end_when_told() {
+    std::thread::spawn(|| {
+        // An input that cannot be read says nothing more either.
+        let _ = await_end();
+        std::process::exit(0);
+    });
 }
 
 /// Removes the mount point and, if it is empty then, the directory around it, which nobody else

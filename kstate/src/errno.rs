@@ -128,6 +128,12 @@ impl Error {
                 CutError::Unstable { .. } => libc::EAGAIN,
             },
             Self::Wait(error) => wait(error),
+            Self::Notify(error) => match error {
+                NotifyError::Wait(error) => wait(error),
+                NotifyError::Interrupted => libc::EINTR,
+                NotifyError::Forked => libc::ESTALE,
+                NotifyError::Io { source } => code(source),
+            },
             Self::Watch(error) => match error {
                 WatchError::Wait(error) => wait(error),
                 WatchError::Read(error) => read(error),
@@ -280,6 +286,7 @@ fn wait(error: &WaitError) -> i32 {
     match error {
         WaitError::Deleted { .. } => libc::ESTALE,
         WaitError::DaemonDied { .. } => libc::ENOTCONN,
+        WaitError::Forked { .. } => libc::ESTALE,
         WaitError::TooMany { .. } => libc::E2BIG,
         WaitError::Io { source, .. } => code(source),
     }

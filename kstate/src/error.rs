@@ -2,8 +2,8 @@
 
 use crate::{
     AddError, BeginError, CapacityError, CommitError, CommitManyError, CutError, InfoError,
-    LiveError, MountError, PublishError, ReadError, RemoveError, SubscribeError, TouchError,
-    TransactError, TransactManyError, WaitError, WatchError,
+    LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError, SubscribeError,
+    TouchError, TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// Any error of this library. Each operation has an enum of its own, and all convert to this one.
@@ -52,6 +52,9 @@ pub enum Error {
     /// A watch ended.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// States could not be watched.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
     /// A capacity could not be set.
     #[error(transparent)]
     Capacity(#[from] CapacityError),

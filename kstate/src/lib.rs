@@ -60,6 +60,8 @@ mod sleep;
 mod snapshot;
 mod stamp;
 mod state;
+#[cfg(feature = "tokio")]
+mod stream;
 mod subscribe;
 mod subscription;
 mod ticket;
@@ -106,6 +108,8 @@ pub use retry::{Retried, Retry, TransactError};
 pub use snapshot::{ReadError, Snapshot};
 pub use stamp::{Stamp, Stamping};
 pub use state::{CapacityError, State};
+#[cfg(feature = "tokio")]
+pub use stream::{AsyncNotifier, Changes};
 pub use subscribe::{Subscribe, SubscribeError, subscribe};
 pub use transaction::{BeginError, CommitError, Outcome, RawTransaction, Transaction};
 pub use view::View;

@@ -127,6 +127,9 @@ pub enum NotifyError {
     /// A signal handler ran; nothing is lost, ask again.
     #[error("the wait was interrupted by a signal")]
     Interrupted,
+    /// A forked child's, of what belongs to its parent.
+    #[error("an asynchronous notifier belongs to the process that made it; make another one")]
+    Forked,
     /// What the kernel said.
     #[error("states cannot be watched: {source}")]
     Io {
@@ -334,6 +337,12 @@ impl Notifier {
         }
     }
 
+    /// What [`changed`](Self::changed) has found.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn events(&self) -> &[Event] {
+        &self.events
+    }
+
     /// Sleeps until something happens, no longer than `timeout`, and says what; nothing after the
     /// time.
     ///
@@ -387,12 +396,12 @@ impl Notifier {
         self.engine.arm(id, entry, look)
     }
 
-    fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.process.is_none_or(|process| process.is_current())
     }
 
     /// In a forked child: makes an engine of its own.
-    fn follow_fork(&mut self) -> Result<(), NotifyError> {
+    pub(crate) fn follow_fork(&mut self) -> Result<(), NotifyError> {
         if self.is_ours() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kstate_sys::abi::Class;
-use kstate_sys::fork::Lock;
+use kstate_sys::fork::{Lock, Process};
 use kstate_sys::futex::Deadline;
 use kstate_sys::ioctl::{self, call, place};
 use kstate_sys::region::{Header, Memory, Notice};
@@ -40,7 +40,7 @@ pub(crate) struct Seats(Lock<Given>);
 #[derive(Debug, Default)]
 struct Given {
     /// The process it was given to, and the epoch of the daemon that gave it.
-    process: u32,
+    process: Option<Process>,
     epoch: u32,
     seat: Mark,
     /// Some thread sleeps there.
@@ -135,7 +135,7 @@ impl Seat {
 
     /// Whether it must be taken anew before the next sleep.
     pub(crate) fn is_over(&self, header: &Header) -> bool {
-        self.until.left() < LONGEST_SLEEP || self.is_outdated(header)
+        self.until.has_passed() || self.is_outdated(header)
     }
 
     /// Whether the daemon that gave it has been followed by another one.
@@ -164,10 +164,9 @@ impl Subscription {
         let header = self.header()?;
         let epoch = header.epoch.load(Ordering::Relaxed);
         let mut given = self.seats().0.lock();
-        let process = std::process::id();
-        if (given.process, given.epoch) != (process, epoch) {
+        if !given.is_ours() || given.epoch != epoch {
             *given = Given {
-                process,
+                process: Process::current().ok(),
                 epoch,
                 ..Given::default()
             };
@@ -245,7 +244,7 @@ impl Subscription {
     /// Gives a place back.
     pub(crate) fn stand_up(&self, seat: Seat) {
         let mut given = self.seats().0.lock();
-        if given.process != std::process::id() {
+        if !given.is_ours() {
             return;
         }
         let Some(place) = seat.mark else {
@@ -273,13 +272,13 @@ impl Subscription {
     #[cfg(test)]
     pub(crate) fn is_waiting(&self) -> bool {
         let given = self.seats().0.lock();
-        given.process == std::process::id() && given.is_set()
+        given.is_ours() && given.is_set()
     }
 
     /// Takes this process's part of the wait mark back, when no thread of it waits.
     pub(crate) fn end_waiting(&self) {
         let mut given = self.seats().0.lock();
-        if given.process == std::process::id() && given.is_set() {
+        if given.is_ours() && given.is_set() {
             *given = Given::default();
             // A dead daemon has forgotten the mark; nothing else can go wrong.
             let _ = errno::uninterrupted(|| call::wait_end(self.descriptor()));
@@ -288,6 +287,11 @@ impl Subscription {
 }
 
 impl Given {
+    /// Whether it was given to this process, not to a parent.
+    fn is_ours(&self) -> bool {
+        self.process.is_some_and(|process| process.is_current())
+    }
+
     fn is_set(&self) -> bool {
         self.seat.is_set() || self.crowd.is_set()
     }

@@ -64,6 +64,12 @@ pub enum WaitError {
         /// How many were given.
         wanted: usize,
     },
+    /// A forked child's, of what belongs to its parent.
+    #[error("waiting for state `{name}` so belongs to the process that began it; begin again")]
+    Forked {
+        /// Its name.
+        name: StateName,
+    },
     /// What the kernel or the daemon said.
     #[error("cannot wait for state `{name}`: {source}")]
     Io {

@@ -4,6 +4,7 @@
 //! holds all waits in an io_uring; where that is refused, threads with `futex_waitv`, which hold
 //! 127 each.
 
+mod crowds;
 mod uring;
 mod waitv;
 
@@ -12,6 +13,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crowds::Crowds;
 
 use crate::config::NotifyBy;
 use crate::state::{State, Untold};
@@ -71,6 +74,7 @@ pub(crate) enum Way {
 struct Inbox {
     states: Mutex<VecDeque<Weak<State>>>,
     timer: Arc<Timer>,
+    crowds: Crowds,
     bell: EventFd,
     stopped: std::sync::atomic::AtomicBool,
 }
@@ -84,6 +88,7 @@ impl Hub {
         let inbox = Arc::new(Inbox {
             states: Mutex::new(VecDeque::new()),
             timer,
+            crowds: Crowds::default(),
             bell: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?,
             stopped: std::sync::atomic::AtomicBool::new(false),
         });
@@ -94,10 +99,16 @@ impl Hub {
             NotifyBy::Futex => Err(io::Error::other("not wanted")),
         };
         let (way, thread) = match watcher {
-            Ok(watcher) => (Way::Uring, builder.spawn(move || watcher.run(&theirs))?),
+            Ok(watcher) => (
+                Way::Uring,
+                builder.spawn(move || beside_crowds(&theirs, || watcher.run(&theirs)))?,
+            ),
             Err(error) => {
                 tracing::info!(%error, "no io_uring with futex waits; polling by futex_waitv");
-                (Way::Waitv, builder.spawn(move || waitv::run(&theirs))?)
+                (
+                    Way::Waitv,
+                    builder.spawn(move || beside_crowds(&theirs, || waitv::run(&theirs)))?,
+                )
             }
         };
         Ok((Self { inbox, way }, thread))
@@ -123,14 +134,31 @@ impl Hub {
         self.inbox
             .stopped
             .store(true, std::sync::atomic::Ordering::Release);
+        self.inbox.crowds.stop();
         self.inbox.ring();
     }
+}
+
+/// Runs `watch`, with a thread beside it that wakes crowds.
+fn beside_crowds(inbox: &Inbox, watch: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("kstate-crowd".into());
+        let spawned = builder.spawn_scoped(scope, || inbox.crowds.run());
+        if let Err(error) = spawned {
+            tracing::error!(%error, "big crowds are not woken");
+        }
+        watch();
+        inbox.crowds.stop();
+    });
 }
 
 impl Inbox {
     /// Has a state tell whom it can; who must wait for the rate of a view is told later.
     fn tell(&self, state: &State) -> Untold {
-        let untold = state.tell();
+        let mut untold = state.tell();
+        if let Some(crowd) = untold.crowd.take() {
+            self.crowds.add(state.ino(), crowd);
+        }
         if let Some(later) = untold.later {
             self.timer.schedule(Look::Views(state.ino()), later);
         }

@@ -66,6 +66,10 @@ impl Request<'_> {
                     Looked::Ended(waited) => return Ok(waited),
                     Looked::Sleep(word) => word,
                 };
+                // Behind the look: who has been woken for a change is not held up by it.
+                if seated.is_over() {
+                    break;
+                }
                 let slice = self.until.slice(seated.slice());
                 let woken = sleep::on(word, self.until, slice);
                 let woken = woken.map_err(|source| cannot_wait(reader, source))?;
@@ -74,9 +78,6 @@ impl Request<'_> {
                     return Ok(found.map_or(ended, |(_, waited)| waited));
                 }
                 seated.distrust_if_late(since, woken);
-                if seated.is_over() {
-                    break;
-                }
             }
         }
     }

@@ -35,8 +35,6 @@ pub(super) struct Watcher {
     watched: HashMap<u64, Watched>,
     /// Completions taken to make room and not looked at yet.
     backlog: Vec<u64>,
-    /// States of which there is more to tell.
-    again: Vec<Weak<State>>,
 }
 
 struct Watched {
@@ -67,7 +65,6 @@ impl Watcher {
             bell: Box::new([0; 8]),
             watched: HashMap::new(),
             backlog: Vec::new(),
-            again: Vec::new(),
         })
     }
 
@@ -78,7 +75,7 @@ impl Watcher {
         }
         self.listen(inbox);
         while !inbox.is_stopped() {
-            let wanted = usize::from(self.backlog.is_empty() && self.again.is_empty());
+            let wanted = usize::from(self.backlog.is_empty());
             match self.ring.submit_and_wait(wanted) {
                 Ok(_) => {}
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => continue,
@@ -103,11 +100,6 @@ impl Watcher {
                     CANCEL => {}
                     // Woken, or the word had changed already: one look is right for both.
                     ino => self.completed(inbox, ino),
-                }
-            }
-            for state in std::mem::take(&mut self.again) {
-                if let Some(state) = state.upgrade() {
-                    self.visit(inbox, &state);
                 }
             }
         }
@@ -142,11 +134,7 @@ impl Watcher {
             .watched
             .get(&ino)
             .is_some_and(|watched| watched.mapping.is_some());
-        let untold = inbox.tell(state);
-        if untold.again {
-            self.again.push(Arc::downgrade(state));
-        }
-        match untold.watch {
+        match inbox.tell(state).watch {
             // The wait in flight ends at the next commit, which is when there is news.
             Some(_) if in_flight => {}
             Some((head, mapping)) => {

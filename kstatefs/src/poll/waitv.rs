@@ -60,13 +60,10 @@ impl Shard {
         while !self.stopped.load(Ordering::Acquire) {
             // Read before the states are visited: a call after this ends the wait at once.
             let call = self.call.load(Ordering::SeqCst);
-            let mut again = false;
             let mut watched = Vec::new();
             let states = self.lock().clone();
             for state in states.iter().filter_map(Weak::upgrade) {
-                let untold = inbox.tell(&state);
-                again |= untold.again;
-                watched.extend(untold.watch);
+                watched.extend(inbox.tell(&state).watch);
             }
             let mapped: Vec<_> = watched
                 .iter()
@@ -82,9 +79,6 @@ impl Shard {
             // States that came in meanwhile are behind the ones copied above.
             self.lock()
                 .retain(|state| state.upgrade().is_some_and(|state| state.is_waited_for()));
-            if again {
-                continue;
-            }
             // However it is refused: a filter may answer with any number.
             let waited = futex::wait_any(&words, None).map(|_| ());
             if let Err(error) = waited.or_else(|_| self.nap(call)) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use kstate_sys::region::{self, Generation, Head, Memory, Notice};
 use smallvec::SmallVec;
 
+use super::waits::wake_crowd;
 use super::{Inner, State};
 use crate::errno::Errno;
 use crate::handle::Handle;
@@ -96,8 +97,8 @@ pub(crate) struct Untold {
     pub(crate) watch: Option<(Head, Arc<RegionMapping>)>,
     /// After which time to tell again.
     pub(crate) later: Option<Duration>,
-    /// There is more to do as soon as others had their turn.
-    pub(crate) again: bool,
+    /// A crowd of which not all have been woken.
+    pub(crate) crowd: Option<Arc<RegionMapping>>,
 }
 
 impl State {
@@ -174,20 +175,21 @@ impl State {
         // ORDERING: SeqCst after `raise`: see `Header::notice`.
         let head = mapping.mapped().header().head.load(Ordering::SeqCst);
         let head = Head::from_raw(head);
-        inner.waits.stir(mapping.mapped().header(), head);
+        let stirs = inner.waits.stir(mapping.mapped().header(), head);
         let calls = inner.take_due(head.generation(), Some(&mut untold.later));
         // Who was told comes again, most likely, and then finds the head watched. If not, the next
         // commit wakes in vain, once.
         let is_wanted = !calls.is_empty() || inner.interests.values().any(|k| !k.has_news);
         inner.watched = is_wanted || inner.waits.has_crowd();
         if inner.watched {
-            untold.watch = Some((head, mapping));
+            untold.watch = Some((head, mapping.clone()));
         }
         self.lower_mark_if_unused(&inner);
-        let is_waking = inner.waits.is_waking();
         drop(inner);
         calls.into_iter().for_each(Poller::call);
-        untold.again = is_waking && self.wake_crowd();
+        if stirs && wake_crowd(mapping.mapped().header()) {
+            untold.crowd = Some(mapping);
+        }
         untold
     }
 

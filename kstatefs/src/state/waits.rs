@@ -25,7 +25,7 @@ const SEATS: u32 = 4;
 /// No mark is granted for longer, but for as long as a file is open.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Of a crowd so many are woken before others get their turn: some half a millisecond.
+/// So many of a crowd are woken at once: some half a millisecond. What is left is another thread's.
 const AT_ONCE: i32 = 64;
 
 /// What processes wait for by the library.
@@ -37,8 +37,6 @@ pub(super) struct Waits {
     crowd: u32,
     /// The head that the crowd was stirred behind.
     stirred: Option<Head>,
-    /// Some of it may not have been woken yet.
-    is_waking: bool,
 }
 
 /// What a process has been given through an open file.
@@ -122,17 +120,14 @@ impl Waits {
         leases.flatten().filter_map(|lease| lease.0).min()
     }
 
-    /// Moves the crowd on if `head` is another than the last time.
-    pub(super) fn stir(&mut self, header: &Header, head: Head) {
-        if self.has_crowd() && self.stirred != Some(head) {
+    /// Moves the crowd on if `head` is another than the last time; whether it is to be woken.
+    pub(super) fn stir(&mut self, header: &Header, head: Head) -> bool {
+        let stirs = self.has_crowd() && self.stirred != Some(head);
+        if stirs {
             self.stirred = Some(head);
-            self.is_waking = true;
             header.stir_crowd();
         }
-    }
-
-    pub(super) fn is_waking(&self) -> bool {
-        self.is_waking
+        stirs
     }
 
     fn announce(&self, header: &Header) {
@@ -142,6 +137,11 @@ impl Waits {
             .seats
             .store(free, std::sync::atomic::Ordering::Relaxed);
     }
+}
+
+/// Wakes the first of a crowd that has been moved on; whether there may be more.
+pub(super) fn wake_crowd(header: &Header) -> bool {
+    futex::wake(&header.crowd, AT_ONCE) >= AT_ONCE.unsigned_abs() as usize
 }
 
 impl State {
@@ -232,15 +232,6 @@ impl State {
             }
         }
         !ended.is_empty()
-    }
-
-    /// Wakes some of the crowd that [`Waits::stir`] has moved on; whether there may be more.
-    pub(super) fn wake_crowd(&self) -> bool {
-        let mapping = self.mapping();
-        let woken = futex::wake(&mapping.mapped().header().crowd, AT_ONCE);
-        let is_waking = woken >= AT_ONCE.unsigned_abs() as usize;
-        self.lock().waits.is_waking = is_waking;
-        is_waking
     }
 
     /// Has everybody look who sleeps on a word of this state: something else than `head` has changed,

@@ -1,0 +1,265 @@
+#![expect(
+    unsafe_code,
+    reason = "registers a descriptor that it must keep open with tokio"
+)]
+//! Changes for asynchronous programs, on tokio.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+use kstate_sys::region::Generation;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::content::Content;
+use crate::notify::{Change, Event, Key, Notifier, NotifyError};
+use crate::reader::Reader;
+use crate::snapshot::Snapshot;
+use crate::wait::{WaitError, Waitable};
+use crate::watch::WatchError;
+
+/// A [`Notifier`] that tasks await: for hundreds of states at one descriptor.
+///
+/// It belongs to the runtime in which it was made, and to the process: in a forked child its calls are
+/// errors.
+///
+/// ```no_run
+/// # async fn watch() -> Result<(), kstate::Error> {
+/// let gps = kstate::subscribe("robot.gps").typed::<[f64; 2]>()?;
+/// let mut notifier = kstate::Notifier::new()?.into_async()?;
+/// notifier.add(&gps)?;
+/// for event in notifier.changed().await? {
+///     println!("{:?}: {:?}", event.change, gps.snapshot()?.value);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Invariants
+///
+/// 1. `descriptor` is that of `notifier`, which keeps it open, does not change it in this process,
+///    and is dropped later.
+pub struct AsyncNotifier {
+    registered: AsyncFd<Registered>,
+    notifier: Notifier,
+}
+
+/// A descriptor of somebody else's.
+struct Registered(RawFd);
+
+impl AsRawFd for Registered {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+impl Notifier {
+    /// The same for tasks of the tokio runtime in which this is called.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime, and in one without I/O.
+    pub fn into_async(mut self) -> Result<AsyncNotifier, NotifyError> {
+        self.follow_fork()?;
+        let registered = Registered(self.as_fd().as_raw_fd());
+        // INVARIANT: 1.
+        // SAFETY: invariant 1: open, and the same, until after `registered` is dropped.
+        let registered = unsafe { AsyncFd::register_with_interest(registered, Interest::READABLE) };
+        Ok(AsyncNotifier {
+            registered: registered.map_err(|error| error.into_parts().1)?,
+            notifier: self,
+        })
+    }
+}
+
+impl AsyncNotifier {
+    /// As [`Notifier::add`].
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`].
+    pub fn add<W: Waitable + ?Sized>(&mut self, of: &W) -> Result<Key, NotifyError> {
+        self.add_since(of, Generation::NEVER)
+    }
+
+    /// As [`Notifier::add_since`].
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`].
+    pub fn add_since<W: Waitable + ?Sized>(
+        &mut self,
+        of: &W,
+        since: Generation,
+    ) -> Result<Key, NotifyError> {
+        self.own()?.add_since(of, since)
+    }
+
+    /// As [`Notifier::remove`].
+    pub fn remove(&mut self, key: Key) -> bool {
+        self.notifier.remove(key)
+    }
+
+    /// What has happened since the last call, as soon as there is something. It can be cancelled: what
+    /// was not returned is told next time.
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`].
+    pub async fn changed(&mut self) -> Result<&[Event], NotifyError> {
+        poll_fn(|context| self.poll_changed(context).map_ok(|_| ())).await?;
+        Ok(self.notifier.events())
+    }
+
+    /// As [`changed`](Self::changed), in the form of which futures are made.
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`].
+    pub fn poll_changed(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<&[Event], NotifyError>> {
+        loop {
+            // First, as that is a look at memory: what came while the task was busy is not slept for.
+            if !self.own()?.changed()?.is_empty() {
+                return Poll::Ready(Ok(self.notifier.events()));
+            }
+            let mut guard = ready!(self.registered.poll_read_ready(context))?;
+            // Behind it, or what comes in between would be cleared away unseen.
+            let is_news = !self.notifier.changed()?.is_empty();
+            if is_news {
+                return Poll::Ready(Ok(self.notifier.events()));
+            }
+            guard.clear_ready();
+        }
+    }
+
+    /// The notifier, unless it is a parent's: in its place a child would make another descriptor.
+    fn own(&mut self) -> Result<&mut Notifier, NotifyError> {
+        match self.notifier.is_ours() {
+            true => Ok(&mut self.notifier),
+            false => Err(NotifyError::Forked),
+        }
+    }
+}
+
+/// The notifier's.
+impl AsFd for AsyncNotifier {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notifier.as_fd()
+    }
+}
+
+impl fmt::Debug for AsyncNotifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AsyncNotifier")
+            .field("notifier", &self.notifier)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The versions of a state as they come: a `Stream` of snapshots.
+///
+/// The newest is never missed, those that come and go between two polls are. When the next version is
+/// [overdue](Snapshot::is_overdue), the last one comes once more, with that mark. It ends with the state,
+/// after an error that says so. After another error it goes on where the cause is gone. Dropping it is all there is to cancelling it.
+///
+/// It has a descriptor, and no thread.
+#[must_use = "streams do nothing unless polled"]
+pub struct Changes<T: Content> {
+    notifier: AsyncNotifier,
+    reader: Reader<T>,
+    has_ended: bool,
+}
+
+impl<T: Content> Reader<T> {
+    /// The changes of the state, beginning with its newest version, if somebody has written one; in
+    /// the tokio runtime in which this is called.
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime, and in one without I/O.
+    ///
+    /// # Cost
+    ///
+    /// That of a [`Notifier`]; a version costs two or three system calls.
+    pub fn changes(&self) -> Result<Changes<T>, NotifyError> {
+        let mut notifier = Notifier::new()?;
+        notifier.add(self)?;
+        Ok(Changes {
+            notifier: notifier.into_async()?,
+            reader: self.clone(),
+            has_ended: false,
+        })
+    }
+}
+
+impl<T: Content> Changes<T> {
+    /// The reader that is followed.
+    pub fn reader(&self) -> &Reader<T> {
+        &self.reader
+    }
+}
+
+// Nothing in it is pinned: what is polled is behind `&mut`.
+impl<T: Content> Unpin for Changes<T> {}
+
+impl<T: Content> Stream for Changes<T> {
+    type Item = Result<Snapshot<T::Owned>, WatchError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.has_ended {
+            return Poll::Ready(None);
+        }
+        let change = match ready!(this.notifier.poll_changed(context)) {
+            Ok(events) => events.first().map(|event| event.change),
+            Err(error) => return Poll::Ready(Some(Err(this.error(error)))),
+        };
+        Poll::Ready(Some(match change {
+            Some(Change::Deleted) => {
+                this.has_ended = true;
+                Err(WatchError::Wait(WaitError::Deleted {
+                    name: this.reader.name().clone(),
+                }))
+            }
+            _ => this.reader.snapshot().map_err(WatchError::from),
+        }))
+    }
+}
+
+impl<T: Content> Changes<T> {
+    fn error(&self, error: NotifyError) -> WatchError {
+        let name = || self.reader.name().clone();
+        match error {
+            NotifyError::Wait(error) => error.into(),
+            NotifyError::Interrupted => WatchError::Interrupted,
+            NotifyError::Forked => WatchError::Wait(WaitError::Forked { name: name() }),
+            NotifyError::Io { source } => WatchError::Wait(WaitError::Io {
+                name: name(),
+                source,
+            }),
+        }
+    }
+}
+
+impl<T: Content> fmt::Debug for Changes<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes")
+            .field("reader", &self.reader)
+            .finish_non_exhaustive()
+    }
+}
