@@ -297,14 +297,18 @@ fn a_live_page_without_a_limit_is_never_torn_either() {
             let live = view.reader().view(Duration::ZERO).live().unwrap();
             let (mut versions, mut last) = (0, 0);
             let start = Instant::now();
-            while versions < 3000 {
+            while versions < 1000 {
                 assert!(start.elapsed() < PATIENCE, "{versions} in {PATIENCE:?}");
                 // It may be stopped in the middle of a refresh.
                 let Some((generation, value)) = live.load() else {
                     continue;
                 };
                 assert_eq!(number_of(&value), Some(generation.0));
-                versions += u64::from(generation.0 != last);
+                match generation.0 == last {
+                    // Three run here, and there may be two processors.
+                    true => std::thread::yield_now(),
+                    false => versions += 1,
+                }
                 last = generation.0;
             }
         });
