@@ -65,7 +65,8 @@ impl Process {
     }
 
     /// What tells it from other processes: odd, and never that of a parent or a child.
-    fn token(self) -> u64 {
+    #[inline]
+    pub fn token(self) -> u64 {
         self.token
     }
 

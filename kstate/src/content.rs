@@ -15,12 +15,13 @@ mod tests;
 use core::mem::MaybeUninit;
 use std::borrow::Borrow;
 
-use kstate_sys::region::Head;
+use kstate_sys::region::{Head, Version};
 
 use crate::layout::Layout;
 use crate::reader::Reader;
 use crate::snapshot::{ReadError, Snapshot};
 
+pub(crate) use bytes::read_newest;
 pub(crate) use page::{AnyPage, ValuePage};
 
 /// The content of an untyped state: bytes, as many as the newest version has.
@@ -49,6 +50,14 @@ pub trait Content: sealed::Sealed + Sized + 'static {
         reader: &Reader<Self>,
         head: Head,
     ) -> Result<Option<Snapshot<Self::Owned>>, ReadError>;
+
+    /// The value of a version that was copied as the bytes it is.
+    #[doc(hidden)]
+    fn of_version(
+        reader: &Reader<Self>,
+        bytes: &[u8],
+        version: &Version,
+    ) -> Result<Self::Owned, ReadError>;
 
     #[doc(hidden)]
     fn page(capacity: u32) -> Self::Page;

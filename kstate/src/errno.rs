@@ -128,12 +128,7 @@ impl Error {
                 CutError::Unstable { .. } => libc::EAGAIN,
             },
             Self::Wait(error) => wait(error),
-            Self::Notify(error) => match error {
-                NotifyError::Wait(error) => wait(error),
-                NotifyError::Interrupted => libc::EINTR,
-                NotifyError::Forked => libc::ESTALE,
-                NotifyError::Io { source } => code(source),
-            },
+            Self::Notify(error) => notify(error),
             Self::Watch(error) => match error {
                 WatchError::Wait(error) => wait(error),
                 WatchError::Read(error) => read(error),
@@ -148,6 +143,7 @@ impl Error {
             },
             Self::Live(error) => match error {
                 LiveError::NoSpace { .. } => libc::ENOSPC,
+                LiveError::Refresh { source, .. } => notify(source),
                 LiveError::Io { source, .. } => code(source),
             },
             Self::Remove(error) => match error {
@@ -285,6 +281,15 @@ fn commit(error: &CommitError) -> i32 {
         CommitError::Read(error) => read(error),
         CommitError::Exhausted { .. } => libc::EOVERFLOW,
         CommitError::Io { source, .. } => code(source),
+    }
+}
+
+fn notify(error: &NotifyError) -> i32 {
+    match error {
+        NotifyError::Wait(error) => wait(error),
+        NotifyError::Interrupted => libc::EINTR,
+        NotifyError::Forked => libc::ESTALE,
+        NotifyError::Io { source } => code(source),
     }
 }
 

@@ -25,11 +25,12 @@
 //! |---|---|
 //! | get a handle | [`subscribe()`], [`Mount::subscribe`], [`Subscribe`] |
 //! | read | [`Reader::snapshot`], [`Reader::changed_since`], [`Reader::live`] |
+//! | look no more often than so | [`Reader::view`], [`View`] |
 //! | write | [`State::publish`] |
 //! | change what is there | [`State::transact`], [`State::begin`]; by pointer [`State::begin_raw`] |
 //! | change several states at once | [`begin_many`], [`transact_many`] |
 //! | read several states as of one moment | [`cut()`] |
-//! | wait | [`Reader::wait`], [`Wait`], [`Reader::watch`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
+//! | wait | [`Reader::wait`], [`Wait`], [`Reader::watch`], [`Notifier`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
 //!
 //! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
 //! writing ([`State`]) belongs to one thread at a time; [`State::try_clone`] makes another.
@@ -67,6 +68,7 @@ mod subscription;
 mod ticket;
 mod transaction;
 mod turn;
+mod view;
 mod wait;
 mod watch;
 mod writing;
@@ -113,5 +115,6 @@ pub use state::{CapacityError, State};
 pub use stream::{AsyncNotifier, Changes};
 pub use subscribe::{Subscribe, SubscribeError, subscribe};
 pub use transaction::{BeginError, CommitError, Outcome, RawTransaction, Transaction};
-pub use wait::{Wait, WaitError, Waitable, Waited};
+pub use view::View;
+pub use wait::{Readable, Wait, WaitError, Waitable, Waited};
 pub use watch::{Watch, WatchError};

@@ -4,6 +4,9 @@
 )]
 //! The live pointer: the newest value at an address that stays.
 
+mod paced;
+mod refresher;
+
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use std::fmt;
@@ -18,23 +21,46 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use crate::errno::{self, Refusal};
 use crate::layout::Layout;
+use crate::notify::NotifyError;
 use crate::reader::Reader;
+use crate::view::View;
+use paced::{Paced, PacedPage};
 
 /// Attempts of [`Live::load`] to find the page at rest.
 const MAX_ATTEMPTS: u32 = 10_000;
 
-/// A pointer to the newest value, in memory that every committer of the state refreshes.
+/// A pointer to the newest value, in memory that every committer of the state refreshes; or, of a
+/// [`View`], to the value it shows, in memory that a thread of this process refreshes at its rate.
 ///
-/// The page converges on the newest version and can be seen half-written: a program that looks
+/// The page converges on that version and can be seen half-written: a program that looks
 /// at it directly compares [`Live::generation`] before and after, or uses [`Live::load`]. Having
-/// one makes each commit cost one more copy for as long as the state lives.
+/// one of a reader makes each commit cost one more copy for as long as the state lives; one of a view costs a
+/// commit what any waiter does, for as long as it is there.
 ///
 /// # Invariants
 ///
-/// 1. `page` is one whole page, mapped read-only, which no reference in this process points into.
+/// 1. `page.memory()` is one whole page, mapped for as long as this, which no reference in this
+///    process points into.
 pub struct Live<T> {
-    page: MmapRaw,
+    page: Page,
     reader: Reader<T>,
+}
+
+/// Who refreshes a live page.
+enum Page {
+    /// The committers: it is page 0 of the region.
+    Region(MmapRaw),
+    /// A thread of this process.
+    Paced(Paced),
+}
+
+impl Page {
+    fn memory(&self) -> &MmapRaw {
+        match self {
+            Self::Region(memory) => memory,
+            Self::Paced(paced) => paced.here().memory(),
+        }
+    }
 }
 
 /// Why there is no live pointer.
@@ -49,6 +75,14 @@ pub enum LiveError {
     NoSpace {
         /// The state's name.
         name: StateName,
+    },
+    /// Nobody can refresh the live page of a view.
+    #[error("changes of state `{name}` cannot be followed for a live page: {source}")]
+    Refresh {
+        /// The state's name.
+        name: StateName,
+        /// Why.
+        source: NotifyError,
     },
     /// What the kernel or the daemon said.
     #[error("cannot get the live page of state `{name}`: {source}")]
@@ -88,8 +122,45 @@ impl<T> Reader<T> {
         self.current().populate_live();
         // INVARIANT: 1: mapped just now.
         Ok(Live {
-            page,
+            page: Page::Region(page),
             reader: self.clone(),
+        })
+    }
+}
+
+impl<T> View<T> {
+    /// The live pointer at this view's rate: what is behind it changes no more often than once a
+    /// period, and shows what the view does.
+    ///
+    /// The page is private to this process. One thread refreshes all such pages, and is there as long as there
+    /// is one of them; the state is not armed. **After `fork`** the page is the child's own and keeps its
+    /// value, until the child's first call of a method here, which has a thread of the child's refresh
+    /// it from then on. If the fork came in the middle of a refresh, it is half-written until then.
+    ///
+    /// # Errors
+    ///
+    /// [`LiveError`].
+    ///
+    /// # Cost
+    ///
+    /// A page of memory, and what [`Notifier::add`](crate::Notifier::add) costs; the first one a thread as well. As long as it is there,
+    /// each commit costs its writer a system call.
+    pub fn live(&self) -> Result<Live<T>, LiveError> {
+        let reader = self.reader();
+        let name = || reader.name().clone();
+        let bytes = reader.geometry().page() as usize;
+        let page = PacedPage::new(self.shown().clone(), bytes).map_err(|source| LiveError::Io {
+            name: name(),
+            source,
+        })?;
+        let page = Paced::refreshed(page).map_err(|source| LiveError::Refresh {
+            name: name(),
+            source,
+        })?;
+        // INVARIANT: 1: `PacedPage` invariant 1.
+        Ok(Live {
+            page: Page::Paced(page),
+            reader: reader.clone(),
         })
     }
 }
@@ -99,12 +170,12 @@ impl<T> Live<T> {
     /// change at any time, so reading them is a data race that the reader answers for: through
     /// [`Live::load`], or by other code that compares [`Live::generation`] around its look.
     pub fn as_ptr(&self) -> *const u8 {
-        self.page.as_ptr()
+        self.page.memory().as_ptr()
     }
 
     /// Bytes at [`Live::as_ptr`]: the machine's page.
     pub fn page_len(&self) -> usize {
-        self.page.len()
+        self.page.memory().len()
     }
 
     /// Which generation the page holds; `None` while it is being written.
@@ -115,20 +186,23 @@ impl<T> Live<T> {
     /// one, is of that version.
     #[inline]
     pub fn generation(&self) -> Option<Generation> {
-        region::live_generation(self.reader.memory())
+        match &self.page {
+            Page::Region(_) => region::live_generation(self.reader.memory()),
+            Page::Paced(paced) => paced.here().generation(),
+        }
     }
 
     /// Length in bytes of the version in the page; the rest is zeros.
     #[inline]
     pub fn len(&self) -> usize {
-        let length = self
-            .reader
-            .memory()
-            .header()
-            .live_length
-            .load(Ordering::Relaxed);
-        // A writer could have scribbled over it.
-        (length as usize).min(self.page.len())
+        match &self.page {
+            Page::Region(memory) => {
+                let header = self.reader.memory().header();
+                // A writer could have scribbled over it.
+                (header.live_length.load(Ordering::Relaxed) as usize).min(memory.len())
+            }
+            Page::Paced(paced) => paced.here().length(),
+        }
     }
 
     /// Whether the page holds no byte of a version.
@@ -147,10 +221,11 @@ impl<T> Live<T> {
     /// stopped in the middle.
     #[inline]
     pub fn load_into(&self, into: &mut [u8]) -> Option<Generation> {
-        let wanted = into.len().min(self.page.len());
-        let start = NonNull::new(self.page.as_mut_ptr())?;
+        let memory = self.page.memory();
+        let wanted = into.len().min(memory.len());
+        let start = NonNull::new(memory.as_mut_ptr())?;
         // SAFETY: invariant 1; `self` outlives the payload. It is only loaded from.
-        let page = unsafe { Payload::new(start, self.page.len()) };
+        let page = unsafe { Payload::new(start, memory.len()) };
         let room = into[..wanted].as_mut_ptr().cast::<MaybeUninit<u8>>();
         // SAFETY: the same bytes, borrowed as long; `load` writes initialised ones.
         let room = unsafe { core::slice::from_raw_parts_mut(room, wanted) };
@@ -186,7 +261,7 @@ impl<T: Layout> Live<T> {
 impl<T> fmt::Debug for Live<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live")
-            .field("page", &self.page.as_ptr())
+            .field("page", &self.as_ptr())
             .field("generation", &self.generation())
             .field("reader", &self.reader)
             .finish()

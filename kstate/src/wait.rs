@@ -1,6 +1,8 @@
 //! Sleeping until a state changes.
 
+mod paced;
 mod request;
+mod waitable;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -11,13 +13,14 @@ use kstate_sys::region::Generation;
 
 use crate::content::Content;
 use crate::interrupt::Interrupt;
-use crate::reader::{Reader, Untyped};
+use crate::reader::Reader;
 use crate::sleep::Until;
 use crate::snapshot::Snapshot;
-use crate::state::State;
 use crate::watch::WatchError;
 use request::Request;
 pub(crate) use request::cannot_wait;
+pub use waitable::{Readable, Waitable};
+pub(crate) use waitable::{shown, untyped};
 
 /// What ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,57 +104,6 @@ pub struct Wait {
     or_overdue: bool,
 }
 
-/// What can be waited for: a [`Reader`] or [`State`], whatever its content.
-pub trait Waitable: sealed::Waitable {}
-
-impl<T> Waitable for Reader<T> {}
-impl<T: Content> Waitable for State<T> {}
-
-#[expect(
-    private_interfaces,
-    reason = "sealed: nobody else calls or implements it"
-)]
-mod sealed {
-    use std::time::Duration;
-
-    use crate::content::Content;
-    use crate::reader::{Reader, Untyped};
-    use crate::state::State;
-
-    pub trait Waitable {
-        #[doc(hidden)]
-        fn untyped(&self) -> &Reader<Untyped>;
-
-        /// The shortest time between two changes of what it shows.
-        #[doc(hidden)]
-        fn period(&self) -> Duration {
-            Duration::ZERO
-        }
-    }
-
-    impl<T> Waitable for Reader<T> {
-        fn untyped(&self) -> &Reader<Untyped> {
-            self.as_of()
-        }
-    }
-
-    impl<T: Content> Waitable for State<T> {
-        fn untyped(&self) -> &Reader<Untyped> {
-            (**self).as_of()
-        }
-    }
-}
-
-/// The untyped reader of what can be waited for.
-pub(crate) fn untyped<W: Waitable + ?Sized>(of: &W) -> &Reader<Untyped> {
-    sealed::Waitable::untyped(of)
-}
-
-/// The shortest time between two changes of what it shows.
-pub(crate) fn period<W: Waitable + ?Sized>(of: &W) -> Duration {
-    sealed::Waitable::period(of)
-}
-
 impl Wait {
     /// For ever, asleep from the start.
     pub fn new() -> Self {
@@ -192,7 +144,7 @@ impl Wait {
         self
     }
 
-    /// Until another version than `since` is the newest.
+    /// Until another version than `since` is the newest; of a [`View`](crate::View), is what it shows.
     ///
     /// For some twenty seconds after it each commit of the state costs its writer a system call, so
     /// that who waits again soon need not ask the daemon for it.
@@ -208,16 +160,17 @@ impl Wait {
     /// # Cost
     ///
     /// One load if it has changed already. Else one system call, another every four seconds; and a
-    /// FUSE request the first time and every fourteen seconds.
+    /// FUSE request the first time and every fourteen seconds. Of a view that of [`View::snapshot`](crate::View::snapshot), and a
+    /// sleep until what is newer may be shown, if it is there; that one does not spin.
     pub fn for_change<W: Waitable + ?Sized>(
         &self,
         of: &W,
         since: Generation,
     ) -> Result<Waited, WaitError> {
-        self.request().behind(untyped(of), since)
+        self.request().behind_what_shows(of, since)
     }
 
-    /// Until the newest version is `generation` or a later one.
+    /// Until the newest version, or the one a view shows, is `generation` or a later one.
     ///
     /// # Errors
     ///
@@ -227,10 +180,10 @@ impl Wait {
         of: &W,
         generation: Generation,
     ) -> Result<Waited, WaitError> {
-        let (request, reader) = (self.request(), untyped(of));
-        let mut newest = reader.generation();
+        let request = self.request();
+        let mut newest = waitable::generation(of);
         while newest < generation {
-            match request.behind(reader, newest)? {
+            match request.behind_what_shows(of, newest)? {
                 Waited::Changed(now) => newest = now,
                 ended => return Ok(ended),
             }
@@ -249,21 +202,21 @@ impl Wait {
     /// # Cost
     ///
     /// That of [`for_change`](Self::for_change), and a snapshot a version.
-    pub fn for_value<T: Content>(
+    pub fn for_value<R: Readable + ?Sized>(
         &self,
-        reader: &Reader<T>,
-        mut holds: impl FnMut(&T::Owned) -> bool,
-    ) -> Result<Option<Snapshot<T::Owned>>, WatchError> {
+        of: &R,
+        mut holds: impl FnMut(&<R::Content as Content>::Owned) -> bool,
+    ) -> Result<Option<Snapshot<<R::Content as Content>::Owned>>, WatchError> {
         let mut request = self.request();
         request.or_overdue = false;
         let mut seen = Generation::NEVER;
         loop {
-            match request.behind(reader.as_of(), seen)? {
+            match request.behind_what_shows(of, seen)? {
                 Waited::Changed(_) | Waited::Overdue(_) => {}
                 Waited::TimedOut => return Ok(None),
                 Waited::Interrupted => return Err(WatchError::Interrupted),
             }
-            let snapshot = reader.snapshot()?;
+            let snapshot = of.now()?;
             seen = snapshot.generation();
             if holds(&snapshot.value) {
                 return Ok(Some(snapshot));
@@ -271,8 +224,8 @@ impl Wait {
         }
     }
 
-    /// Until one of several states, at most [`Wait::MOST`], has another newest version than the one
-    /// given with it; says which, the first of them if there are several. For more of them, or the same
+    /// Until one of several states and views, at most [`Wait::MOST`], has or shows another version than the
+    /// one given with it; says which, the first of them if there are several. For more of them, or the same
     /// again and again, there is the [`Notifier`](crate::Notifier).
     ///
     /// # Errors
@@ -291,16 +244,17 @@ impl Wait {
         &self,
         of: &[(&dyn Waitable, Generation)],
     ) -> Result<(usize, Waited), WaitError> {
+        assert!(!of.is_empty(), "a state is waited for");
+        if of.len() > Self::MOST {
+            return Err(WaitError::TooMany { wanted: of.len() });
+        }
+        if of.iter().any(|(of, _)| shown(*of).is_some()) {
+            return self.request().behind_any_shown(of);
+        }
         let states: Vec<_> = of
             .iter()
             .map(|(of, since)| (untyped(*of), *since))
             .collect();
-        assert!(!states.is_empty(), "a state is waited for");
-        if states.len() > Self::MOST {
-            return Err(WaitError::TooMany {
-                wanted: states.len(),
-            });
-        }
         self.request().behind_any(&states)
     }
 

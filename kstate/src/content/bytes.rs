@@ -24,7 +24,7 @@ impl Content for Bytes {
 
     fn snapshot(reader: &Reader<Self>) -> Result<Snapshot<Vec<u8>>, ReadError> {
         let mut bytes = Vec::new();
-        let version = append_newest(reader, &mut bytes)?;
+        let version = read_newest(reader, &mut bytes)?;
         Ok(Snapshot::new(bytes, &version, reader.clock()))
     }
 
@@ -41,6 +41,10 @@ impl Content for Bytes {
             unsafe { bytes.set_len(version.length as usize) };
             Snapshot::new(bytes, &version, reader.clock())
         }))
+    }
+
+    fn of_version(_: &Reader<Self>, bytes: &[u8], _: &Version) -> Result<Vec<u8>, ReadError> {
+        Ok(bytes.to_vec())
     }
 
     fn page(capacity: u32) -> Vec<u8> {
@@ -96,10 +100,10 @@ impl Content for Bytes {
         head: Option<Head>,
         page: &mut Vec<u8>,
     ) -> Result<Filled, ReadError> {
-        page.clear();
         let Some(head) = head else {
-            return append_newest(reader, page).map(|_| Filled::Whole);
+            return read_newest(reader, page).map(|_| Filled::Whole);
         };
+        page.clear();
         let version = with_room(reader, page, |memory, into| {
             region::read_at(memory, head, into)
         })?;
@@ -111,7 +115,20 @@ impl Content for Bytes {
     }
 }
 
-fn append_newest(reader: &Reader<Bytes>, bytes: &mut Vec<u8>) -> Result<Version, ReadError> {
+/// Replaces `bytes` by the newest version; leaves none if there is an error.
+///
+/// # Errors
+///
+/// As [`Reader::snapshot`].
+///
+/// # Cost
+///
+/// One copy; no allocation if `bytes` has had as many before.
+pub(crate) fn read_newest(
+    reader: &Reader<Bytes>,
+    bytes: &mut Vec<u8>,
+) -> Result<Version, ReadError> {
+    bytes.clear();
     let version = with_room(reader, bytes, |memory, into| region::read(memory, into))?;
     // SAFETY: reading has filled that many bytes of the room given.
     unsafe { bytes.set_len(version.length as usize) };

@@ -1,5 +1,6 @@
 //! A state that a notifier watches: what is new of it, and where to sleep for more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -9,14 +10,13 @@ use kstate_sys::region::{Generation, Head, Memory, Notice};
 use super::{Change, NotifyError};
 use crate::reader::{Reader, Untyped};
 use crate::seat::{Place, Seat};
-use crate::wait::{Waitable, cannot_wait, period, untyped};
+use crate::view::Shown;
+use crate::wait::{Waitable, cannot_wait, shown, untyped};
 
 /// One state of a notifier.
 #[derive(Debug)]
 pub(super) struct Entry {
     known: Known,
-    /// The shortest time between two tellings.
-    period: Duration,
     /// Where somebody wakes for it; none where the state's file is polled.
     seat: Option<Seat>,
 }
@@ -25,6 +25,8 @@ pub(super) struct Entry {
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) reader: Reader<Untyped>,
+    /// What the view shows, if it is one: what is told is what is shown.
+    shown: Option<Arc<Shown>>,
     /// The newest version told of.
     pub(super) seen: Generation,
     /// That it is overdue has been told.
@@ -81,14 +83,19 @@ impl Known {
         };
         let (_, expected) = self.place.word(header, before, head.futex_word());
         let at_once = Deadline::default();
+        // Looked at behind `expected`: what comes in between ends the sleep.
+        let (newest, due) = match &self.shown {
+            None => (newest, self.due),
+            Some(shown) => self.look_at_view(shown),
+        };
         let (news, due) = if newest != self.seen {
-            (Some(Change::To(newest)), self.due)
+            (Some(Change::To(newest)), due)
         } else if header.notice().contains(Notice::DELETED) {
             (Some(Change::Deleted), at_once)
         } else if header.is_overdue(newest) && !self.is_told_overdue {
             (Some(Change::Overdue(newest)), at_once)
         } else {
-            (None, self.due)
+            (None, due)
         };
         Look {
             news,
@@ -96,6 +103,24 @@ impl Known {
             place: self.place,
             expected,
             has_told: false,
+        }
+    }
+
+    /// Tells no more for a `period`; until when that is.
+    fn told(&mut self, period: Duration) -> Deadline {
+        if !period.is_zero() {
+            self.due = Deadline::after(period);
+        }
+        self.due
+    }
+
+    /// What a view shows and when it may be told; or what it will show, and when that is.
+    fn look_at_view(&self, shown: &Shown) -> (Generation, Deadline) {
+        let showing = shown.look();
+        match showing.next {
+            _ if showing.generation != self.seen => (showing.generation, self.due),
+            Some((next, due)) => (next, self.due.max(due)),
+            None => (showing.generation, self.due.max(showing.due)),
         }
     }
 
@@ -115,12 +140,12 @@ impl Entry {
         let mut entry = Self {
             known: Known {
                 reader: untyped(of).clone(),
+                shown: shown(of).cloned(),
                 seen: since,
                 is_told_overdue: false,
                 due: Deadline::default(),
                 place: Place::Head,
             },
-            period: period(of),
             seat: None,
         };
         entry.renew(sleeps)?;
@@ -174,20 +199,24 @@ impl Entry {
         if !look.is_news() {
             return None;
         }
-        let change = look.news.take()?;
-        look.has_told = true;
-        match change {
+        let mut change = look.news.take()?;
+        match &mut change {
             Change::To(generation) => {
-                self.known.seen = generation;
-                self.known.is_told_overdue = false;
-                if !self.period.is_zero() {
-                    self.known.due = Deadline::after(self.period);
-                    look.due = self.known.due;
+                if let Some(shown) = &self.known.shown {
+                    // Its time has come: shown from now on, if it was not before.
+                    *generation = shown.look().generation;
+                    if *generation == self.known.seen {
+                        return None;
+                    }
+                    look.due = self.known.told(shown.period());
                 }
+                self.known.seen = *generation;
+                self.known.is_told_overdue = false;
             }
             Change::Overdue(_) => self.known.is_told_overdue = true,
             Change::Deleted => {}
         }
+        look.has_told = true;
         Some(change)
     }
 }

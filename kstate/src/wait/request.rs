@@ -138,7 +138,7 @@ impl Request<'_> {
     }
 
     /// Whether it is over before it has begun.
-    fn ended(&self) -> Option<Waited> {
+    pub(super) fn ended(&self) -> Option<Waited> {
         if self.until.is_interrupted() {
             return Some(Waited::Interrupted);
         }

@@ -3,6 +3,9 @@
 //! `fork`, `clone` and `vfork`. What came of it is printed; a child that finds something wrong says
 //! it as well.
 
+#[path = "forker/views.rs"]
+mod views;
+
 use std::error::Error;
 use std::io::{BufRead, Write, stdin, stdout};
 use std::path::PathBuf;
@@ -57,6 +60,13 @@ enum Role {
         #[arg(long)]
         drop: bool,
     },
+    /// Looks through views in a child as in its parent, by snapshots, waits and live pages
+    Views {
+        #[arg(long)]
+        by: Way,
+    },
+    /// Has so many live pages of views
+    Pages { pages: u64 },
     /// Forks so many times while other threads are inside the library
     Beside { times: u32 },
 }
@@ -94,6 +104,8 @@ fn run(cli: &Cli) -> Result {
         Role::Raw { by, trapping } => raw(&mount, by, trapping.into()),
         Role::Exec { trapping } => exec(&mount, trapping.into()),
         Role::Stay { by, drop } => stay(&mount, by, drop),
+        Role::Views { by } => views::views(&mount, by),
+        Role::Pages { pages } => views::pages(&mount, pages),
         Role::Beside { times } => beside(&cli.mount, times),
     }
 }
