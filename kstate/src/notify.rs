@@ -198,15 +198,6 @@ impl Engine {
         }
     }
 
-    /// Whether there is something to take, as far as that is to be had without a system call.
-    #[cfg(feature = "tokio")]
-    fn is_ready(&mut self) -> bool {
-        match self {
-            Self::Uring(uring) => uring.is_ready(),
-            Self::Waitv(_) | Self::Files(_) => false,
-        }
-    }
-
     /// Takes the entries to look at.
     fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
         match self {
@@ -333,16 +324,8 @@ impl Notifier {
     pub fn changed(&mut self) -> Result<&[Event], NotifyError> {
         self.follow_fork()?;
         self.events.clear();
+        let mut result = self.look();
         let mut fired = std::mem::take(&mut self.fired);
-        let mut result = Ok(());
-        // Of few a look at memory says which, and what was in flight is taken together with what begins.
-        if self.way() == NotifyBy::Uring && self.entries.len() <= FEW {
-            fired.extend(self.entries.keys());
-            for id in fired.drain(..) {
-                let visited = self.visit_news(id);
-                result = result.and(visited);
-            }
-        }
         let taken = self.engine.fired(&mut fired).map_err(NotifyError::from);
         result = result.and(taken);
         for id in fired.drain(..) {
@@ -359,11 +342,14 @@ impl Notifier {
         }
     }
 
-    /// Whether [`changed`](Self::changed) would find something, as far as that is to be had without a
-    /// system call.
+    /// What a look at memory finds, and says nothing of the rest. No system call: what is to be waited
+    /// for begins with the next call of [`changed`](Self::changed).
     #[cfg(feature = "tokio")]
-    pub(crate) fn is_ready(&mut self) -> bool {
-        self.engine.is_ready()
+    pub(crate) fn glance(&mut self) -> Result<&[Event], NotifyError> {
+        self.follow_fork()?;
+        self.events.clear();
+        self.look()?;
+        Ok(&self.events)
     }
 
     /// What [`changed`](Self::changed) has found.
@@ -402,6 +388,20 @@ impl Notifier {
                 Err(error) => return Err(io::Error::from(error).into()),
             }
         }
+    }
+
+    /// Looks at the states in memory, if there are few: then the wait that was in flight is taken
+    /// together with the one that begins.
+    fn look(&mut self) -> Result<(), NotifyError> {
+        let mut result = Ok(());
+        if self.way() == NotifyBy::Uring && self.entries.len() <= FEW {
+            let ids: smallvec::SmallVec<[u64; FEW]> = self.entries.keys().copied().collect();
+            for id in ids {
+                let visited = self.visit_news(id);
+                result = result.and(visited);
+            }
+        }
+        result
     }
 
     /// Visits an entry if there is something to tell of it.

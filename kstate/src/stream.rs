@@ -19,7 +19,8 @@ use crate::content::Content;
 use crate::notify::{Change, Event, Key, Notifier, NotifyError};
 use crate::reader::Reader;
 use crate::snapshot::Snapshot;
-use crate::wait::{WaitError, Waitable};
+use crate::view::View;
+use crate::wait::{Readable, WaitError, Waitable, untyped};
 use crate::watch::WatchError;
 
 /// A [`Notifier`] that tasks await: for hundreds of states at one descriptor.
@@ -129,20 +130,15 @@ impl AsyncNotifier {
         context: &mut Context<'_>,
     ) -> Poll<Result<&[Event], NotifyError>> {
         loop {
-            // A look at memory: what came while the task was busy is not slept for.
-            if self.own()?.is_ready() {
-                if !self.notifier.changed()?.is_empty() {
-                    return Poll::Ready(Ok(self.notifier.events()));
-                }
-                continue;
-            }
-            let mut guard = ready!(self.registered.poll_read_ready(context))?;
-            if !self.notifier.changed()?.is_empty() {
-                // It stays ready: that is looked at behind what was found.
+            // What has come is to be seen in memory: it is not held up by waiting for the next.
+            if !self.own()?.glance()?.is_empty() {
                 return Poll::Ready(Ok(self.notifier.events()));
             }
-            // What has come in between has made it readable anew, and is not cleared away.
-            guard.clear_ready();
+            if !self.notifier.changed()?.is_empty() {
+                return Poll::Ready(Ok(self.notifier.events()));
+            }
+            // Of what has made it readable since, the next look will find what there is.
+            ready!(self.registered.poll_read_ready(context))?.clear_ready();
         }
     }
 
@@ -170,18 +166,31 @@ impl fmt::Debug for AsyncNotifier {
     }
 }
 
-/// The versions of a state as they come: a `Stream` of snapshots.
+/// The versions of a state as they come, or as a view shows them: a `Stream` of snapshots.
 ///
 /// The newest is never missed, those that come and go between two polls are. When the next version is
 /// [overdue](Snapshot::is_overdue), the last one comes once more, with that mark. It ends with the state,
-/// after an error that says so. After another error it goes on where the cause is gone. Dropping it is all there is to cancelling it.
+/// after an error that says so. After another error it goes on where the cause is gone. Dropping it is
+/// all there is to cancelling it.
 ///
-/// It has a descriptor, and no thread.
+/// It has descriptors, and no thread.
 #[must_use = "streams do nothing unless polled"]
-pub struct Changes<T: Content> {
+pub struct Changes<R> {
     notifier: AsyncNotifier,
-    reader: Reader<T>,
+    of: R,
     has_ended: bool,
+}
+
+impl<R: Readable> Changes<R> {
+    fn new(of: R) -> Result<Self, NotifyError> {
+        let mut notifier = Notifier::new()?;
+        notifier.add(&of)?;
+        Ok(Self {
+            notifier: notifier.into_async()?,
+            of,
+            has_ended: false,
+        })
+    }
 }
 
 impl<T: Content> Reader<T> {
@@ -198,30 +207,41 @@ impl<T: Content> Reader<T> {
     ///
     /// # Cost
     ///
-    /// That of a [`Notifier`]; a version costs two or three system calls.
-    pub fn changes(&self) -> Result<Changes<T>, NotifyError> {
-        let mut notifier = Notifier::new()?;
-        notifier.add(self)?;
-        Ok(Changes {
-            notifier: notifier.into_async()?,
-            reader: self.clone(),
-            has_ended: false,
-        })
+    /// That of a [`Notifier`]. A version costs no system call until it is held, and some four before the
+    /// next one is slept for.
+    pub fn changes(&self) -> Result<Changes<Self>, NotifyError> {
+        Changes::new(self.clone())
     }
 }
 
-impl<T: Content> Changes<T> {
-    /// The reader that is followed.
-    pub fn reader(&self) -> &Reader<T> {
-        &self.reader
+impl<T: Content> View<T> {
+    /// What the view shows, as it changes; as [`Reader::changes`].
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError`].
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime, and in one without I/O.
+    pub fn changes(&self) -> Result<Changes<Self>, NotifyError> {
+        // At the same pace, which a clone would not have.
+        Changes::new(Self::of(self.shown().clone()))
+    }
+}
+
+impl<R> Changes<R> {
+    /// What is followed.
+    pub fn of(&self) -> &R {
+        &self.of
     }
 }
 
 // Nothing in it is pinned: what is polled is behind `&mut`.
-impl<T: Content> Unpin for Changes<T> {}
+impl<R> Unpin for Changes<R> {}
 
-impl<T: Content> Stream for Changes<T> {
-    type Item = Result<Snapshot<T::Owned>, WatchError>;
+impl<R: Readable> Stream for Changes<R> {
+    type Item = Result<Snapshot<<R::Content as Content>::Owned>, WatchError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
@@ -235,18 +255,17 @@ impl<T: Content> Stream for Changes<T> {
         Poll::Ready(Some(match change {
             Some(Change::Deleted) => {
                 this.has_ended = true;
-                Err(WatchError::Wait(WaitError::Deleted {
-                    name: this.reader.name().clone(),
-                }))
+                let name = untyped(&this.of).name().clone();
+                Err(WatchError::Wait(WaitError::Deleted { name }))
             }
-            _ => this.reader.snapshot().map_err(WatchError::from),
+            _ => this.of.now().map_err(WatchError::from),
         }))
     }
 }
 
-impl<T: Content> Changes<T> {
+impl<R: Readable> Changes<R> {
     fn error(&self, error: NotifyError) -> WatchError {
-        let name = || self.reader.name().clone();
+        let name = || untyped(&self.of).name().clone();
         match error {
             NotifyError::Wait(error) => error.into(),
             NotifyError::Interrupted => WatchError::Interrupted,
@@ -259,10 +278,10 @@ impl<T: Content> Changes<T> {
     }
 }
 
-impl<T: Content> fmt::Debug for Changes<T> {
+impl<R: fmt::Debug> fmt::Debug for Changes<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Changes")
-            .field("reader", &self.reader)
+            .field("of", &self.of)
             .finish_non_exhaustive()
     }
 }

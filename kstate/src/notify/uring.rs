@@ -280,12 +280,6 @@ impl Uring {
         }
     }
 
-    /// Whether there is something to take, as far as memory says.
-    #[cfg(feature = "tokio")]
-    pub(super) fn is_ready(&mut self) -> bool {
-        self.kernel_has() || !self.left.is_empty() || !self.ring.completion().is_empty()
-    }
-
     /// Whether the kernel must be asked for what has completed.
     fn kernel_has(&mut self) -> bool {
         let submission = self.ring.submission();
