@@ -1,4 +1,4 @@
-//! The descriptor that is readable when one of many states has changed.
+//! What a notifier tells.
 
 use std::time::{Duration, Instant};
 
