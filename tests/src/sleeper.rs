@@ -7,7 +7,7 @@ use nix::unistd::{Pid, gettid};
 
 use crate::deadline::eventually;
 
-/// A thread that is going to sleep on a word of memory.
+/// A thread that is going to sleep.
 #[derive(Debug)]
 pub struct Sleeper<T> {
     thread: Pid,
@@ -36,7 +36,7 @@ impl<T: Send + 'static> Sleeper<T> {
         self.thread
     }
 
-    /// Waits until it sleeps in a futex.
+    /// Waits until it sleeps in a futex or in poll.
     ///
     /// # Panics
     ///
@@ -45,7 +45,8 @@ impl<T: Send + 'static> Sleeper<T> {
     pub fn await_asleep(&self) {
         // proc_pid_syscall(5): the number of the call it is in, or that it runs.
         let path = format!("/proc/self/task/{}/syscall", self.thread);
-        let sleeps = [libc::SYS_futex, libc::SYS_futex_waitv].map(|call| call.to_string());
+        let sleeps =
+            [libc::SYS_futex, libc::SYS_futex_waitv, libc::SYS_poll].map(|call| call.to_string());
         eventually("the thread sleeps", || {
             assert!(!self.handle.is_finished(), "it has ended and not slept");
             let call = std::fs::read_to_string(&path).unwrap_or_default();

@@ -119,22 +119,22 @@ impl Uring {
             minds_daemon: false,
             is_orphaned: false,
         });
-        if armed.waits {
-            return Ok(());
-        }
-        if armed.is_orphaned {
+        if armed.is_orphaned && !armed.waits {
             armed.is_orphaned = false;
             entry.distrust_daemon();
             look = entry.look()?;
         }
-        armed.waits = true;
         let minds_daemon = look.place == Place::Crowd && !armed.minds_daemon;
         armed.minds_daemon |= minds_daemon;
+        let waits = std::mem::replace(&mut armed.waits, true);
         if minds_daemon {
             // Without a flag of its own: an error is told of at any rate, and a daemon's end is one.
             let fd = types::Fd(entry.reader().as_fd().as_raw_fd());
             let poll = opcode::PollAdd::new(fd, 0).build();
             self.push(&[poll.user_data(Kind::Daemon.data(id))])?;
+        }
+        if waits {
+            return Ok(());
         }
         if look.is_news() {
             let nop = opcode::Nop::new().build();
@@ -233,6 +233,11 @@ impl Uring {
                     }
                     Kind::Daemon => {
                         armed.minds_daemon = false;
+                        // The kernel ends what a thread has asked for with the thread: asked again.
+                        if completion.result() == -libc::ECANCELED {
+                            into.push(id);
+                            continue;
+                        }
                         armed.is_orphaned = true;
                         match armed.waits {
                             true => orphans.push(id),

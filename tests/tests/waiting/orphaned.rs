@@ -104,6 +104,7 @@ fn killed_beneath(setup: Setup, who: Who, crowded: bool) {
     daemon.process().finish();
     // Not all of these notice its end by themselves.
     for number in 2..=LAST.0 {
+        sleeping.await_asleep();
         let published = Instant::now();
         state.publish(&number).unwrap();
         let (newest, when) = next();
