@@ -383,6 +383,8 @@ impl Notifier {
                 }
                 return Ok(());
             }
+            // What that has hidden: it may be overdue or deleted already, and then nobody wakes again.
+            look = entry.look()?;
         }
         self.engine.arm(id, entry, look)
     }

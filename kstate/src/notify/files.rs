@@ -1,10 +1,11 @@
 //! The states' own files in an epoll, where nothing faster is allowed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use kstate_sys::futex::Deadline;
+use kstate_sys::region::Generation;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -13,8 +14,8 @@ use super::NotifyError;
 use super::entry::{Entry, Look};
 use crate::wait::cannot_wait;
 
-/// Token of the timer; entries count from 1.
-const TIMER: u64 = 0;
+/// Token of the timer; the others are descriptors.
+const TIMER: u64 = u64::MAX;
 
 #[derive(Debug)]
 pub(super) struct Files {
@@ -22,6 +23,17 @@ pub(super) struct Files {
     timer: TimerFd,
     /// Entries to look at when their time has come, and not before.
     due: BTreeMap<u64, Deadline>,
+    /// By descriptor, which is its token in the epoll, the entries that share the open file: what one of
+    /// them acknowledges is not told to the others.
+    sharing: HashMap<RawFd, BTreeMap<u64, Listener>>,
+}
+
+/// What an entry waits for.
+#[derive(Clone, Copy, Debug)]
+struct Listener {
+    flags: EpollFlags,
+    /// What it has been told of.
+    seen: Generation,
 }
 
 impl Files {
@@ -34,32 +46,45 @@ impl Files {
             epoll,
             timer,
             due: BTreeMap::new(),
+            sharing: HashMap::new(),
         })
     }
 
     pub(super) fn arm(&mut self, id: u64, entry: &Entry, look: Look) -> Result<(), NotifyError> {
         let known = entry.known();
+        let mut flags = EpollFlags::empty();
+        if !look.has_news() {
+            flags |= EpollFlags::EPOLLIN;
+            if !known.is_told_overdue() {
+                flags |= EpollFlags::EPOLLPRI;
+            }
+        }
+        let seen = known.seen;
+        let sharing = self.sharing.entry(entry.reader().as_fd().as_raw_fd());
+        let sharing = sharing.or_default();
+        sharing.insert(id, Listener { flags, seen });
         if look.has_news() {
             self.due.insert(id, look.due);
         } else {
-            let acknowledged = known.reader.acknowledge(known.seen);
+            let acknowledged = known.reader.acknowledge(seen);
             acknowledged.map_err(|source| cannot_wait(&known.reader, source))?;
+            // The file tells these no more of it.
+            let behind = sharing.iter().filter(|(_, other)| other.seen < seen);
+            for (other, _) in behind {
+                self.due.entry(*other).or_default();
+            }
         }
-        self.listen(id, entry, look)?;
+        self.listen(entry)?;
         Ok(self.set_timer()?)
     }
 
     /// Once: what has been told is not to be told again and again, nor what has to wait for its time.
-    fn listen(&self, id: u64, entry: &Entry, look: Look) -> io::Result<()> {
-        let mut flags = EpollFlags::EPOLLONESHOT;
-        if !look.has_news() {
-            flags |= EpollFlags::EPOLLIN;
-            if !entry.known().is_told_overdue() {
-                flags |= EpollFlags::EPOLLPRI;
-            }
-        }
+    fn listen(&self, entry: &Entry) -> io::Result<()> {
         let file = entry.reader();
-        let mut event = EpollEvent::new(flags, id);
+        let descriptor = file.as_fd().as_raw_fd();
+        let sharing = self.sharing.get(&descriptor).into_iter().flatten();
+        let wanted = sharing.fold(EpollFlags::EPOLLONESHOT, |all, (_, one)| all | one.flags);
+        let mut event = EpollEvent::new(wanted, u64::from(descriptor.unsigned_abs()));
         match self.epoll.modify(file, &mut event) {
             Err(nix::errno::Errno::ENOENT) => self.epoll.add(file, event)?,
             modified => modified?,
@@ -69,8 +94,16 @@ impl Files {
 
     pub(super) fn disarm(&mut self, id: u64, entry: &Entry) {
         self.due.remove(&id);
-        // Not there any more if the file has been closed, which it is not.
-        let _ = self.epoll.delete(entry.reader());
+        let descriptor = entry.reader().as_fd().as_raw_fd();
+        let Some(sharing) = self.sharing.get_mut(&descriptor) else {
+            return;
+        };
+        sharing.remove(&id);
+        if sharing.is_empty() {
+            self.sharing.remove(&descriptor);
+            // Not there any more if the file has been closed, which it is not.
+            let _ = self.epoll.delete(entry.reader());
+        }
     }
 
     pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
@@ -81,12 +114,12 @@ impl Files {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            into.extend(
-                events[..ready]
-                    .iter()
-                    .map(EpollEvent::data)
-                    .filter(|id| *id != TIMER),
-            );
+            let tokens = events[..ready].iter().map(EpollEvent::data);
+            let files = tokens.filter_map(|token| RawFd::try_from(token).ok());
+            for descriptor in files {
+                let sharing = self.sharing.get(&descriptor).into_iter().flatten();
+                into.extend(sharing.map(|(id, _)| *id));
+            }
             if ready < events.len() {
                 break;
             }
