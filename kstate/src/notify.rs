@@ -398,7 +398,10 @@ impl Notifier {
         if self.is_ours() {
             return Ok(());
         }
-        let engine = Engine::new(self.way()).or_else(|_| Engine::first())?;
+        let engine = match Engine::new(self.way()).or_else(|_| Engine::first())? {
+            Engine::Files(files) => Engine::Files(files.for_child()),
+            engine => engine,
+        };
         std::mem::replace(&mut self.engine, engine).abandon();
         self.process = Process::current().ok();
         let by = self.way();

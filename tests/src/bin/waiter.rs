@@ -11,9 +11,9 @@ use kstate::{
     Waited,
 };
 use kstate_sys::ioctl::place;
-use kstate_tests::{Ended, Kind, PATIENCE, Sleeper, begin_wait};
+use kstate_tests::{Ended, Kind, PATIENCE, Sleeper, begin_wait, eventually, open_descriptors};
 use nix::sys::wait::WaitStatus;
-use nix::unistd::ForkResult;
+use nix::unistd::{ForkResult, Pid};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -41,6 +41,8 @@ enum Role {
     /// Forks with a notifier; parent and child go on with it, the child until version 3, the parent until
     /// version 4
     ForkNotifier { by: By },
+    /// Drops notifiers with waits in flight, and counts what is left of them
+    DropNotifiers { by: By },
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
@@ -81,6 +83,7 @@ fn run(cli: &Cli) -> Result {
         }
         Role::ForkWait => fork_wait(&subscribe()?),
         Role::ForkNotifier { by } => fork_notifier(&subscribe()?, by),
+        Role::DropNotifiers { by } => drop_notifiers(&mount, by),
     }
 }
 
@@ -270,6 +273,49 @@ fn fork_notifier(state: &State<u64>, by: By) -> Result {
         |mut notifier| go_on("parent", &mut notifier, 4),
         |mut notifier| go_on("child", &mut notifier, 3),
     )
+}
+
+fn drop_notifiers(mount: &Mount, by: By) -> Result {
+    let states: Vec<State<u64>> = (0..20)
+        .map(|number| mount.subscribe(format!("s{number}")).write().typed())
+        .collect::<std::result::Result<_, _>>()?;
+    for state in &states {
+        state.publish(&0)?;
+    }
+    let before = (open_descriptors(Pid::this()), serving_threads()?);
+    for round in 0..5 {
+        let mut notifier = notifier(by)?;
+        for state in &states {
+            let reader = mount.subscribe(state.name()).typed::<u64>()?;
+            notifier.add_since(&reader, state.generation())?;
+        }
+        if round % 2 == 0 {
+            // Some have told already, some have not yet.
+            states[round].publish(&1)?;
+            let told = !notifier.wait(Some(PATIENCE))?.is_empty();
+            ensure(told, "nothing was told")?;
+            states[round + 1].publish(&1)?;
+        }
+        drop(notifier);
+    }
+    eventually("all that was opened is closed", || {
+        let now = (open_descriptors(Pid::this()), serving_threads().ok()?);
+        (now == before).then_some(())
+    });
+    for state in &states {
+        eventually("nobody waits", || {
+            (state.info().ok()?.waiters == 0).then_some(())
+        });
+    }
+    say("right")
+}
+
+/// Threads of this process that serve notifiers.
+fn serving_threads() -> Result<usize> {
+    // One may end in between.
+    let tasks = std::fs::read_dir("/proc/self/task")?.flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    Ok(names.filter(|name| name.trim() == "kstate-notify").count())
 }
 
 fn ensure(right: bool, what: &str) -> Result {

@@ -3,14 +3,12 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use kstate::{Change, Event, Generation, Notifier};
-use kstate_tests::{PATIENCE, eventually, open_descriptors};
+use kstate::{Change, Event, Notifier};
+use kstate_tests::{PATIENCE, both_transports, eventually};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use nix::unistd::Pid;
-
-use crate::{every_way, news, writer};
+use crate::{every_way, writer};
 
 /// Whether it is readable within `patience`; what a changed state may interrupt is begun again.
 fn readable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
@@ -175,44 +173,11 @@ fn a_mio_loop_follows_many_states_by_it() {
 
 #[test]
 fn one_that_is_dropped_with_waits_in_flight_leaves_nothing() {
-    every_way(|daemon, notifier| {
-        let mount = daemon.library();
-        let states: Vec<_> = (0..20).map(|n| writer(&mount, &format!("s{n}"))).collect();
-        let way = notifier.way();
-        drop(notifier);
-        let (descriptors, threads) = (open_descriptors(Pid::this()), threads_of_notifiers());
-        for round in 0..5 {
-            let mut notifier = Notifier::by(way).unwrap();
-            for state in &states {
-                let reader = mount.subscribe(state.name()).typed::<u64>().unwrap();
-                notifier.add(&reader).unwrap();
-            }
-            if round % 2 == 0 {
-                // Some have told already, and some have not.
-                states[round].publish(&1).unwrap();
-                news(&mut notifier);
-                states[round + 1].publish(&1).unwrap();
-            }
-            drop(notifier);
+    both_transports(|daemon| {
+        for way in ["uring", "thread", "files"] {
+            let mut child = daemon.waiter("x", &["drop-notifiers", way]);
+            assert_eq!(child.line(), "right", "{way}");
+            assert!(child.finish().success());
         }
-        eventually("all that was opened is closed", || {
-            let now = (open_descriptors(Pid::this()), threads_of_notifiers());
-            (now <= (descriptors, threads)).then_some(())
-        });
-        for state in &states {
-            eventually("nobody waits", || {
-                (state.info().unwrap().waiters == 0).then_some(())
-            });
-        }
-        assert_eq!(states[0].publish(&9).unwrap(), states[0].generation());
-        assert!(states[0].generation() > Generation::NEVER);
     });
-}
-
-/// Threads of this process that serve notifiers.
-fn threads_of_notifiers() -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    // One may end in between.
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    names.filter(|name| name.trim() == "kstate-notify").count()
 }

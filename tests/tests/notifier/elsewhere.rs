@@ -24,7 +24,6 @@ fn parent_and_child_are_each_told_of_everything_after_a_fork() {
                 let [child, theirs] = both(&mut parent);
                 assert!(child.starts_with("child ready"), "{child}");
                 assert!(theirs.starts_with("parent ready"), "{theirs}");
-                eprintln!("DEBUG {way} {crowded} {child} {theirs}");
                 assert_eq!(
                     child.split(' ').next_back().unwrap().to_lowercase(),
                     way,
