@@ -5,6 +5,7 @@
 //! daemon is stopped and its mount undone.
 
 mod binary;
+mod board;
 mod checked;
 mod daemon;
 mod deadline;
@@ -17,6 +18,7 @@ mod seats;
 mod sleeper;
 
 pub use binary::{kstate, kstatefs};
+pub use board::{Board, Noted};
 pub use checked::{Checked, WORDS, bytes_of, checked, number_of, number_of_bytes, words};
 pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
