@@ -112,8 +112,8 @@ pub enum NotifyBy {
     Uring,
     /// A thread in `futex_waitv` and an eventfd.
     Thread,
-    /// The states' files in an epoll. Takes what [`acknowledge`](crate::Reader::acknowledge) does to them for
-    /// itself; views may wake in vain once in their time.
+    /// The states' files in an epoll, opened anew for it: a descriptor and a subscriber more each. Views may
+    /// wake in vain once in their time.
     Files,
 }
 
@@ -175,11 +175,11 @@ impl Engine {
         }
     }
 
-    fn disarm(&mut self, id: u64, entry: &Entry) {
+    fn disarm(&mut self, id: u64) {
         match self {
             Self::Uring(uring) => uring.disarm(id),
             Self::Waitv(waitv) => waitv.disarm(id),
-            Self::Files(files) => files.disarm(id, entry),
+            Self::Files(files) => files.disarm(id),
         }
     }
 
@@ -293,11 +293,11 @@ impl Notifier {
 
     /// Watches a state no more; `false` if that was not so.
     pub fn remove(&mut self, key: Key) -> bool {
-        let Some(entry) = self.entries.remove(&key.0) else {
+        if self.entries.remove(&key.0).is_none() {
             return false;
-        };
+        }
         if self.is_ours() {
-            self.engine.disarm(key.0, &entry);
+            self.engine.disarm(key.0);
             // What is left in the queue goes with the next call.
             let _ = self.engine.submit();
         }
@@ -378,9 +378,8 @@ impl Notifier {
                 change,
             });
             if change == Change::Deleted {
-                if let Some(entry) = self.entries.remove(&id) {
-                    self.engine.disarm(id, &entry);
-                }
+                self.entries.remove(&id);
+                self.engine.disarm(id);
                 return Ok(());
             }
             // What that has hidden: it may be overdue or deleted already, and then nobody wakes again.
@@ -398,10 +397,7 @@ impl Notifier {
         if self.is_ours() {
             return Ok(());
         }
-        let engine = match Engine::new(self.way()).or_else(|_| Engine::first())? {
-            Engine::Files(files) => Engine::Files(files.for_child()),
-            engine => engine,
-        };
+        let engine = Engine::new(self.way()).or_else(|_| Engine::first())?;
         std::mem::replace(&mut self.engine, engine).abandon();
         self.process = Process::current().ok();
         let by = self.way();
@@ -421,8 +417,8 @@ impl Drop for Notifier {
         {
             std::mem::replace(&mut self.engine, engine).abandon();
         } else if self.is_ours() {
-            for (id, entry) in &self.entries {
-                self.engine.disarm(*id, entry);
+            for id in self.entries.keys() {
+                self.engine.disarm(*id);
             }
         }
     }

@@ -1,15 +1,18 @@
-//! The states' own files in an epoll, where nothing faster is allowed.
+//! The states' files in an epoll, where nothing faster is allowed.
+//!
+//! Each entry opens its state's file anew: what is acknowledged through an open file is told no more to
+//! anybody who has it, be that another entry, another notifier, or the other one of a forked child and
+//! its parent.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use kstate_sys::abi::O_LIBRARY;
 use kstate_sys::futex::Deadline;
 use kstate_sys::ioctl::call;
-use kstate_sys::region::Generation;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -19,28 +22,17 @@ use super::entry::{Entry, Look};
 use crate::errno;
 use crate::wait::cannot_wait;
 
-/// Token of the timer; the others are descriptors.
-const TIMER: u64 = u64::MAX;
+/// Token of the timer; entries count from 1.
+const TIMER: u64 = 0;
 
 #[derive(Debug)]
 pub(super) struct Files {
     epoll: Epoll,
     timer: TimerFd,
+    /// The open file of each entry.
+    files: HashMap<u64, File>,
     /// Entries to look at when their time has come, and not before.
     due: BTreeMap<u64, Deadline>,
-    /// By descriptor, which is its token in the epoll, the entries that share the open file: what one of
-    /// them acknowledges is not told to the others.
-    sharing: HashMap<RawFd, BTreeMap<u64, Listener>>,
-    /// In a forked child, whose open files are its parent's, too: the states' files opened anew.
-    own: Option<HashMap<u64, File>>,
-}
-
-/// What an entry waits for.
-#[derive(Clone, Copy, Debug)]
-struct Listener {
-    flags: EpollFlags,
-    /// What it has been told of.
-    seen: Generation,
 }
 
 impl Files {
@@ -52,76 +44,40 @@ impl Files {
         Ok(Self {
             epoll,
             timer,
+            files: HashMap::new(),
             due: BTreeMap::new(),
-            sharing: HashMap::new(),
-            own: None,
         })
     }
 
-    /// For a forked child: what its parent acknowledges shall be told here all the same, and what is
-    /// acknowledged here there.
-    pub(super) fn for_child(self) -> Self {
-        Self {
-            own: Some(HashMap::new()),
-            ..self
-        }
-    }
-
-    /// The open file that is polled for an entry.
-    fn file<'f>(&'f self, id: u64, entry: &'f Entry) -> BorrowedFd<'f> {
-        let own = self.own.as_ref().and_then(|own| own.get(&id));
-        own.map_or(entry.reader().as_fd(), File::as_fd)
-    }
-
-    fn open_own(&mut self, id: u64, entry: &Entry) {
-        let Some(own) = &mut self.own else { return };
-        if let hash_map::Entry::Vacant(vacant) = own.entry(id) {
-            let path = format!("/proc/self/fd/{}", entry.reader().as_fd().as_raw_fd());
-            let mut options = File::options();
-            options.read(true).custom_flags(O_LIBRARY);
-            // Where that is not to be had, the one of its parent's has to do.
-            if let Ok(file) = options.open(path) {
-                vacant.insert(file);
-            }
-        }
-    }
-
     pub(super) fn arm(&mut self, id: u64, entry: &Entry, look: Look) -> Result<(), NotifyError> {
-        self.open_own(id, entry);
         let known = entry.known();
-        let mut flags = EpollFlags::empty();
-        if !look.has_news() {
-            flags |= EpollFlags::EPOLLIN;
-            if !known.is_told_overdue() {
-                flags |= EpollFlags::EPOLLPRI;
-            }
-        }
-        let seen = known.seen;
-        let descriptor = self.file(id, entry).as_raw_fd();
-        let sharing = self.sharing.entry(descriptor).or_default();
-        sharing.insert(id, Listener { flags, seen });
+        let file = match self.files.entry(id) {
+            hash_map::Entry::Occupied(there) => there.into_mut(),
+            hash_map::Entry::Vacant(vacant) => vacant.insert(reopened(entry)?),
+        };
         if look.has_news() {
             self.due.insert(id, look.due);
         } else {
-            // The file tells these no more of it.
-            let behind = sharing.iter().filter(|(_, other)| other.seen < seen);
-            for (other, _) in behind {
-                self.due.entry(*other).or_default();
-            }
-            let file = self.file(id, entry);
-            let acknowledged = errno::uninterrupted(|| call::seen(file, seen.0));
+            let acknowledged = errno::uninterrupted(|| call::seen(&*file, known.seen.0));
             acknowledged.map_err(|source| cannot_wait(&known.reader, source))?;
         }
-        self.listen(self.file(id, entry))?;
+        self.listen(id, entry, look)?;
         Ok(self.set_timer()?)
     }
 
     /// Once: what has been told is not to be told again and again, nor what has to wait for its time.
-    fn listen(&self, file: BorrowedFd<'_>) -> io::Result<()> {
-        let descriptor = file.as_raw_fd();
-        let sharing = self.sharing.get(&descriptor).into_iter().flatten();
-        let wanted = sharing.fold(EpollFlags::EPOLLONESHOT, |all, (_, one)| all | one.flags);
-        let mut event = EpollEvent::new(wanted, u64::from(descriptor.unsigned_abs()));
+    fn listen(&self, id: u64, entry: &Entry, look: Look) -> io::Result<()> {
+        let mut flags = EpollFlags::EPOLLONESHOT;
+        if !look.has_news() {
+            flags |= EpollFlags::EPOLLIN;
+            if !entry.known().is_told_overdue() {
+                flags |= EpollFlags::EPOLLPRI;
+            }
+        }
+        let Some(file) = self.files.get(&id) else {
+            return Ok(());
+        };
+        let mut event = EpollEvent::new(flags, id);
         match self.epoll.modify(file, &mut event) {
             Err(nix::errno::Errno::ENOENT) => self.epoll.add(file, event)?,
             modified => modified?,
@@ -129,20 +85,11 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn disarm(&mut self, id: u64, entry: &Entry) {
+    pub(super) fn disarm(&mut self, id: u64) {
         self.due.remove(&id);
-        let descriptor = self.file(id, entry).as_raw_fd();
-        let Some(sharing) = self.sharing.get_mut(&descriptor) else {
-            return;
-        };
-        sharing.remove(&id);
-        if sharing.is_empty() {
-            self.sharing.remove(&descriptor);
-            // Not there any more if the file has been closed, which it is not.
-            let _ = self.epoll.delete(self.file(id, entry));
-        }
-        if let Some(own) = &mut self.own {
-            own.remove(&id);
+        if let Some(file) = self.files.remove(&id) {
+            // A process that this one has forked may have it open as well: it would go on to be told of.
+            let _ = self.epoll.delete(&file);
         }
     }
 
@@ -154,12 +101,12 @@ impl Files {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let tokens = events[..ready].iter().map(EpollEvent::data);
-            let files = tokens.filter_map(|token| RawFd::try_from(token).ok());
-            for descriptor in files {
-                let sharing = self.sharing.get(&descriptor).into_iter().flatten();
-                into.extend(sharing.map(|(id, _)| *id));
-            }
+            into.extend(
+                events[..ready]
+                    .iter()
+                    .map(EpollEvent::data)
+                    .filter(|id| *id != TIMER),
+            );
             if ready < events.len() {
                 break;
             }
@@ -181,6 +128,17 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// The state's file, opened anew.
+fn reopened(entry: &Entry) -> io::Result<File> {
+    let theirs = entry.reader().as_fd();
+    let mut options = File::options();
+    options.read(true).custom_flags(O_LIBRARY);
+    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
+    // Where there is no /proc, the state is deleted, or may not be read any more, what there is has to do.
+    let duplicated = |_| Ok(File::from(theirs.try_clone_to_owned()?));
+    options.open(path).or_else(duplicated)
 }
 
 impl AsFd for Files {

@@ -164,18 +164,23 @@ fn one_of_each_way_on_one_state_are_each_told_of_everything() {
 }
 
 #[test]
-fn a_notifier_over_files_leaves_other_ways_to_see_alone() {
+fn notifiers_over_files_leave_each_other_and_who_acknowledges_alone() {
     both_transports(|daemon| {
         let mount = daemon.library();
         let state = writer(&mount, "x");
         let reader = mount.subscribe("x").typed::<u64>().unwrap();
-        let mut files = kstate::Notifier::by(NotifyBy::Files).unwrap();
-        files.add(&reader).unwrap();
+        let mut notifiers = [(); 3].map(|()| kstate::Notifier::by(NotifyBy::Files).unwrap());
+        for notifier in &mut notifiers {
+            notifier.add(&reader).unwrap();
+        }
         let mut watch = reader.watch();
         for number in 1..20 {
-            state.publish(&number).unwrap();
+            let newest = state.publish(&number).unwrap();
+            reader.acknowledge(newest).unwrap();
             assert_eq!(watch.next(Some(PATIENCE)).unwrap().unwrap().value, number);
-            assert_eq!(news(&mut files).len(), 1);
+            for notifier in &mut notifiers {
+                assert_eq!(news(notifier).len(), 1);
+            }
         }
     });
 }
