@@ -36,6 +36,8 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// How long after a burst a waiter may be behind that is there.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// A waiter is there for good so long after it was started or went on.
+const BRIEF: Duration = Duration::from_millis(500);
 /// How long what the dead have left may stay.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Commits of a burst at most.
@@ -369,7 +371,8 @@ fn run(
         let left = (cli.commits - committed()).div_ceil(STATES as u64);
         burst(writers, crew, left)?;
         findings.pauses += 1;
-        pause(newest(kept), crew, findings)?;
+        let ends = [0, 1].map(|state| writers[state].note.at(state));
+        pause(newest(kept), ends, crew, findings)?;
         if shown.elapsed() > Duration::from_secs(5) && !cli.json {
             shown = Instant::now();
             eprintln!(
@@ -425,7 +428,12 @@ fn burst(writers: &mut [Writer], crew: &mut Crew, left: u64) -> Result {
 }
 
 /// Nobody commits: all who are there get to the last version.
-fn pause(newest: [u64; STATES], crew: &mut Crew, findings: &mut Findings) -> Result {
+fn pause(
+    newest: [u64; STATES],
+    committed: [u64; STATES],
+    crew: &mut Crew,
+    findings: &mut Findings,
+) -> Result {
     let quiet = Instant::now();
     let all = crew.random.below(4) == 0;
     crew.look(all)?;
@@ -440,7 +448,13 @@ fn pause(newest: [u64; STATES], crew: &mut Crew, findings: &mut Findings) -> Res
         let since = |started: Instant| now.duration_since(started.max(quiet));
         let is_behind = |note: &Note| behind.iter().any(|(_, b)| std::ptr::eq(b.note, note));
         for (started, waiter) in waiting.iter().filter(|(_, w)| !is_behind(w.note)) {
-            findings.caught_up(waiter.kind, since(*started));
+            // Of who was there when it was committed.
+            if *started + BRIEF < quiet {
+                let late = (0..waiter.kind.follows())
+                    .map(|state| waiter.note.at(state).saturating_sub(committed[state]));
+                let late = late.max().unwrap_or(0);
+                findings.caught_up(waiter.kind, Duration::from_nanos(late));
+            }
         }
         if behind.is_empty() {
             break;

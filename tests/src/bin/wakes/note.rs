@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kstate_sys::clock::monotonic_ns;
 use kstate_tests::Noted;
 
 /// How many states are committed to.
@@ -16,6 +17,8 @@ pub(crate) struct Note {
     ready: AtomicU64,
     /// The newest generation seen of each state; of a writer, committed.
     seen: [AtomicU64; STATES],
+    /// When that was, in nanoseconds of the monotonic clock.
+    at: [AtomicU64; STATES],
     /// What was the newest when it began.
     first: [AtomicU64; STATES],
     /// How often it was woken; of a writer, bursts it has made.
@@ -44,6 +47,9 @@ impl Note {
         if generation < before {
             self.backwards.fetch_add(1, Ordering::Relaxed);
         }
+        if generation > before {
+            self.at[state].store(monotonic_ns(), Ordering::Relaxed);
+        }
         generation > before
     }
 
@@ -67,6 +73,7 @@ impl Note {
     /// Notes that a burst was made.
     pub(crate) fn committed(&self, state: usize, generation: u64) {
         self.seen[state].store(generation, Ordering::Relaxed);
+        self.at[state].store(monotonic_ns(), Ordering::Relaxed);
         self.wakes.fetch_add(1, Ordering::Release);
     }
 
@@ -80,6 +87,11 @@ impl Note {
 
     pub(crate) fn seen(&self, state: usize) -> u64 {
         self.seen[state].load(Ordering::Relaxed)
+    }
+
+    /// When it last saw a newer version of a state, or committed the last one of a burst.
+    pub(crate) fn at(&self, state: usize) -> u64 {
+        self.at[state].load(Ordering::Relaxed)
     }
 
     pub(crate) fn wakes(&self) -> u64 {
