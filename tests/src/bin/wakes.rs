@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use kstate::{Mount, Reader, State};
+use kstate_sys::clock::monotonic_ns;
 use kstate_tests::{Board, Running, Setup};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -37,9 +38,11 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// How long after a burst a waiter may be behind that is there.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// A waiter is there for good so long after it was started or went on.
-const BRIEF: Duration = Duration::from_millis(500);
+const BRIEF: Duration = Duration::from_millis(100);
 /// How long what the dead have left may stay.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two disturbances at most; an eighth of it on average.
+const BETWEEN: Duration = Duration::from_millis(120);
 /// Commits of a burst at most.
 const BURST: usize = 4000;
 
@@ -209,8 +212,9 @@ fn write(mount: &Path, state: usize, note: &Note) -> Result {
         let line = line?;
         let (count, pause) = line.split_once(' ').ok_or("no pause")?;
         let (count, pause): (u64, u64) = (count.parse()?, pause.parse()?);
-        let mut newest = writer.generation().0;
+        let (mut newest, mut at) = (writer.generation().0, 0);
         for _ in 0..count {
+            at = monotonic_ns();
             // The value is its generation: nobody else writes.
             newest = writer.publish(&(newest + 1))?.0;
             let committed = Instant::now();
@@ -218,7 +222,7 @@ fn write(mount: &Path, state: usize, note: &Note) -> Result {
                 std::hint::spin_loop();
             }
         }
-        note.committed(state, newest);
+        note.committed(state, newest, at);
         writeln!(stdout(), "{newest}")?;
     }
     Ok(())
@@ -404,7 +408,7 @@ fn burst(writers: &mut [Writer], crew: &mut Crew, left: u64) -> Result {
     for writer in &mut *writers {
         writer.running.say(&format!("{count} {pause}"));
     }
-    let mut next = crew.random.time(Duration::from_millis(40));
+    let mut next = crew.random.time(BETWEEN);
     let start = Instant::now();
     while writers
         .iter()
@@ -413,7 +417,7 @@ fn burst(writers: &mut [Writer], crew: &mut Crew, left: u64) -> Result {
     {
         if start.elapsed() > next {
             crew.disturb()?;
-            next = start.elapsed() + crew.random.time(Duration::from_millis(40));
+            next = start.elapsed() + crew.random.time(BETWEEN);
         }
         crew.look(false)?;
         std::thread::park_timeout(Duration::from_micros(200));

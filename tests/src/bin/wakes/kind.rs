@@ -162,10 +162,10 @@ impl<'n> Sleeps<'n> {
         Ok(Self { note, before })
     }
 
-    /// After a call, which may have slept once.
-    fn called(&mut self) -> Result {
+    /// After a call, which may have slept so often.
+    fn called(&mut self, times: u64) -> Result {
         let now = sleeps()?;
-        let more = (now - self.before).saturating_sub(1);
+        let more = (now - self.before).saturating_sub(times);
         self.note.slept_in_vain(more);
         self.before = now;
         Ok(())
@@ -177,7 +177,7 @@ fn change(reader: &Reader<u64>, wait: Wait, note: &Note) -> Result {
     let mut sleeps = Sleeps::new(note)?;
     while goes_on() {
         let waited = wait.for_change(reader, seen)?;
-        sleeps.called()?;
+        sleeps.called(1)?;
         match waited {
             Waited::Changed(newest) => {
                 note.woke(note.saw(0, newest.0));
@@ -197,7 +197,7 @@ fn any(readers: &[Reader<u64>; STATES], note: &Note) -> Result {
     while goes_on() {
         let all = [0, 1].map(|state| (&readers[state] as &dyn Waitable, seen[state]));
         let waited = wait.for_any(&all)?;
-        sleeps.called()?;
+        sleeps.called(1)?;
         match waited {
             (state, Waited::Changed(newest)) => {
                 note.woke(note.saw(state, newest.0));
@@ -218,8 +218,11 @@ fn any(readers: &[Reader<u64>; STATES], note: &Note) -> Result {
 
 fn watch(reader: &Reader<u64>, period: Duration, note: &Note) -> Result {
     let mut watch = reader.watch().at_most_every(period);
+    let mut sleeps = Sleeps::new(note)?;
     while goes_on() {
-        if let Some(snapshot) = watch.next(Some(LOOK))? {
+        let next = watch.next(Some(LOOK))?;
+        sleeps.called(if period.is_zero() { 1 } else { 2 })?;
+        if let Some(snapshot) = next {
             note.woke(note.saw(0, snapshot.generation().0));
             if snapshot.value != snapshot.generation().0 {
                 return Err(format!("{} in {}", snapshot.value, snapshot.generation()).into());

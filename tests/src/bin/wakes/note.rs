@@ -70,10 +70,10 @@ impl Note {
         self.causeless.fetch_add(times, Ordering::Relaxed);
     }
 
-    /// Notes that a burst was made.
-    pub(crate) fn committed(&self, state: usize, generation: u64) {
+    /// Notes that a burst was made, whose last commit began at a time.
+    pub(crate) fn committed(&self, state: usize, generation: u64, at: u64) {
         self.seen[state].store(generation, Ordering::Relaxed);
-        self.at[state].store(monotonic_ns(), Ordering::Relaxed);
+        self.at[state].store(at, Ordering::Relaxed);
         self.wakes.fetch_add(1, Ordering::Release);
     }
 
@@ -89,7 +89,7 @@ impl Note {
         self.seen[state].load(Ordering::Relaxed)
     }
 
-    /// When it last saw a newer version of a state, or committed the last one of a burst.
+    /// When it last saw a newer version of a state, or began to commit the last one of a burst.
     pub(crate) fn at(&self, state: usize) -> u64 {
         self.at[state].load(Ordering::Relaxed)
     }
