@@ -23,3 +23,23 @@ soak --seconds 10 --hostile || {
     echo "UNTESTED: beside a hostile writer: it takes passthrough"
     soak --seconds 10
 }
+
+# Commits against waiters of every kind that come, go and are killed: none misses the last value.
+wakes() {
+    local summary
+    summary=$(cargo run --quiet -p kstate-tests --bin wakes -- --json "$@") || {
+        echo "$summary"
+        return 1
+    }
+    echo "$summary"
+    python3 - "$summary" <<'PY'
+import json, sys
+summary = json.loads(sys.argv[1])
+assert summary["passed"] and not any(summary["faults"].values()), summary
+assert summary["commits"] > 1000 and summary["pauses"] > 10 and summary["kills"] > 10, summary
+assert len(summary["kinds"]) >= 16, summary
+assert all(kind["newer"] > 10 for kind in summary["kinds"].values()), summary
+PY
+}
+wakes --seconds 5 --passthrough off
+wakes --seconds 5

@@ -104,7 +104,7 @@ pub use many::{
     TransactManyError, begin_many, transact_many, transact_many_with,
 };
 pub use mount::{MOUNT_VARIABLE, Mount, MountError, RemoveError};
-pub use notify::{Change, Event, Key, Notifier, NotifyBy, NotifyError};
+pub use notify::{Change, Event, Events, Key, Notifier, NotifyBy, NotifyError};
 pub use publish::PublishError;
 pub use reader::Reader;
 pub use retry::{Retried, Retry, TransactError};

@@ -1,6 +1,7 @@
 //! A descriptor for event loops that is readable when one of many states has changed.
 
 mod entry;
+mod events;
 mod files;
 mod uring;
 mod waitv;
@@ -18,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::wait::{WaitError, Waitable};
 use entry::{Entry, Look};
+pub use events::Events;
 use files::Files;
 use uring::Uring;
 use waitv::Waitv;
@@ -70,7 +72,11 @@ pub struct Notifier {
     entries: BTreeMap<u64, Entry>,
     last: u64,
     fired: Vec<u64>,
+    /// To be visited again, as that went wrong.
+    failed: Vec<u64>,
     events: Vec<Event>,
+    /// Whether all that is watched is waited for.
+    is_settled: bool,
 }
 
 /// So many states are looked at one by one.
@@ -116,8 +122,8 @@ pub enum NotifyBy {
     Uring,
     /// A thread in `futex_waitv` and an eventfd.
     Thread,
-    /// The states' files in an epoll. Takes what [`acknowledge`](crate::Reader::acknowledge) does to them for
-    /// itself; views may wake in vain once in their time.
+    /// The states' files in an epoll, opened anew for it: a descriptor and a subscriber more each. Views may
+    /// wake in vain once in their time.
     Files,
 }
 
@@ -182,11 +188,11 @@ impl Engine {
         }
     }
 
-    fn disarm(&mut self, id: u64, entry: &Entry) {
+    fn disarm(&mut self, id: u64) {
         match self {
             Self::Uring(uring) => uring.disarm(id),
             Self::Waitv(waitv) => waitv.disarm(id),
-            Self::Files(files) => files.disarm(id, entry),
+            Self::Files(files) => files.disarm(id),
         }
     }
 
@@ -195,6 +201,15 @@ impl Engine {
         match self {
             Self::Uring(uring) => uring.submit(),
             Self::Waitv(_) | Self::Files(_) => Ok(()),
+        }
+    }
+
+    /// Has the descriptor readable, for something that must be tried again.
+    fn again(&mut self) {
+        match self {
+            Self::Uring(uring) => uring.again(),
+            Self::Waitv(waitv) => waitv.again(),
+            Self::Files(files) => files.again(),
         }
     }
 
@@ -243,7 +258,9 @@ impl Notifier {
             entries: BTreeMap::new(),
             last: 0,
             fired: Vec::new(),
+            failed: Vec::new(),
             events: Vec::new(),
+            is_settled: true,
         }
     }
 
@@ -300,11 +317,11 @@ impl Notifier {
 
     /// Watches a state no more; `false` if that was not so.
     pub fn remove(&mut self, key: Key) -> bool {
-        let Some(entry) = self.entries.remove(&key.0) else {
+        if self.entries.remove(&key.0).is_none() {
             return false;
-        };
+        }
         if self.is_ours() {
-            self.engine.disarm(key.0, &entry);
+            self.engine.disarm(key.0);
             // What is left in the queue goes with the next call.
             let _ = self.engine.submit();
         }
@@ -312,33 +329,88 @@ impl Notifier {
     }
 
     /// What has happened since the last call, of each state at most once, and waits for more in the
-    /// background. Never sleeps, and may have nothing.
+    /// background when that is dropped. Never sleeps, and may have nothing.
     ///
     /// # Errors
     ///
-    /// [`NotifyError`]. What was not told yet is told next time.
+    /// [`NotifyError`]. What was not told yet is told next time, and the descriptor readable until then.
     ///
     /// # Cost
     ///
-    /// One system call if there is nothing, else three.
-    pub fn changed(&mut self) -> Result<&[Event], NotifyError> {
+    /// Of up to eight states none until the events are dropped; then, or else at once, two system calls.
+    pub fn changed(&mut self) -> Result<Events<'_>, NotifyError> {
+        self.gather()?;
+        Ok(Events::of(self))
+    }
+
+    fn gather(&mut self) -> Result<(), NotifyError> {
         self.follow_fork()?;
         self.events.clear();
-        let mut result = self.look();
+        let mut failed = std::mem::take(&mut self.failed);
+        let mut result = self.visit_all(&mut failed);
+        if result.is_ok() {
+            result = self.look();
+        }
+        if result.is_ok() && self.events.is_empty() {
+            result = self.take();
+        }
+        match result {
+            // What was found is told all the same, and the error when it comes again.
+            Err(_) if !self.events.is_empty() => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Takes what has come, and begins to wait for more.
+    fn take(&mut self) -> Result<(), NotifyError> {
         let mut fired = std::mem::take(&mut self.fired);
         let taken = self.engine.fired(&mut fired).map_err(NotifyError::from);
-        result = result.and(taken);
-        for id in fired.drain(..) {
-            let visited = self.visit(id);
-            result = result.and(visited);
-        }
+        let visited = self.visit_all(&mut fired);
         self.fired = fired;
         let submitted = self.engine.submit().map_err(NotifyError::from);
-        match result.and(submitted) {
-            Ok(()) => Ok(&self.events),
-            // What was found is told all the same, and the error when it comes again.
-            Err(_) if !self.events.is_empty() => Ok(&self.events),
-            Err(error) => Err(error),
+        self.is_settled = submitted.is_ok();
+        taken.and(visited).and(submitted)
+    }
+
+    fn visit_all(&mut self, ids: &mut Vec<u64>) -> Result<(), NotifyError> {
+        let mut result = Ok(());
+        for id in ids.drain(..) {
+            let visited = self.visit(id);
+            if visited.is_err() {
+                self.failed.push(id);
+                self.engine.again();
+            }
+            result = result.and(visited);
+        }
+        result
+    }
+
+    /// Begins to wait for what comes behind the events told, if that has been put off.
+    fn settle(&mut self) {
+        if self.is_settled || !self.is_ours() {
+            return;
+        }
+        let mut fired = std::mem::take(&mut self.fired);
+        let taken = self.engine.fired(&mut fired);
+        for id in fired.drain(..) {
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            // News are not told here: what is so already makes the descriptor readable at once.
+            let armed = entry.look();
+            if armed
+                .and_then(|look| self.engine.arm(id, entry, look))
+                .is_err()
+            {
+                self.failed.push(id);
+                self.engine.again();
+            }
+        }
+        self.fired = fired;
+        self.is_settled = self.engine.submit().is_ok();
+        if taken.is_err() || !self.is_settled {
+            // It is tried again by the next call, which says what is wrong.
+            self.engine.again();
         }
     }
 
@@ -348,7 +420,16 @@ impl Notifier {
     pub(crate) fn glance(&mut self) -> Result<&[Event], NotifyError> {
         self.follow_fork()?;
         self.events.clear();
-        self.look()?;
+        if self.failed.is_empty() {
+            self.look()?;
+        }
+        Ok(&self.events)
+    }
+
+    /// As [`changed`](Self::changed), and waits for more at once.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn changed_at_once(&mut self) -> Result<&[Event], NotifyError> {
+        self.gather()?;
         Ok(&self.events)
     }
 
@@ -364,16 +445,13 @@ impl Notifier {
     /// # Errors
     ///
     /// [`NotifyError`]; in particular [`NotifyError::Interrupted`] when a signal handler ran.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<&[Event], NotifyError> {
+    pub fn wait(&mut self, timeout: Option<Duration>) -> Result<Events<'_>, NotifyError> {
         let deadline = timeout.map(Deadline::after);
         loop {
-            // Twice, as the borrow checker has it: the first makes sure that there is something.
-            if !self.changed()?.is_empty() {
-                return Ok(&self.events);
-            }
+            self.gather()?;
             let left = deadline.map(Deadline::left);
-            if left == Some(Duration::ZERO) {
-                return Ok(&[]);
+            if !self.events.is_empty() || left == Some(Duration::ZERO) {
+                return Ok(Events::of(self));
             }
             let timeout = match left {
                 None => PollTimeout::NONE,
@@ -400,6 +478,7 @@ impl Notifier {
                 let visited = self.visit_news(id);
                 result = result.and(visited);
             }
+            self.is_settled &= self.events.is_empty();
         }
         result
     }
@@ -425,11 +504,13 @@ impl Notifier {
                 change,
             });
             if change == Change::Deleted {
-                if let Some(entry) = self.entries.remove(&id) {
-                    self.engine.disarm(id, &entry);
-                }
+                self.entries.remove(&id);
+                self.engine.disarm(id);
                 return Ok(());
             }
+            // What that has hidden: it may be overdue or deleted already, and then nobody wakes again.
+            look = entry.look()?;
+            look.has_told = true;
         }
         self.engine.arm(id, entry, look)
     }
@@ -463,8 +544,8 @@ impl Drop for Notifier {
         {
             std::mem::replace(&mut self.engine, engine).abandon();
         } else if self.is_ours() {
-            for (id, entry) in &self.entries {
-                self.engine.disarm(*id, entry);
+            for id in self.entries.keys() {
+                self.engine.disarm(*id);
             }
         }
     }

@@ -268,6 +268,11 @@ impl Subscription {
         self.seats().0.lock().distrust_until = Deadline::after(DISTRUST);
     }
 
+    /// Whether that was so a short while ago.
+    pub(crate) fn distrusts_daemon(&self) -> bool {
+        !self.seats().0.lock().distrust_until.has_passed()
+    }
+
     /// Whether this process has the wait mark set.
     #[cfg(test)]
     pub(crate) fn is_waiting(&self) -> bool {

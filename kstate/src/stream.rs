@@ -134,7 +134,7 @@ impl AsyncNotifier {
             if !self.own()?.glance()?.is_empty() {
                 return Poll::Ready(Ok(self.notifier.events()));
             }
-            if !self.notifier.changed()?.is_empty() {
+            if !self.notifier.changed_at_once()?.is_empty() {
                 return Poll::Ready(Ok(self.notifier.events()));
             }
             // Of what has made it readable since, the next look will find what there is.

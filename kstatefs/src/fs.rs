@@ -233,7 +233,12 @@ impl Shared {
             },
             Look::Waits(ino) => {
                 let state = self.state(ino).ok();
-                state.and_then(|state| state.end_waits_in_time(&self.reaper))
+                let next = state.and_then(|state| state.end_waits_in_time(&self.reaper));
+                // A wait that has begun since may be over sooner.
+                if let Some(delay) = next {
+                    self.common.timer.schedule_by(look, delay);
+                }
+                None
             }
             Look::Views(ino) => {
                 if let Ok(state) = self.state(ino) {

@@ -69,7 +69,7 @@ pub(crate) fn on_state(
             }
             if let Some(expires) = begun.expires {
                 let (timer, look) = (&shared.common.timer, Look::Waits(state.ino()));
-                timer.schedule_once(look, expires);
+                timer.schedule_by(look, expires);
             }
             Ok(begun.wait.as_bytes().to_vec())
         }

@@ -68,6 +68,15 @@ impl Timer {
         }
     }
 
+    /// As [`Timer::schedule`], unless there is to be such a look by then already.
+    pub(crate) fn schedule_by(&self, look: Look, delay: Duration) {
+        let by = Instant::now().checked_add(delay);
+        let at = self.lock().by_look.get(&look).copied();
+        if at.is_none_or(|at| by.is_some_and(|by| by < at)) {
+            self.schedule(look, delay);
+        }
+    }
+
     /// The state `ino` has gone.
     pub(crate) fn forget_state(&self, ino: u64) {
         let mut due = self.lock();
@@ -144,6 +153,19 @@ mod tests {
         let first = timer.lock().by_look[&Look::Signals];
         timer.schedule_once(Look::Signals, Duration::from_secs(9));
         assert_eq!(timer.lock().by_look[&Look::Signals], first);
+    }
+
+    #[test]
+    fn what_is_scheduled_by_a_time_is_not_put_off() {
+        let timer = Timer::default();
+        let at = || timer.lock().by_look[&Look::Waits(1)];
+        timer.schedule_by(Look::Waits(1), Duration::from_secs(9));
+        let late = at();
+        timer.schedule_by(Look::Waits(1), Duration::from_secs(1));
+        let early = at();
+        assert!(early < late);
+        timer.schedule_by(Look::Waits(1), Duration::from_secs(9));
+        assert_eq!(at(), early);
     }
 
     #[test]

@@ -171,6 +171,37 @@ impl Daemon {
         Running::start(&mut command)
     }
 
+    /// A process of `kstate-waiter` in a role on the state `name`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn waiter(&self, name: &str, role: &[&str]) -> Running {
+        self.waiter_refused(name, role, &[], 0)
+    }
+
+    /// The same under a filter that answers these system calls with `errno`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn waiter_refused(
+        &self,
+        name: &str,
+        role: &[&str],
+        calls: &[libc::c_long],
+        errno: i32,
+    ) -> Running {
+        let mut command = Command::new(own("kstate-waiter"));
+        command.arg(&self.mount).arg(name).args(role);
+        if !calls.is_empty() {
+            refuse(&mut command, calls, errno);
+        }
+        Running::start(&mut command)
+    }
+
     /// A process of `kstate-forker` in a role.
     ///
     /// # Panics

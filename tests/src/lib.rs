@@ -5,19 +5,27 @@
 //! daemon is stopped and its mount undone.
 
 mod binary;
+mod board;
 mod checked;
 mod daemon;
 mod deadline;
 mod figures;
 mod filter;
+mod kinds;
 mod process;
 mod root;
+mod seats;
+mod sleeper;
 
 pub use binary::{kstate, kstatefs};
+pub use board::{Board, Noted};
 pub use checked::{Checked, WORDS, bytes_of, checked, number_of, number_of_bytes, words};
 pub use daemon::{Daemon, Setup, both_transports, unmount};
 pub use deadline::{PATIENCE, eventually};
 pub use figures::{open_descriptors, private_bytes, processor_ticks};
 pub use filter::refuse;
+pub use kinds::{Ended, Kind};
 pub use process::{Running, output_of};
 pub use root::{User, as_user, is_real_root};
+pub use seats::{begin_wait, take_seats};
+pub use sleeper::Sleeper;

@@ -125,12 +125,12 @@ fn a_notifier_tells_of_a_view_at_its_rate_and_the_view_shows_what_it_told() {
                             change: Change::To(told),
                             ..
                         },
-                    ] = events
+                    ] = *events
                     else {
                         panic!("{way:?}: {events:?}");
                     };
                     let shown = view.snapshot().unwrap();
-                    assert!(shown.generation() >= *told, "{way:?}");
+                    assert!(shown.generation() >= told, "{way:?}");
                     told.0
                 });
             }
@@ -171,14 +171,14 @@ fn the_first_change_comes_at_once_and_the_last_before_quiet_always() {
             let (state, view) = number(daemon, &format!("{way:?}"), period);
             let mut notifier = Notifier::by(way).unwrap();
             notifier.add(&view).unwrap();
-            let told = |notifier: &mut Notifier| match notifier.wait(Some(PATIENCE)).unwrap() {
+            let told = |notifier: &mut Notifier| match *notifier.wait(Some(PATIENCE)).unwrap() {
                 [
                     Event {
                         change: Change::To(told),
                         ..
                     },
                 ] => told.0,
-                other => panic!("{way:?}: {other:?}"),
+                ref other => panic!("{way:?}: {other:?}"),
             };
             let start = Instant::now();
             state.publish(&1).unwrap();

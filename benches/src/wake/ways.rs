@@ -139,7 +139,8 @@ pub(super) fn descriptor(reader: Reader<BareValue>) -> Result<Waiter> {
     Ok(Box::new(move |number| {
         loop {
             await_readable(&notifier)?;
-            if notifier.changed()?.is_empty() {
+            let events = notifier.changed()?;
+            if events.is_empty() {
                 continue;
             }
             let value = reader.snapshot()?.value;

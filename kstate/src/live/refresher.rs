@@ -166,7 +166,7 @@ impl Refresher {
             self.answer(request);
         }
         // What could not be told is looked at in the next round of all.
-        for event in self.notifier.changed().unwrap_or_default() {
+        for event in self.notifier.changed().into_iter().flatten() {
             if let (Change::To(_), Some(served)) = (event.change, self.pages.get_mut(&event.key)) {
                 served.is_stale = true;
             }

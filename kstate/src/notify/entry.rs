@@ -190,6 +190,10 @@ impl Entry {
         let seat = self.seat.as_ref();
         if seat.is_some_and(|seat| seat.is_outdated(header)) {
             self.renew(true)?;
+        } else if self.known.place == Place::Crowd
+            && self.reader().subscription().distrusts_daemon()
+        {
+            self.known.place = Place::Head;
         }
         Ok(self.known.look())
     }

@@ -1,16 +1,25 @@
-//! The states' own files in an epoll, where nothing faster is allowed.
+//! The states' files in an epoll, where nothing faster is allowed.
+//!
+//! Each entry opens its state's file anew: what is acknowledged through an open file is told no more to
+//! anybody who has it, be that another entry, another notifier, or the other one of a forked child and
+//! its parent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, hash_map};
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
+use kstate_sys::abi::O_LIBRARY;
 use kstate_sys::futex::Deadline;
+use kstate_sys::ioctl::call;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::NotifyError;
 use super::entry::{Entry, Look};
+use crate::errno;
 use crate::wait::cannot_wait;
 
 /// Token of the timer; entries count from 1.
@@ -20,6 +29,8 @@ const TIMER: u64 = 0;
 pub(super) struct Files {
     epoll: Epoll,
     timer: TimerFd,
+    /// The open file of each entry.
+    files: HashMap<u64, File>,
     /// Entries to look at when their time has come, and not before.
     due: BTreeMap<u64, Deadline>,
 }
@@ -33,16 +44,21 @@ impl Files {
         Ok(Self {
             epoll,
             timer,
+            files: HashMap::new(),
             due: BTreeMap::new(),
         })
     }
 
     pub(super) fn arm(&mut self, id: u64, entry: &Entry, look: Look) -> Result<(), NotifyError> {
         let known = entry.known();
+        let file = match self.files.entry(id) {
+            hash_map::Entry::Occupied(there) => there.into_mut(),
+            hash_map::Entry::Vacant(vacant) => vacant.insert(reopened(entry)?),
+        };
         if look.has_news() {
             self.due.insert(id, look.due);
         } else {
-            let acknowledged = known.reader.acknowledge(known.seen);
+            let acknowledged = errno::uninterrupted(|| call::seen(&*file, known.seen.0));
             acknowledged.map_err(|source| cannot_wait(&known.reader, source))?;
         }
         self.listen(id, entry, look)?;
@@ -58,7 +74,9 @@ impl Files {
                 flags |= EpollFlags::EPOLLPRI;
             }
         }
-        let file = entry.reader();
+        let Some(file) = self.files.get(&id) else {
+            return Ok(());
+        };
         let mut event = EpollEvent::new(flags, id);
         match self.epoll.modify(file, &mut event) {
             Err(nix::errno::Errno::ENOENT) => self.epoll.add(file, event)?,
@@ -67,10 +85,21 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn disarm(&mut self, id: u64, entry: &Entry) {
+    /// Makes it readable.
+    pub(super) fn again(&mut self) {
+        let at = TimeSpec::from_duration(std::time::Duration::from_nanos(1));
+        // Fails for no reason that such a time could have.
+        let _ = self
+            .timer
+            .set(Expiration::OneShot(at), TimerSetTimeFlags::empty());
+    }
+
+    pub(super) fn disarm(&mut self, id: u64) {
         self.due.remove(&id);
-        // Not there any more if the file has been closed, which it is not.
-        let _ = self.epoll.delete(entry.reader());
+        if let Some(file) = self.files.remove(&id) {
+            // A process that this one has forked may have it open as well: it would go on to be told of.
+            let _ = self.epoll.delete(&file);
+        }
     }
 
     pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
@@ -108,6 +137,17 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// The state's file, opened anew.
+fn reopened(entry: &Entry) -> io::Result<File> {
+    let theirs = entry.reader().as_fd();
+    let mut options = File::options();
+    options.read(true).custom_flags(O_LIBRARY);
+    let path = format!("/proc/self/fd/{}", theirs.as_raw_fd());
+    // Where there is no /proc, the state is deleted, or may not be read any more, what there is has to do.
+    let duplicated = |_| Ok(File::from(theirs.try_clone_to_owned()?));
+    options.open(path).or_else(duplicated)
 }
 
 impl AsFd for Files {

@@ -167,22 +167,23 @@ impl Uring {
             minds_daemon: false,
             is_orphaned: false,
         });
-        if armed.waits > u8::from(look.has_told) {
-            return Ok(());
-        }
-        if armed.is_orphaned {
+        let waits = armed.waits > u8::from(look.has_told);
+        if armed.is_orphaned && armed.waits == 0 {
             armed.is_orphaned = false;
             entry.distrust_daemon();
             look = entry.look()?;
         }
-        armed.waits += 1;
         let minds_daemon = look.place == Place::Crowd && !armed.minds_daemon;
         armed.minds_daemon |= minds_daemon;
+        armed.waits += u8::from(!waits);
         if minds_daemon {
             // Without a flag of its own: an error is told of at any rate, and a daemon's end is one.
             let fd = types::Fd(entry.reader().as_fd().as_raw_fd());
             let poll = opcode::PollAdd::new(fd, 0).build();
             self.push(&[poll.user_data(Kind::Daemon.data(id))])?;
+        }
+        if waits {
+            return Ok(());
         }
         if look.is_news() {
             let nop = opcode::Nop::new().build();
@@ -319,6 +320,11 @@ impl Uring {
                 }
                 Kind::Daemon => {
                     armed.minds_daemon = false;
+                    // The kernel ends what a thread has asked for with the thread: asked again.
+                    if completion.result() == -libc::ECANCELED {
+                        into.push(id);
+                        continue;
+                    }
                     armed.is_orphaned = true;
                     match armed.waits {
                         0 => into.push(id),
@@ -335,6 +341,12 @@ impl Uring {
             self.push(&[cancel.user_data(Kind::Cancel.data(id))])?;
         }
         Ok(())
+    }
+
+    /// Makes it readable.
+    pub(super) fn again(&mut self) {
+        // Fails only when it is.
+        let _ = self.event.write(1);
     }
 
     /// Pushes entries that go together.

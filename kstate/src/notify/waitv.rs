@@ -102,6 +102,12 @@ impl Waitv {
         })?)
     }
 
+    /// Makes it readable.
+    pub(super) fn again(&mut self) {
+        // Fails only when it is.
+        let _ = self.bell.event.write(1);
+    }
+
     pub(super) fn disarm(&mut self, id: u64) {
         let threads = THREADS.lock();
         for shard in &threads.shards {
@@ -179,6 +185,7 @@ impl Shard {
             // Read before the jobs are looked at: a call after this ends the sleep at once.
             let call = self.call.load(Ordering::SeqCst);
             let Some(looks) = self.tell() else { return };
+            let late = Deadline::after(CROWD_SLEEP);
             let slice = looks.iter().map(|(_, look)| sleep(look)).min();
             #[expect(clippy::cast_possible_truncation, reason = "the low half is compared")]
             let mine = Word::new(&self.call, call as u32);
@@ -187,10 +194,16 @@ impl Shard {
                 .filter(|(_, look)| !look.has_news())
                 .map(|(known, look)| Word::new(known.word(look), look.expected));
             let words: Vec<_> = std::iter::once(mine).chain(theirs).collect();
-            if let Err(error) = futex::wait_any(&words, slice) {
+            match futex::wait_any(&words, slice) {
+                Ok(Woken::TimedOut) if late.has_passed() => {
+                    looks.iter().for_each(distrust_if_late);
+                }
+                Ok(_) => {}
                 // It could a moment ago. Without memory for it, a short sleep is as good.
-                debug_assert!(error.raw_os_error() == Some(libc::ENOMEM), "{error}");
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                Err(error) => {
+                    debug_assert!(error.raw_os_error() == Some(libc::ENOMEM), "{error}");
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
             }
         }
     }
@@ -215,6 +228,14 @@ impl Shard {
             return None;
         }
         Some(looks)
+    }
+}
+
+/// Of a state that has changed while nobody woke who sleeps in its crowd, the entry looks for itself from
+/// now on.
+fn distrust_if_late((known, look): &(Known, Look)) {
+    if look.place == Place::Crowd && !look.has_news() && known.look().has_news() {
+        known.reader.subscription().distrust_daemon();
     }
 }
 

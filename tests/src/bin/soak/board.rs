@@ -1,15 +1,12 @@
-#![expect(unsafe_code, reason = "shares a page of counters between processes")]
+#![expect(unsafe_code, reason = "says that an entry is made of atomics")]
 //! What the processes note of their work: memory that outlives each of them, so that what a killed one had
 //! done is known to the last commit.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::path::Path;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Result;
+use kstate_tests::Noted;
+
 use super::outcome::OUTCOMES;
 
 /// What one process notes. A process has one entry, and each entry one process.
@@ -81,59 +78,8 @@ impl Entry {
     }
 }
 
-/// All entries, in a file that every process maps.
-///
-/// # Invariants
-///
-/// 1. `start` is where `length` entries are mapped, shared and writable, until the process ends. They
-///    are atomics, for which any bytes are a value.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Board {
-    start: NonNull<Entry>,
-    length: usize,
-}
+// SAFETY: atomics alone, aligned to a cache line.
+unsafe impl Noted for Entry {}
 
-impl Board {
-    /// A new one in the file `path`.
-    pub(crate) fn create(path: &Path, length: usize) -> Result<Self> {
-        let file = File::create_new(path)?;
-        file.set_len((length * size_of::<Entry>()) as u64)?;
-        Self::open(path)
-    }
-
-    /// The one in the file `path`.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file = File::options().read(true).write(true).open(path)?;
-        let bytes = usize::try_from(file.metadata()?.len())?;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
-        if start == libc::MAP_FAILED {
-            return Err(std::io::Error::last_os_error().into());
-        }
-        // INVARIANT: 1.
-        Ok(Self {
-            start: NonNull::new(start.cast()).ok_or("mapped at 0")?,
-            length: bytes / size_of::<Entry>(),
-        })
-    }
-
-    /// The entry `index`; `None` beyond the last.
-    pub(crate) fn entry(&self, index: usize) -> Option<&'static Entry> {
-        if index >= self.length {
-            return None;
-        }
-        // SAFETY: within the mapping (invariant 1).
-        let entry = unsafe { self.start.add(index) };
-        // SAFETY: invariant 1; a page is aligned to more than an entry.
-        Some(unsafe { entry.as_ref() })
-    }
-}
+/// All entries.
+pub(crate) type Board = kstate_tests::Board<Entry>;
