@@ -14,8 +14,9 @@ use super::ways::{self, Way, address_of, name_at};
 use crate::bare_wake::{BareEvent, BareValue};
 use crate::setup::{Result, Worker, end_when_told};
 
-/// Waits until the value of that number is there and returns it.
-pub(super) type Waiter = Box<dyn FnMut(u64) -> Result<BareValue>>;
+/// Waits until the value of that number is there and says when it holds it, before it does what is to
+/// be done before it waits again.
+pub(super) type Waiter = Box<dyn FnMut(u64, &mut dyn FnMut(&BareValue)) -> Result<()>>;
 
 /// The main of a process that waits as it is told.
 pub(crate) fn wait_as_told(worker: &Worker) -> Result<()> {
@@ -56,13 +57,15 @@ pub(crate) fn wait_as_told(worker: &Worker) -> Result<()> {
         let turn = Turn::from_word(word);
         board.waiting.store(turn.number, Ordering::Relaxed);
         let (ours, limit) = &mut addresses[address_of(turn.number, way.addresses())];
-        let value = match turn.side {
-            Side::Ours => ours(turn.number),
-            Side::Limit => limit(turn.number),
+        let mut held = |value: &BareValue| {
+            let now = now_after_loads(&clock);
+            board.published_at.store(value[0], Ordering::Relaxed);
+            board.held_at.store(now.0, Ordering::Relaxed);
+        };
+        match turn.side {
+            Side::Ours => ours(turn.number, &mut held),
+            Side::Limit => limit(turn.number, &mut held),
         }?;
-        let now = now_after_loads(&clock);
-        board.published_at.store(value[0], Ordering::Relaxed);
-        board.held_at.store(now.0, Ordering::Relaxed);
         tell(&board.held, turn.number);
     }
 }

@@ -104,13 +104,14 @@ pub(super) fn address_of(number: u64, addresses: usize) -> usize {
 
 pub(super) fn futex(reader: Reader<BareValue>) -> Waiter {
     let mut seen = Generation::NEVER;
-    Box::new(move |number| {
+    Box::new(move |number, held| {
         loop {
             let _ = reader.wait(seen, None)?;
             let snapshot = reader.snapshot()?;
             seen = snapshot.generation();
             if is_whole(&snapshot.value, number) {
-                return Ok(snapshot.value);
+                held(&snapshot.value);
+                return Ok(());
             }
         }
     })
@@ -119,7 +120,7 @@ pub(super) fn futex(reader: Reader<BareValue>) -> Waiter {
 pub(super) fn bare_futex(path: &Path) -> Result<Waiter> {
     let word = BareWord::open(path)?;
     let mut seen = word.version();
-    Ok(Box::new(move |number| {
+    Ok(Box::new(move |number, held| {
         loop {
             while word.version() == seen {
                 word.wait(seen)?;
@@ -127,7 +128,8 @@ pub(super) fn bare_futex(path: &Path) -> Result<Waiter> {
             seen = word.version();
             let value = word.read();
             if is_whole(&value, number) {
-                return Ok(value);
+                held(&value);
+                return Ok(());
             }
         }
     }))
@@ -136,7 +138,7 @@ pub(super) fn bare_futex(path: &Path) -> Result<Waiter> {
 pub(super) fn descriptor(reader: Reader<BareValue>) -> Result<Waiter> {
     let mut notifier = Notifier::new()?;
     let _ = notifier.add(&reader)?;
-    Ok(Box::new(move |number| {
+    Ok(Box::new(move |number, held| {
         loop {
             await_readable(&notifier)?;
             let events = notifier.changed()?;
@@ -145,7 +147,8 @@ pub(super) fn descriptor(reader: Reader<BareValue>) -> Result<Waiter> {
             }
             let value = reader.snapshot()?.value;
             if is_whole(&value, number) {
-                return Ok(value);
+                held(&value);
+                return Ok(());
             }
         }
     }))
@@ -153,13 +156,14 @@ pub(super) fn descriptor(reader: Reader<BareValue>) -> Result<Waiter> {
 
 pub(super) fn bare_descriptor(path: &Path, event: BareEvent) -> Result<Waiter> {
     let word = BareWord::open(path)?;
-    Ok(Box::new(move |number| {
+    Ok(Box::new(move |number, held| {
         loop {
             await_readable(&event)?;
             event.take()?;
             let value = word.read();
             if is_whole(&value, number) {
-                return Ok(value);
+                held(&value);
+                return Ok(());
             }
         }
     }))
@@ -170,13 +174,14 @@ pub(super) fn stream(reader: &Reader<BareValue>) -> Result<Waiter> {
     let inside = runtime.enter();
     let mut changes = Box::pin(reader.changes()?);
     drop(inside);
-    Ok(Box::new(move |number| {
+    Ok(Box::new(move |number, held| {
         runtime.block_on(async {
             loop {
                 let next = poll_fn(|context| changes.as_mut().poll_next(context)).await;
                 let snapshot = next.ok_or("the stream has ended")??;
                 if is_whole(&snapshot.value, number) {
-                    return Ok(snapshot.value);
+                    held(&snapshot.value);
+                    return Ok(());
                 }
             }
         })
@@ -189,7 +194,7 @@ pub(super) fn bare_stream(path: &Path, event: BareEvent) -> Result<Waiter> {
     let inside = runtime.enter();
     let event = event.register()?;
     drop(inside);
-    Ok(Box::new(move |number| {
+    Ok(Box::new(move |number, held| {
         runtime.block_on(async {
             loop {
                 let mut readable = event.readable().await?;
@@ -200,7 +205,8 @@ pub(super) fn bare_stream(path: &Path, event: BareEvent) -> Result<Waiter> {
                 taken?;
                 let value = word.read();
                 if is_whole(&value, number) {
-                    return Ok(value);
+                    held(&value);
+                    return Ok(());
                 }
             }
         })
@@ -222,14 +228,15 @@ fn await_readable(descriptor: &impl AsFd) -> Result<()> {
 /// The same for ours and the limit: it is the file systems that differ.
 pub(super) fn fuse_poll(path: &Path) -> Result<Waiter> {
     let file = File::open(path)?;
-    Ok(Box::new(move |number| {
+    Ok(Box::new(move |number, held| {
         let mut bytes = [0; size_of::<BareValue>()];
         loop {
             await_readable(&file)?;
             file.read_exact_at(&mut bytes, 0)?;
             let value = from_bytes(&bytes);
             if is_whole(&value, number) {
-                return Ok(value);
+                held(&value);
+                return Ok(());
             }
         }
     }))
@@ -237,13 +244,14 @@ pub(super) fn fuse_poll(path: &Path) -> Result<Waiter> {
 
 pub(super) fn spin(reader: Reader<BareValue>) -> Waiter {
     let mut seen = Generation::NEVER;
-    Box::new(move |number| {
+    Box::new(move |number, held| {
         loop {
             let _ = Wait::new().spin(SPIN).for_change(&reader, seen)?;
             let snapshot = reader.snapshot()?;
             seen = snapshot.generation();
             if is_whole(&snapshot.value, number) {
-                return Ok(snapshot.value);
+                held(&snapshot.value);
+                return Ok(());
             }
         }
     })
@@ -252,7 +260,7 @@ pub(super) fn spin(reader: Reader<BareValue>) -> Waiter {
 pub(super) fn bare_spin(path: &Path) -> Result<Waiter> {
     let word = BareWord::open(path)?;
     let mut seen = word.version();
-    Ok(Box::new(move |number| {
+    Ok(Box::new(move |number, held| {
         loop {
             while word.version() == seen {
                 std::hint::spin_loop();
@@ -260,7 +268,8 @@ pub(super) fn bare_spin(path: &Path) -> Result<Waiter> {
             seen = word.version();
             let value = word.read();
             if is_whole(&value, number) {
-                return Ok(value);
+                held(&value);
+                return Ok(());
             }
         }
     }))
