@@ -35,8 +35,9 @@ use random::Random;
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// How long after a burst a waiter may be behind that is there.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// How long after a burst a waiter may be behind that is there. Who sleeps in the crowd looks after a
+/// second by itself, which must not hide that nobody woke it.
+const DEADLINE: Duration = Duration::from_millis(900);
 /// A waiter is there for good so long after it was started or went on.
 const BRIEF: Duration = Duration::from_millis(100);
 /// How long what the dead have left may stay.
@@ -48,7 +49,7 @@ const BURST: usize = 4000;
 
 /// Commit in bursts to waiters of every kind that come, go, are stopped and killed
 ///
-/// In each pause all that are there must be at the last version within two seconds. Ends early when it is
+/// In each pause all that are there must be at the last version within 0.9 seconds, before any looks by itself. Ends early when it is
 /// interrupted, with what it has by then.
 #[derive(Parser, Debug)]
 #[command(after_help = "\
@@ -174,6 +175,7 @@ fn take_part(part: &Part) -> Result {
 
 /// Has each waiter wait in a thread until the input ends.
 fn wait(part: &Part, waiters: &[(&'static Note, Kind)]) -> Result {
+    kind::prepare()?;
     let shared = part.share.then(|| kind::readers(&part.mount)).transpose()?;
     let mut threads = Vec::new();
     for (note, kind) in waiters {
@@ -194,7 +196,7 @@ fn wait(part: &Part, waiters: &[(&'static Note, Kind)]) -> Result {
         threads.push((kind, thread));
     }
     std::io::copy(&mut stdin().lock(), &mut std::io::sink())?;
-    kind::stop();
+    kind::stop()?;
     for (kind, thread) in threads {
         // Those that block end with the process.
         if !kind.blocks() && thread.join().unwrap_or(true) {

@@ -99,7 +99,7 @@ fn a_daemon_out_of_descriptors_refuses_states_by_enfile_and_serves_those_there_a
 /// Forks children each of which is going to wait (`WAIT_BEGIN`), which costs the daemon a
 /// descriptor, until one is refused. Prints how many were not, and the errno.
 const WAITERS: &str = "
-import fcntl, os, signal, sys
+import fcntl, os, signal, struct, sys
 children = []
 # Its other end closes with this process, however that ends.
 alive, life = os.pipe()
@@ -110,7 +110,8 @@ while True:
         os.close(life)
         f = os.open(sys.argv[1], os.O_RDONLY)
         try:
-            fcntl.ioctl(f, 0xb505)
+            # A seat, for as long as the file is open.
+            fcntl.ioctl(f, 0xc008b505, struct.pack('II', 1, 0))
             os.write(w, b'0')
         except OSError as e: os.write(w, str(e.errno).encode())
         os.read(alive, 1)

@@ -2,19 +2,21 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::ValueEnum;
 use kstate::{
-    Change, Generation, Mount, Notifier, NotifyBy, NotifyError, Reader, Wait, Waitable, Waited,
+    Change, Generation, Interrupt, Mount, Notifier, NotifyBy, NotifyError, Reader, Wait, Waitable,
+    Waited, WatchError,
 };
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{UsageWho, getrusage};
 
 use super::Result;
@@ -23,8 +25,8 @@ use super::note::{Note, STATES};
 /// States that a notifier over several has beside those that change.
 const IDLE: usize = 30;
 
-/// A wait is no longer, so that the end of the input is noticed.
-const LOOK: Duration = Duration::from_millis(200);
+/// A wait that nothing ends is no longer; by then a wake that was lost has been found out.
+const LONG: Duration = Duration::from_secs(10);
 
 /// Between two versions of a watch with a rate.
 const PERIOD: Duration = Duration::from_millis(2);
@@ -66,15 +68,37 @@ pub(crate) enum Kind {
     Changes,
 }
 
-/// Raised when the input has ended.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// What ends waits with the input.
+#[derive(Debug)]
+struct Stop {
+    interrupt: Interrupt,
+    /// Readable from then on.
+    event: EventFd,
+}
 
-pub(crate) fn stop() {
-    STOP.store(true, Ordering::Relaxed);
+static STOP: OnceLock<Stop> = OnceLock::new();
+
+/// To be called before anybody waits.
+pub(crate) fn prepare() -> Result {
+    let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+    let interrupt = Interrupt::new();
+    let stop = Stop { interrupt, event };
+    STOP.set(stop).map_err(|_| "prepared twice".into())
+}
+
+fn stopping() -> Result<&'static Stop> {
+    Ok(STOP.get().ok_or("not prepared")?)
+}
+
+pub(crate) fn stop() -> Result {
+    let stop = stopping()?;
+    stop.interrupt.raise();
+    stop.event.write(1)?;
+    Ok(())
 }
 
 fn goes_on() -> bool {
-    !STOP.load(Ordering::Relaxed)
+    STOP.get().is_some_and(|stop| !stop.interrupt.is_raised())
 }
 
 impl Kind {
@@ -92,9 +116,10 @@ impl Kind {
         }
     }
 
-    /// Whether it may sleep in a read that nothing but a version or a signal ends.
+    /// Whether it sleeps where nothing but a version or the end of its process ends it.
     pub(crate) fn blocks(self) -> bool {
-        matches!(self, Self::Read | Self::ReadRate | Self::Changes)
+        use Kind::{Change, Changes, Read, ReadRate, Watch};
+        matches!(self, Change | Watch | Read | ReadRate | Changes)
     }
 }
 
@@ -121,13 +146,12 @@ pub(crate) fn readers(mount: &Path) -> Result<[Reader<u64>; STATES]> {
 /// Waits as `kind` until the input ends.
 pub(crate) fn wait(kind: Kind, mount: &Path, readers: &[Reader<u64>; 2], note: &Note) -> Result {
     note.begin([readers[0].generation().0, readers[1].generation().0]);
+    let long = Wait::new().timeout(LONG);
+    let ended = long.clone().interrupted_by(&stopping()?.interrupt);
     match kind {
-        Kind::Change => change(&readers[0], Wait::new().timeout(LOOK), note),
-        Kind::Spin => {
-            let wait = Wait::new().timeout(LOOK).spin(Duration::from_micros(30));
-            change(&readers[0], wait, note)
-        }
-        Kind::Any => any(readers, note),
+        Kind::Change => change(&readers[0], &long, note),
+        Kind::Spin => change(&readers[0], &ended.spin(Duration::from_micros(30)), note),
+        Kind::Any => any(readers, &ended, note),
         Kind::Watch => watch(&readers[0], Duration::ZERO, note),
         Kind::Rate => watch(&readers[0], PERIOD, note),
         Kind::Uring => listen(NotifyBy::Uring, &readers[..1], mount, note),
@@ -172,7 +196,7 @@ impl<'n> Sleeps<'n> {
     }
 }
 
-fn change(reader: &Reader<u64>, wait: Wait, note: &Note) -> Result {
+fn change(reader: &Reader<u64>, wait: &Wait, note: &Note) -> Result {
     let mut seen = Generation::NEVER;
     let mut sleeps = Sleeps::new(note)?;
     while goes_on() {
@@ -183,16 +207,15 @@ fn change(reader: &Reader<u64>, wait: Wait, note: &Note) -> Result {
                 note.woke(note.saw(0, newest.0));
                 seen = newest;
             }
-            Waited::TimedOut => {}
+            Waited::TimedOut | Waited::Interrupted => {}
             ended => return Err(format!("a wait ended with {ended:?}").into()),
         }
     }
     Ok(())
 }
 
-fn any(readers: &[Reader<u64>; STATES], note: &Note) -> Result {
+fn any(readers: &[Reader<u64>; STATES], wait: &Wait, note: &Note) -> Result {
     let mut seen = [Generation::NEVER; STATES];
-    let wait = Wait::new().timeout(LOOK);
     let mut sleeps = Sleeps::new(note)?;
     while goes_on() {
         let all = [0, 1].map(|state| (&readers[state] as &dyn Waitable, seen[state]));
@@ -209,7 +232,7 @@ fn any(readers: &[Reader<u64>; STATES], note: &Note) -> Result {
                     seen[1 - state] = other;
                 }
             }
-            (_, Waited::TimedOut) => {}
+            (_, Waited::TimedOut | Waited::Interrupted) => {}
             (_, ended) => return Err(format!("a wait ended with {ended:?}").into()),
         }
     }
@@ -218,9 +241,15 @@ fn any(readers: &[Reader<u64>; STATES], note: &Note) -> Result {
 
 fn watch(reader: &Reader<u64>, period: Duration, note: &Note) -> Result {
     let mut watch = reader.watch().at_most_every(period);
+    if !period.is_zero() {
+        watch = watch.interrupted_by(&stopping()?.interrupt);
+    }
     let mut sleeps = Sleeps::new(note)?;
     while goes_on() {
-        let next = watch.next(Some(LOOK))?;
+        let next = match watch.next(Some(LONG)) {
+            Err(WatchError::Interrupted) => None,
+            next => next?,
+        };
         sleeps.called(if period.is_zero() { 1 } else { 2 })?;
         if let Some(snapshot) = next {
             note.woke(note.saw(0, snapshot.generation().0));
@@ -248,10 +277,8 @@ fn listen(by: NotifyBy, readers: &[Reader<u64>], mount: &Path, note: &Note) -> R
         }
     }
     while goes_on() {
-        let mut fds = [PollFd::new(notifier.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(LOOK)?) {
-            Ok(0) | Err(Errno::EINTR) => continue,
-            ready => drop(ready?),
+        if !await_readable(notifier.as_fd())? {
+            continue;
         }
         let events = match notifier.changed() {
             Err(NotifyError::Interrupted) => continue,
@@ -282,29 +309,42 @@ fn take(file: &File, note: &Note) -> Result {
 
 fn poll_file(file: &File, note: &Note) -> Result {
     while goes_on() {
-        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(LOOK)?) {
-            Ok(0) | Err(Errno::EINTR) => {}
-            ready => {
-                ready?;
-                take(file, note)?;
-            }
+        if await_readable(file.as_fd())? {
+            take(file, note)?;
         }
     }
     Ok(())
+}
+
+/// Waits until it is readable; `false` if something else has ended the wait.
+fn await_readable(descriptor: BorrowedFd<'_>) -> Result<bool> {
+    let mut fds = [
+        PollFd::new(descriptor, PollFlags::POLLIN),
+        PollFd::new(stopping()?.event.as_fd(), PollFlags::POLLIN),
+    ];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Err(Errno::EINTR) => Ok(false),
+        ready => {
+            ready?;
+            Ok(fds[0].any().unwrap_or(true))
+        }
+    }
 }
 
 fn edge(file: &File, note: &Note) -> Result {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
     epoll.add(file, EpollEvent::new(flags, 1))?;
+    epoll.add(&stopping()?.event, EpollEvent::new(EpollFlags::EPOLLIN, 2))?;
     let mut events = [EpollEvent::empty(); 2];
     while goes_on() {
-        match epoll.wait(&mut events, EpollTimeout::try_from(LOOK)?) {
-            Ok(0) | Err(Errno::EINTR) => {}
+        match epoll.wait(&mut events, EpollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
             ready => {
-                ready?;
-                take(file, note)?;
+                let told = &events[..ready?];
+                if told.iter().any(|event| event.data() == 1) {
+                    take(file, note)?;
+                }
             }
         }
     }
