@@ -178,6 +178,7 @@ impl fmt::Debug for AsyncNotifier {
 pub struct Changes<R> {
     notifier: AsyncNotifier,
     of: R,
+    seen: Generation,
     has_ended: bool,
 }
 
@@ -188,6 +189,7 @@ impl<R: Readable> Changes<R> {
         Ok(Self {
             notifier: notifier.into_async()?,
             of,
+            seen: Generation::NEVER,
             has_ended: false,
         })
     }
@@ -248,18 +250,27 @@ impl<R: Readable> Stream for Changes<R> {
         if this.has_ended {
             return Poll::Ready(None);
         }
-        let change = match ready!(this.notifier.poll_changed(context)) {
-            Ok(events) => events.first().map(|event| event.change),
-            Err(error) => return Poll::Ready(Some(Err(this.error(error)))),
-        };
-        Poll::Ready(Some(match change {
-            Some(Change::Deleted) => {
+        loop {
+            let change = match ready!(this.notifier.poll_changed(context)) {
+                Ok(events) => events.first().map(|event| event.change),
+                Err(error) => return Poll::Ready(Some(Err(this.error(error)))),
+            };
+            if let Some(Change::Deleted) = change {
                 this.has_ended = true;
                 let name = untyped(&this.of).name().clone();
-                Err(WatchError::Wait(WaitError::Deleted { name }))
+                return Poll::Ready(Some(Err(WaitError::Deleted { name }.into())));
             }
-            _ => this.of.now().map_err(WatchError::from),
-        }))
+            let is_overdue = matches!(change, Some(Change::Overdue(_)));
+            match this.of.now() {
+                // It was there already when the one before was told.
+                Ok(snapshot) if snapshot.generation() == this.seen && !is_overdue => {}
+                Ok(snapshot) => {
+                    this.seen = snapshot.generation();
+                    return Poll::Ready(Some(Ok(snapshot)));
+                }
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
     }
 }
 
