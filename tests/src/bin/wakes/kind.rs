@@ -1,7 +1,7 @@
 //! The kinds of waiters, and their waiting.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -363,7 +363,11 @@ fn read(mut file: File, note: &Note) -> Result {
 fn changes(mut file: File, note: &Note) -> Result {
     let mut bytes = vec![0; 65536];
     while goes_on() {
-        let length = file.read(&mut bytes)?;
+        let length = match file.read(&mut bytes) {
+            // By being stopped and continued (signal(7)); nothing is lost.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            length => length?,
+        };
         let mut is_newer = false;
         for line in std::str::from_utf8(&bytes[..length])?.lines() {
             let line: serde_json::Value = serde_json::from_str(line)?;
