@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use futures_core::Stream;
@@ -15,18 +16,27 @@ use tokio::time::timeout;
 /// Nothing here takes so long unless it never comes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// One test counts what the process has, so that no other may run beside it.
+static ALONE: RwLock<()> = RwLock::new(());
+
+fn beside_others() -> RwLockReadGuard<'static, ()> {
+    ALONE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn here() -> Runtime {
-    Builder::new_current_thread().enable_all().build().unwrap()
+    let built = Builder::new_current_thread().enable_all().build();
+    built.expect("a runtime on this thread")
 }
 
 fn on_threads() -> Runtime {
     let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(3).enable_all().build().unwrap()
+    let built = builder.worker_threads(3).enable_all().build();
+    built.expect("a runtime on three threads")
 }
 
 fn writer(daemon: &Daemon, name: &str) -> State<u64> {
     let mount = daemon.library();
-    mount.subscribe(name).write().typed::<u64>().unwrap()
+    mount.subscribe(name).write().typed().expect("a writer")
 }
 
 async fn next<R: Readable<Content = u64>>(
@@ -37,11 +47,13 @@ async fn next<R: Readable<Content = u64>>(
 }
 
 async fn value<R: Readable<Content = u64>>(changes: &mut Changes<R>) -> u64 {
-    next(changes).await.unwrap().unwrap().value
+    let next = next(changes).await.expect("it goes on");
+    next.expect("a version").value
 }
 
 #[test]
 fn a_stream_gives_what_is_there_then_changes_and_the_last_of_a_burst() {
+    let _beside = beside_others();
     both_transports(|daemon| {
         let state = writer(daemon, "x");
         state.publish(&1).unwrap();
@@ -74,6 +86,7 @@ fn a_stream_gives_what_is_there_then_changes_and_the_last_of_a_burst() {
 
 #[test]
 fn a_stream_ends_with_its_state() {
+    let _beside = beside_others();
     both_transports(|daemon| {
         let state = writer(daemon, "x");
         state.publish(&1).unwrap();
@@ -91,17 +104,18 @@ fn a_stream_ends_with_its_state() {
 }
 
 fn entries(of: &str) -> usize {
-    std::fs::read_dir(of).unwrap().count()
+    std::fs::read_dir(of).expect("of this process").count()
 }
 
 #[test]
 fn hundreds_of_streams_make_no_thread_and_leave_no_descriptor() {
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
     const MANY: usize = 200;
     let daemon = Daemon::start();
     let state = writer(&daemon, "x");
     state.publish(&1).unwrap();
     here().block_on(async {
-        // Other tests run beside this one: a few more or less mean nothing.
+        // The test harness may begin or end a thread of its own meanwhile.
         let threads = entries("/proc/self/task");
         let descriptors = entries("/proc/self/fd");
         let mut streams: Vec<_> = (0..MANY).map(|_| state.changes().unwrap()).collect();
@@ -112,14 +126,15 @@ fn hundreds_of_streams_make_no_thread_and_leave_no_descriptor() {
         for stream in &mut streams {
             assert_eq!(value(stream).await, 2);
         }
-        assert!(entries("/proc/self/task") < threads + MANY / 4);
+        assert!(entries("/proc/self/task") <= threads + 2);
         drop(streams);
-        assert!(entries("/proc/self/fd") < descriptors + MANY / 4);
+        assert!(entries("/proc/self/fd") <= descriptors + 2);
     });
 }
 
 #[test]
 fn a_stream_moves_between_threads() {
+    let _beside = beside_others();
     both_transports(|daemon| {
         let state = writer(daemon, "x");
         let runtime = on_threads();
@@ -150,6 +165,7 @@ fn a_stream_moves_between_threads() {
 
 #[test]
 fn a_stream_of_a_view_keeps_its_rate() {
+    let _beside = beside_others();
     let daemon = Daemon::start();
     let state = writer(&daemon, "x");
     let period = Duration::from_millis(50);
@@ -172,6 +188,7 @@ fn a_stream_of_a_view_keeps_its_rate() {
 
 #[test]
 fn a_task_awaits_many_states_at_one_notifier() {
+    let _beside = beside_others();
     both_transports(|daemon| {
         let states: Vec<_> = (0..300).map(|n| writer(daemon, &format!("s{n}"))).collect();
         on_threads().block_on(async {
@@ -200,6 +217,7 @@ fn a_task_awaits_many_states_at_one_notifier() {
 
 #[test]
 fn what_a_task_that_is_cancelled_did_not_take_is_told_later() {
+    let _beside = beside_others();
     both_transports(|daemon| {
         let state = writer(daemon, "x");
         here().block_on(async {
