@@ -9,7 +9,7 @@
 //! 1. Who sleeps does so no longer than the mark was asked for, counted from before it was asked.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use kstate_sys::abi::Class;
@@ -34,8 +34,17 @@ const DISTRUST: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What this process has been given at a state, through one open file.
+///
+/// # Invariants
+///
+/// 2. `is_taken` is set under the lock, and cleared by the thread that sleeps there, or under the lock in
+///    a forked child, which has no such thread.
 #[derive(Debug, Default)]
-pub(crate) struct Seats(Lock<Given>);
+pub(crate) struct Seats {
+    given: Lock<Given>,
+    /// Some thread sleeps in the seat. Apart, so that who is woken there need not take the lock.
+    is_taken: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Given {
@@ -43,8 +52,6 @@ struct Given {
     process: Option<Process>,
     epoch: u32,
     seat: Mark,
-    /// Some thread sleeps there.
-    is_taken: bool,
     crowd: Mark,
     /// When a seat may be asked for again that was not to be had.
     ask_again: Deadline,
@@ -80,6 +87,7 @@ pub(crate) struct Seat {
     mark: Option<Place>,
     until: Deadline,
     lasts: bool,
+    process: Option<Process>,
     epoch: u32,
 }
 
@@ -163,16 +171,27 @@ impl Subscription {
     pub(crate) fn sit_down(&self, lasts: bool) -> io::Result<Seat> {
         let header = self.header()?;
         let epoch = header.epoch.load(Ordering::Relaxed);
-        let mut given = self.seats().0.lock();
+        let mut given = self.seats().given.lock();
         if !given.is_ours() || given.epoch != epoch {
             *given = Given {
                 process: Process::current().ok(),
                 epoch,
                 ..Given::default()
             };
+            // INVARIANT: 2: of another epoch there may be such a thread, and two that sleep there are
+            // woken as well as one.
+            self.seats().is_taken.store(false, Ordering::Relaxed);
         }
-        match self.place(&mut given, header, lasts) {
-            Ok(place) => Ok(given.sit(place, lasts)),
+        // ORDERING: Relaxed: it is set under the lock, and tells of nothing else.
+        let is_taken = self.seats().is_taken.load(Ordering::Relaxed);
+        match self.place(&mut given, header, is_taken, lasts) {
+            Ok(place) => {
+                if place == Place::Head {
+                    // INVARIANT: 2.
+                    self.seats().is_taken.store(true, Ordering::Relaxed);
+                }
+                Ok(given.sit(place, lasts))
+            }
             // Nobody is there to lower the mark if it is set, nor to wake a crowd. A restarted daemon
             // keeps it, and wakes everybody.
             Err(error)
@@ -184,6 +203,7 @@ impl Subscription {
                     mark: None,
                     until: Deadline::NEVER,
                     lasts,
+                    process: given.process,
                     epoch,
                 })
             }
@@ -192,8 +212,14 @@ impl Subscription {
     }
 
     /// Has the daemon set the mark for a place where a thread can sleep now.
-    fn place(&self, given: &mut Given, header: &Header, lasts: bool) -> io::Result<Place> {
-        if !given.is_taken && !given.seat.serves(lasts) {
+    fn place(
+        &self,
+        given: &mut Given,
+        header: &Header,
+        is_taken: bool,
+        lasts: bool,
+    ) -> io::Result<Place> {
+        if !is_taken && !given.seat.serves(lasts) {
             let is_free = || header.seats.load(Ordering::Relaxed) > 0;
             let may_ask = given.seat.is_set()
                 || !given.crowd.is_set()
@@ -202,7 +228,7 @@ impl Subscription {
                 self.ask(given, Place::Head, lasts)?;
             }
         }
-        if !given.is_taken && given.seat.serves(lasts) {
+        if !is_taken && given.seat.serves(lasts) {
             return Ok(Place::Head);
         }
         if !given.crowd.serves(lasts) {
@@ -242,17 +268,35 @@ impl Subscription {
     }
 
     /// Gives a place back.
+    ///
+    /// # Cost
+    ///
+    /// A store, or for one that lasts a lock and, if it was the last one there, a FUSE request.
+    #[inline]
     pub(crate) fn stand_up(&self, seat: Seat) {
-        let mut given = self.seats().0.lock();
-        if !given.is_ours() {
-            return;
+        if seat.lasts {
+            self.end_lasting(seat);
+        } else if seat.mark == Some(Place::Head) {
+            // INVARIANT: 2.
+            self.seats().is_taken.store(false, Ordering::Relaxed);
         }
-        let Some(place) = seat.mark else {
+    }
+
+    fn end_lasting(&self, seat: Seat) {
+        let mut given = self.seats().given.lock();
+        // A parent's, or one of a daemon that has been followed by another, is not counted here.
+        let is_counted = seat.process.is_some_and(|process| process.is_current())
+            && given.is_ours()
+            && seat.epoch == given.epoch;
+        let Some(place) = seat.mark.filter(|_| is_counted) else {
             return;
         };
-        given.is_taken &= place != Place::Head;
+        if place == Place::Head {
+            // INVARIANT: 2.
+            self.seats().is_taken.store(false, Ordering::Relaxed);
+        }
         let mark = given.mark(place);
-        if seat.lasts && mark.lasting > 0 {
+        if mark.lasting > 0 {
             mark.lasting -= 1;
             if mark.lasting == 0 {
                 // Other threads may be asleep: it stays for a while. If it cannot be asked for that it
@@ -265,24 +309,24 @@ impl Subscription {
     /// The daemon has not woken who sleeps where it should: what of it is dead or late is not waited
     /// for.
     pub(crate) fn distrust_daemon(&self) {
-        self.seats().0.lock().distrust_until = Deadline::after(DISTRUST);
+        self.seats().given.lock().distrust_until = Deadline::after(DISTRUST);
     }
 
     /// Whether that was so a short while ago.
     pub(crate) fn distrusts_daemon(&self) -> bool {
-        !self.seats().0.lock().distrust_until.has_passed()
+        !self.seats().given.lock().distrust_until.has_passed()
     }
 
     /// Whether this process has the wait mark set.
     #[cfg(test)]
     pub(crate) fn is_waiting(&self) -> bool {
-        let given = self.seats().0.lock();
+        let given = self.seats().given.lock();
         given.is_ours() && given.is_set()
     }
 
     /// Takes this process's part of the wait mark back, when no thread of it waits.
     pub(crate) fn end_waiting(&self) {
-        let mut given = self.seats().0.lock();
+        let mut given = self.seats().given.lock();
         if given.is_ours() && given.is_set() {
             *given = Given::default();
             // A dead daemon has forgotten the mark; nothing else can go wrong.
@@ -310,7 +354,6 @@ impl Given {
 
     /// Notes that a thread sleeps there.
     fn sit(&mut self, place: Place, lasts: bool) -> Seat {
-        self.is_taken |= place == Place::Head;
         let mark = self.mark(place);
         mark.lasting += u32::from(lasts);
         let until = match mark.until {
@@ -326,6 +369,7 @@ impl Given {
             mark: Some(place),
             until,
             lasts,
+            process: self.process,
             epoch: self.epoch,
         }
     }

@@ -202,8 +202,9 @@ impl Writing {
         }
         if notice.contains(Notice::WAITERS) {
             let header = self.reader().memory().header();
-            header.count_wake();
             futex::wake_all(&header.head);
+            // Behind it: who is woken does not wait for a figure.
+            header.count_wake();
         }
         !notice.contains(Notice::DELETED)
     }
