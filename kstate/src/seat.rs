@@ -374,3 +374,40 @@ impl Given {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Region;
+
+    #[test]
+    fn a_seat_of_a_parent_or_of_another_daemon_is_not_counted_here() {
+        let region = Region::new(8);
+        let reader = region.reader::<u64>(Class::B64);
+        let subscription = reader.subscription();
+        let process = Process::current().ok();
+        {
+            let mut given = subscription.seats().given.lock();
+            given.process = process;
+            given.epoch = 5;
+            given.seat = Mark {
+                until: Deadline::NEVER,
+                lasting: 1,
+            };
+        }
+        let seat = |process, epoch| {
+            subscription.stand_up(Seat {
+                place: Place::Head,
+                mark: Some(Place::Head),
+                until: Deadline::NEVER,
+                lasts: true,
+                process,
+                epoch,
+            });
+            subscription.seats().given.lock().seat.lasting
+        };
+        assert_eq!(seat(process, 4), 1);
+        assert_eq!(seat(None, 5), 1);
+        assert_eq!(seat(process, 5), 0);
+    }
+}
