@@ -1,5 +1,6 @@
 //! A descriptor for event loops that is readable when one of many states has changed.
 
+mod engine;
 mod entry;
 mod events;
 mod files;
@@ -18,11 +19,9 @@ use kstate_sys::region::Generation;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::wait::{WaitError, Waitable};
-use entry::{Entry, Look};
+use engine::Engine;
+use entry::Entry;
 pub use events::Events;
-use files::Files;
-use uring::Uring;
-use waitv::Waitv;
 
 /// Watches states, hundreds if need be, and has a descriptor that is readable when there is something
 /// to be had from [`changed`](Self::changed).
@@ -147,89 +146,6 @@ pub enum NotifyError {
         #[from]
         source: io::Error,
     },
-}
-
-#[derive(Debug)]
-enum Engine {
-    Uring(Box<Uring>),
-    Waitv(Waitv),
-    Files(Files),
-}
-
-impl Engine {
-    fn new(by: NotifyBy) -> io::Result<Self> {
-        Ok(match by {
-            NotifyBy::Uring => Self::Uring(Box::new(Uring::new()?)),
-            NotifyBy::Thread => Self::Waitv(Waitv::new()?),
-            NotifyBy::Files => Self::Files(Files::new()?),
-        })
-    }
-
-    fn first() -> io::Result<Self> {
-        Self::new(NotifyBy::Uring)
-            .or_else(|_| Self::new(NotifyBy::Thread))
-            .or_else(|_| Self::new(NotifyBy::Files))
-    }
-
-    fn by(&self) -> NotifyBy {
-        match self {
-            Self::Uring(_) => NotifyBy::Uring,
-            Self::Waitv(_) => NotifyBy::Thread,
-            Self::Files(_) => NotifyBy::Files,
-        }
-    }
-
-    /// Has the descriptor readable when there is something to see of an entry behind `look`.
-    fn arm(&mut self, id: u64, entry: &mut Entry, look: Look) -> Result<(), NotifyError> {
-        match self {
-            Self::Uring(uring) => uring.arm(id, entry, look),
-            Self::Waitv(waitv) => waitv.arm(id, entry, look),
-            Self::Files(files) => files.arm(id, entry, look),
-        }
-    }
-
-    fn disarm(&mut self, id: u64) {
-        match self {
-            Self::Uring(uring) => uring.disarm(id),
-            Self::Waitv(waitv) => waitv.disarm(id),
-            Self::Files(files) => files.disarm(id),
-        }
-    }
-
-    /// Hands over what was armed.
-    fn submit(&mut self) -> io::Result<()> {
-        match self {
-            Self::Uring(uring) => uring.submit(),
-            Self::Waitv(_) | Self::Files(_) => Ok(()),
-        }
-    }
-
-    /// Has the descriptor readable, for something that must be tried again.
-    fn again(&mut self) {
-        match self {
-            Self::Uring(uring) => uring.again(),
-            Self::Waitv(waitv) => waitv.again(),
-            Self::Files(files) => files.again(),
-        }
-    }
-
-    /// Takes the entries to look at.
-    fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
-        match self {
-            Self::Uring(uring) => uring.fired(into),
-            Self::Waitv(waitv) => waitv.fired(into),
-            Self::Files(files) => files.fired(into),
-        }
-    }
-
-    /// Lets go of what a forked child has of it without touching what is its parent's.
-    fn abandon(self) {
-        match self {
-            Self::Uring(uring) => uring.abandon(),
-            Self::Waitv(waitv) => waitv.abandon(),
-            Self::Files(_) => {}
-        }
-    }
 }
 
 impl Notifier {
@@ -553,11 +469,7 @@ impl Drop for Notifier {
 
 impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.engine {
-            Engine::Uring(uring) => uring.as_fd(),
-            Engine::Waitv(waitv) => waitv.as_fd(),
-            Engine::Files(files) => files.as_fd(),
-        }
+        self.engine.as_fd()
     }
 }
 
