@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod calls;
+mod epoch;
 mod full;
 mod mapping;
 mod mounting;
@@ -120,6 +121,9 @@ fn main() {
             a_full_tmpfs_refuses_plain_writes_and_keeps_the_old_value,
             room_for_the_header_but_not_the_live_page,
             a_hole_in_a_full_tmpfs_kills_nobody,
+        }
+        epoch {
+            who_sleeps_begins_again_in_another_epoch,
         }
         mapping {
             a_mapped_file_shows_the_live_value,
