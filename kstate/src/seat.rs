@@ -8,6 +8,7 @@
 //!
 //! 1. Who sleeps does so no longer than the mark was asked for, counted from before it was asked.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,10 +24,11 @@ use crate::sleep::LONGEST_SLEEP;
 use crate::subscription::Subscription;
 
 /// For how long the mark is asked. So long commits pay for a wait that was the last one.
-const LEASE: Duration = Duration::from_secs(20);
+const LEASE: Duration = Duration::from_secs(60);
 /// It is asked again when less than this is left, so that no sleep is cut short by it.
 const MARGIN: Duration = Duration::from_secs(6);
-/// Who sleeps where the daemon wakes looks so often whether the daemon does.
+/// Who sleeps where the daemon wakes looks whether it does: first after so long, then less and less
+/// often, but not more seldom than everybody looks.
 pub(crate) const CROWD_SLEEP: Duration = Duration::from_secs(1);
 /// A daemon that did not wake is not relied upon for so long.
 const DISTRUST: Duration = Duration::from_secs(10);
@@ -87,6 +89,7 @@ pub(crate) struct Seat {
     mark: Option<Place>,
     until: Deadline,
     lasts: bool,
+    crowd_sleep: Cell<Duration>,
     process: Option<Process>,
     epoch: u32,
 }
@@ -135,10 +138,16 @@ impl Seat {
     pub(crate) fn slice(&self) -> Duration {
         let most = match self.place {
             Place::Head => LONGEST_SLEEP,
-            Place::Crowd => CROWD_SLEEP,
+            Place::Crowd => self.crowd_sleep.get(),
         };
         // INVARIANT: 1.
         most.min(self.until.left())
+    }
+
+    /// Nothing has happened in a sleep: the next one may be twice as long.
+    pub(crate) fn slept_in_vain(&self) {
+        let twice = self.crowd_sleep.get() * 2;
+        self.crowd_sleep.set(twice.min(LONGEST_SLEEP));
     }
 
     /// Whether it must be taken anew before the next sleep.
@@ -167,7 +176,7 @@ impl Subscription {
     /// # Cost
     ///
     /// A lock; a FUSE request the first time, in a forked child, after a restart of the daemon, and
-    /// every fourteen seconds.
+    /// about once a minute.
     pub(crate) fn sit_down(&self, lasts: bool) -> io::Result<Seat> {
         let header = self.header()?;
         let epoch = header.epoch.load(Ordering::Relaxed);
@@ -203,6 +212,7 @@ impl Subscription {
                     mark: None,
                     until: Deadline::NEVER,
                     lasts,
+                    crowd_sleep: Cell::new(CROWD_SLEEP),
                     process: given.process,
                     epoch,
                 })
@@ -369,6 +379,7 @@ impl Given {
             mark: Some(place),
             until,
             lasts,
+            crowd_sleep: Cell::new(CROWD_SLEEP),
             process: self.process,
             epoch: self.epoch,
         }
@@ -401,6 +412,7 @@ mod tests {
                 mark: Some(Place::Head),
                 until: Deadline::NEVER,
                 lasts: true,
+                crowd_sleep: Cell::new(CROWD_SLEEP),
                 process,
                 epoch,
             });

@@ -146,7 +146,7 @@ impl Wait {
 
     /// Until another version than `since` is the newest; of a [`View`](crate::View), is what it shows.
     ///
-    /// For some twenty seconds after it each commit of the state costs its writer a system call, so
+    /// For some minute after it each commit of the state costs its writer a system call, so
     /// that who waits again soon need not ask the daemon for it.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ impl Wait {
     /// # Cost
     ///
     /// One load if it has changed already. Else one system call, another every four seconds; and a
-    /// FUSE request the first time and every fourteen seconds. Of a view that of [`View::snapshot`](crate::View::snapshot), and a
+    /// FUSE request the first time and about once a minute. Of a view that of [`View::snapshot`](crate::View::snapshot), and a
     /// sleep until what is newer may be shown, if it is there; that one does not spin.
     pub fn for_change<W: Waitable + ?Sized>(
         &self,

@@ -243,9 +243,13 @@ impl<'r> Seated<'r> {
 
     /// Who slept in the crowd to the end of its time, beside a change, was not woken by the daemon.
     fn distrust_if_late(&self, since: Generation, woken: Woken) {
-        let slept = woken == Woken::TimedOut && self.place() == Place::Crowd;
-        if slept && self.reader.changed_since(since) {
-            self.reader.subscription().distrust_daemon();
+        let Some(seat) = &self.seat else { return };
+        if woken != Woken::TimedOut || seat.place != Place::Crowd {
+            return;
+        }
+        match self.reader.changed_since(since) {
+            true => self.reader.subscription().distrust_daemon(),
+            false => seat.slept_in_vain(),
         }
     }
 }
