@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use kstate::{Generation, Wait, WaitError, Waited};
 use kstate_sys::ioctl::place;
 use kstate_tests::{
-    Checked, PATIENCE, Sleeper, begin_wait, both_transports, checked, eventually, take_seats,
+    Checked, PATIENCE, Setup, Sleeper, begin_wait, both_transports, checked, eventually,
+    processor_ticks, take_seats,
 };
 
 use crate::{AT_ONCE, await_waiters, writer};
@@ -37,6 +38,45 @@ fn all_of_more_processes_than_seats_wake_for_each_version() {
         }
         assert_eq!(mount.info("x").unwrap().waiters, 10);
     });
+}
+
+/// Of such a crowd the daemon wakes some at once and leaves the rest to another thread.
+#[test]
+fn a_crowd_of_a_hundred_is_woken_once_a_commit_and_then_left_alone() {
+    const MANY: u64 = 100;
+    for setup in [Setup::default(), Setup::default().with("--notify-by=futex")] {
+        let mut daemon = setup.apart().start();
+        let mount = daemon.library();
+        let state = writer(&mount, "x");
+        for generation in [1, 3, 5] {
+            let sleeping: Vec<_> = (0..MANY)
+                .map(|_| {
+                    let reader = mount.subscribe("x").typed::<u64>().unwrap().reader();
+                    Sleeper::start(move || {
+                        let wait = Wait::new().timeout(PATIENCE);
+                        let mut seen = Generation(generation - 1);
+                        while seen < Generation(generation + 1) {
+                            match wait.for_change(&reader, seen).unwrap() {
+                                Waited::Changed(newest) => seen = newest,
+                                ended => panic!("{ended:?}"),
+                            }
+                        }
+                    })
+                })
+                .collect();
+            sleeping.iter().for_each(Sleeper::await_asleep);
+            state.publish(&generation).unwrap();
+            // Woken, and asleep again for the next one: from then on nobody has anything to do.
+            let watching = daemon.process().pid();
+            eventually("the daemon is at rest", || {
+                let before = processor_ticks(watching);
+                std::thread::sleep(Duration::from_millis(100));
+                (processor_ticks(watching) - before <= 1).then_some(())
+            });
+            state.publish(&generation).unwrap();
+            sleeping.into_iter().for_each(Sleeper::join);
+        }
+    }
 }
 
 #[test]
