@@ -12,7 +12,7 @@ use crate::content::Content;
 use crate::retry::Backoff;
 use crate::stamp::Stamp;
 use crate::state::State;
-use crate::writing::{Room, Writing, live_owner};
+use crate::writing::{Room, Writing, live_owner, wake};
 
 /// How many commits of several states a publish meets before it stands back as from one that stays.
 const MAX_MET: u32 = 1000;
@@ -141,6 +141,11 @@ impl<T: Content> State<T> {
     /// was deleted. Takes the value, so that the number of its bytes is a constant here too.
     #[inline(never)]
     pub(crate) fn settle_value(&self, mut notice: Notice, head: Head, value: &T::Borrowed) -> bool {
+        // By itself and first: somebody sleeps, and this is what it sleeps for.
+        if notice == Notice::WAITERS {
+            wake(self.memory().header());
+            return true;
+        }
         if notice.contains(Notice::ARMED)
             && region::show_live(self.memory(), live_owner(head), head, T::bytes(value))
         {

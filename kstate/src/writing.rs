@@ -8,7 +8,7 @@ use kstate_sys::clock::Ticks;
 use kstate_sys::fork::Process;
 use kstate_sys::futex::{self, Deadline};
 use kstate_sys::region::{
-    self, Group, Head, LONGEST_TURN, LiveOwner, Memory, Notice, Turn, Writer,
+    self, Group, Head, Header, LONGEST_TURN, LiveOwner, Memory, Notice, Turn, Writer,
 };
 
 use crate::claim::{self, ClaimError, Claimed};
@@ -201,10 +201,7 @@ impl Writing {
                 .retry_grown(|memory| region::refresh_live(memory, owner));
         }
         if notice.contains(Notice::WAITERS) {
-            let header = self.reader().memory().header();
-            futex::wake_all(&header.head);
-            // Behind it: who is woken does not wait for a figure.
-            header.count_wake();
+            wake(self.reader().memory().header());
         }
         !notice.contains(Notice::DELETED)
     }
@@ -216,6 +213,13 @@ impl Drop for Writing {
             claim::release(&self.reader, writer.group());
         }
     }
+}
+
+/// Wakes who sleeps on `head`.
+pub(crate) fn wake(header: &Header) {
+    futex::wake_all(&header.head);
+    // Behind it: who is woken does not wait for a figure.
+    header.count_wake();
 }
 
 /// Who refreshes after committing `head`: its slot is one of the handle's group.
