@@ -10,7 +10,7 @@
 //! | [`CLAIM`] | out [`Claim`] | `EBADF` not open for writing, `EUSERS` all groups taken, `ENOSPC`, `ESTALE` deleted, `ESRCH` process not visible to the daemon |
 //! | [`RELEASE`] | in `u32`: a group of the calling process | `EINVAL` not its own |
 //! | [`SET_CAPACITY`] | in and out `u32` bytes | `EBADF`, `EFBIG`, `EINVAL` shrinking after the first write, `ENOSPC` |
-//! | [`WAIT_BEGIN`] | in and out [`Wait`] | `ESRCH`, `EINVAL` no place |
+//! | [`WAIT_BEGIN`] | in and out [`Wait`] | `ESRCH`, `EINVAL` no place, `ESTALE` deleted |
 //! | [`WAIT_END`] | none | `EINVAL` without a beginning |
 //! | [`SEEN`] | in `u64`: a generation | none |
 //! | [`ARM`] | none | `ENOSPC`, `EIO` damaged region |

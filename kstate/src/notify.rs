@@ -70,11 +70,15 @@ pub struct Notifier {
     process: Option<Process>,
     entries: BTreeMap<u64, Entry>,
     last: u64,
+    /// Kept for its room.
     fired: Vec<u64>,
-    /// To be visited again, as that went wrong.
-    failed: Vec<u64>,
+    /// Found: what the caller is given.
     events: Vec<Event>,
-    /// Whether all that is watched is waited for.
+    /// Found where nothing could be given.
+    untold: Vec<Event>,
+    failures: Vec<(Key, NotifyError)>,
+    /// Whether all that is watched is waited for. Not so behind what a look at memory has found, until
+    /// the caller has seen that.
     is_settled: bool,
 }
 
@@ -111,6 +115,8 @@ pub enum Change {
     Overdue(Generation),
     /// It was deleted, and is not watched any more.
     Deleted,
+    /// It cannot be watched, and is not any more; [`Notifier::failure`] says why.
+    Failed,
 }
 
 /// How a [`Notifier`] learns of changes.
@@ -174,8 +180,9 @@ impl Notifier {
             entries: BTreeMap::new(),
             last: 0,
             fired: Vec::new(),
-            failed: Vec::new(),
             events: Vec::new(),
+            untold: Vec::new(),
+            failures: Vec::new(),
             is_settled: true,
         }
     }
@@ -227,7 +234,7 @@ impl Notifier {
         let look = entry.look()?;
         self.engine.arm(id, &mut entry, look)?;
         self.entries.insert(id, entry);
-        self.engine.submit()?;
+        self.submit()?;
         Ok(Key(id))
     }
 
@@ -239,66 +246,91 @@ impl Notifier {
         if self.is_ours() {
             self.engine.disarm(key.0);
             // What is left in the queue goes with the next call.
-            let _ = self.engine.submit();
+            let _ = self.submit();
         }
         true
     }
 
-    /// What has happened since the last call, of each state at most once, and waits for more in the
-    /// background when that is dropped. Never sleeps, and may have nothing.
+    /// Why a state is not watched any more of which [`Change::Failed`] was told; once.
+    pub fn failure(&mut self, key: Key) -> Option<NotifyError> {
+        let at = self.failures.iter().position(|(of, _)| *of == key)?;
+        Some(self.failures.swap_remove(at).1)
+    }
+
+    /// What has happened since the last call, and waits for more in the background when that is dropped.
+    /// Does not wait, and may have nothing.
     ///
     /// # Errors
     ///
-    /// [`NotifyError`]. What was not told yet is told next time, and the descriptor readable until then.
+    /// [`NotifyError`], if the kernel fails what serves all states; of a single one that fails
+    /// [`Change::Failed`] is told.
     ///
     /// # Cost
     ///
-    /// Of up to eight states none until the events are dropped; then, or else at once, two system calls.
+    /// Of up to eight states none until the events are dropped; then, or else at once, two system calls. A FUSE request
+    /// where the daemon has to be asked for a wake mark: after its restart, or for a seat that has become free.
     pub fn changed(&mut self) -> Result<Events<'_>, NotifyError> {
         self.gather()?;
         Ok(Events::of(self))
     }
 
     fn gather(&mut self) -> Result<(), NotifyError> {
+        self.glance()?;
+        match self.events.is_empty() {
+            true => self.take(),
+            false => Ok(()),
+        }
+    }
+
+    /// What a look at memory finds, and says nothing of the rest. No system call: what is to be waited
+    /// for begins with the next call of [`changed`](Self::changed), or when its events are dropped.
+    pub(crate) fn glance(&mut self) -> Result<(), NotifyError> {
         self.follow_fork()?;
         self.events.clear();
-        let mut failed = std::mem::take(&mut self.failed);
-        let mut result = self.visit_all(&mut failed);
-        if result.is_ok() {
-            result = self.look();
+        self.events.append(&mut self.untold);
+        // Of few, each: then the wait that was in flight is taken together with the one that begins.
+        if self.way() == NotifyBy::Uring && self.entries.len() <= FEW {
+            let is_news = |(_, entry): &(&u64, &Entry)| entry.known().look().is_news();
+            let news = self.entries.iter().filter(is_news).map(|(id, _)| *id);
+            let news: smallvec::SmallVec<[u64; FEW]> = news.collect();
+            news.into_iter().for_each(|id| self.visit(id));
         }
-        if result.is_ok() && self.events.is_empty() {
-            result = self.take();
-        }
-        match result {
-            // What was found is told all the same, and the error when it comes again.
-            Err(_) if !self.events.is_empty() => Ok(()),
-            result => result,
-        }
+        self.is_settled &= self.events.is_empty();
+        Ok(())
     }
 
     /// Takes what has come, and begins to wait for more.
     fn take(&mut self) -> Result<(), NotifyError> {
-        let mut fired = std::mem::take(&mut self.fired);
-        let taken = self.engine.fired(&mut fired).map_err(NotifyError::from);
-        let visited = self.visit_all(&mut fired);
+        let mut fired = self.fired()?;
+        fired.drain(..).for_each(|id| self.visit(id));
         self.fired = fired;
-        let submitted = self.engine.submit().map_err(NotifyError::from);
-        self.is_settled = submitted.is_ok();
-        taken.and(visited).and(submitted)
+        // Of failures that were found.
+        self.events.append(&mut self.untold);
+        self.submit()
     }
 
-    fn visit_all(&mut self, ids: &mut Vec<u64>) -> Result<(), NotifyError> {
-        let mut result = Ok(());
-        for id in ids.drain(..) {
-            let visited = self.visit(id);
-            if visited.is_err() {
-                self.failed.push(id);
-                self.engine.again();
+    /// The entries to look at. Of those that have something new though nobody woke them, the daemon does
+    /// not wake.
+    fn fired(&mut self) -> Result<Vec<u64>, NotifyError> {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.engine.fired(&mut fired)?;
+        for (id, is_late) in self.engine.unwoken() {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                if is_late || entry.known().look().has_news() {
+                    entry.distrust_daemon();
+                }
+                fired.push(id);
             }
-            result = result.and(visited);
         }
-        result
+        Ok(fired)
+    }
+
+    fn submit(&mut self) -> Result<(), NotifyError> {
+        self.is_settled = self.engine.submit()?;
+        if !self.is_settled {
+            self.engine.again();
+        }
+        Ok(())
     }
 
     /// Begins to wait for what comes behind the events told, if that has been put off.
@@ -306,50 +338,38 @@ impl Notifier {
         if self.is_settled || !self.is_ours() {
             return;
         }
-        let mut fired = std::mem::take(&mut self.fired);
-        let taken = self.engine.fired(&mut fired);
-        for id in fired.drain(..) {
-            let Some(entry) = self.entries.get_mut(&id) else {
-                continue;
-            };
-            // News are not told here: what is so already makes the descriptor readable at once.
-            let armed = entry.look();
-            if armed
-                .and_then(|look| self.engine.arm(id, entry, look))
-                .is_err()
-            {
-                self.failed.push(id);
-                self.engine.again();
+        let settled = self.fired().and_then(|mut fired| {
+            for id in fired.drain(..) {
+                let Some(entry) = self.entries.get_mut(&id) else {
+                    continue;
+                };
+                // News are not told here: what is so already makes the descriptor readable at once.
+                let armed = entry.look();
+                let armed = armed.and_then(|look| self.engine.arm(id, entry, look));
+                if let Err(error) = armed {
+                    self.fail(id, error);
+                    self.engine.again();
+                }
             }
-        }
-        self.fired = fired;
-        self.is_settled = self.engine.submit().is_ok();
-        if taken.is_err() || !self.is_settled {
+            self.fired = fired;
+            self.submit()
+        });
+        if settled.is_err() {
             // It is tried again by the next call, which says what is wrong.
             self.engine.again();
         }
     }
 
-    /// What a look at memory finds, and says nothing of the rest. No system call: what is to be waited
-    /// for begins with the next call of [`changed`](Self::changed).
-    #[cfg(feature = "tokio")]
-    pub(crate) fn glance(&mut self) -> Result<&[Event], NotifyError> {
-        self.follow_fork()?;
-        self.events.clear();
-        if self.failed.is_empty() {
-            self.look()?;
-        }
-        Ok(&self.events)
-    }
-
     /// As [`changed`](Self::changed), and waits for more at once.
     #[cfg(feature = "tokio")]
     pub(crate) fn changed_at_once(&mut self) -> Result<&[Event], NotifyError> {
-        self.gather()?;
+        self.follow_fork()?;
+        self.events.clear();
+        self.take()?;
         Ok(&self.events)
     }
 
-    /// What [`changed`](Self::changed) has found.
+    /// What was found.
     #[cfg(feature = "tokio")]
     pub(crate) fn events(&self) -> &[Event] {
         &self.events
@@ -384,32 +404,14 @@ impl Notifier {
         }
     }
 
-    /// Looks at the states in memory, if there are few: then the wait that was in flight is taken
-    /// together with the one that begins.
-    fn look(&mut self) -> Result<(), NotifyError> {
-        let mut result = Ok(());
-        if self.way() == NotifyBy::Uring && self.entries.len() <= FEW {
-            let ids: smallvec::SmallVec<[u64; FEW]> = self.entries.keys().copied().collect();
-            for id in ids {
-                let visited = self.visit_news(id);
-                result = result.and(visited);
-            }
-            self.is_settled &= self.events.is_empty();
-        }
-        result
-    }
-
-    /// Visits an entry if there is something to tell of it.
-    fn visit_news(&mut self, id: u64) -> Result<(), NotifyError> {
-        let entry = self.entries.get(&id);
-        match entry.is_some_and(|entry| entry.known().look().is_news()) {
-            true => self.visit(id),
-            false => Ok(()),
+    /// Looks at an entry, tells what is new, and waits on behalf of it for more.
+    fn visit(&mut self, id: u64) {
+        if let Err(error) = self.try_to_visit(id) {
+            self.fail(id, error);
         }
     }
 
-    /// Looks at an entry and waits on behalf of it for more.
-    fn visit(&mut self, id: u64) -> Result<(), NotifyError> {
+    fn try_to_visit(&mut self, id: u64) -> Result<(), NotifyError> {
         let Some(entry) = self.entries.get_mut(&id) else {
             return Ok(());
         };
@@ -431,6 +433,17 @@ impl Notifier {
         self.engine.arm(id, entry, look)
     }
 
+    /// Gives an entry up, and has that told.
+    fn fail(&mut self, id: u64, error: NotifyError) {
+        self.entries.remove(&id);
+        self.engine.disarm(id);
+        self.failures.push((Key(id), error));
+        self.untold.push(Event {
+            key: Key(id),
+            change: Change::Failed,
+        });
+    }
+
     pub(crate) fn is_ours(&self) -> bool {
         self.process.is_none_or(|process| process.is_current())
     }
@@ -440,30 +453,22 @@ impl Notifier {
         if self.is_ours() {
             return Ok(());
         }
-        let engine = Engine::new(self.way()).or_else(|_| Engine::first())?;
-        std::mem::replace(&mut self.engine, engine).abandon();
+        // The old one is a parent's, and knows that.
+        self.engine = Engine::new(self.way()).or_else(|_| Engine::first())?;
         self.process = Process::current().ok();
         let by = self.way();
+        let mut failed = Vec::new();
         for (id, entry) in &mut self.entries {
-            entry.renew(by != NotifyBy::Files)?;
-            let look = entry.look()?;
-            self.engine.arm(*id, entry, look)?;
-        }
-        Ok(self.engine.submit()?)
-    }
-}
-
-impl Drop for Notifier {
-    fn drop(&mut self) {
-        if !self.is_ours()
-            && let Ok(engine) = Engine::new(NotifyBy::Files)
-        {
-            std::mem::replace(&mut self.engine, engine).abandon();
-        } else if self.is_ours() {
-            for id in self.entries.keys() {
-                self.engine.disarm(*id);
+            let renewed = entry.renew(by != NotifyBy::Files);
+            let looked = renewed.and_then(|()| entry.look());
+            if let Err(error) = looked.and_then(|look| self.engine.arm(*id, entry, look)) {
+                failed.push((*id, error));
             }
         }
+        for (id, error) in failed {
+            self.fail(id, error);
+        }
+        self.submit()
     }
 }
 

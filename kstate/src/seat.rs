@@ -32,6 +32,8 @@ const MARGIN: Duration = Duration::from_secs(6);
 pub(crate) const CROWD_SLEEP: Duration = Duration::from_secs(1);
 /// A daemon that did not wake is not relied upon for so long.
 const DISTRUST: Duration = Duration::from_secs(10);
+/// How long an epoch lasts at least.
+const EPOCH: Duration = Duration::from_millis(50);
 /// How often a seat is asked for again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,8 @@ struct Given {
     crowd: Mark,
     /// When a seat may be asked for again that was not to be had.
     ask_again: Deadline,
+    /// When all may be asked for again as of another daemon.
+    begun_again: Deadline,
     distrust_until: Deadline,
 }
 
@@ -75,8 +79,32 @@ impl Mark {
     }
 
     /// Whether it serves a wait that begins now.
-    fn serves(&self, lasts: bool) -> bool {
-        self.until == Deadline::NEVER || !lasts && self.until.left() > MARGIN
+    fn serves(&self, stay: Stay) -> bool {
+        let margin = stay.margin();
+        self.until == Deadline::NEVER || margin.is_some_and(|margin| self.until.left() > margin)
+    }
+}
+
+/// For how long a place is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stay {
+    /// Until it is given back.
+    Lasting,
+    /// No longer than so.
+    AtMost(Duration),
+}
+
+impl Stay {
+    fn lasts(self) -> bool {
+        self == Self::Lasting
+    }
+
+    /// A mark that stays for longer than this serves.
+    fn margin(self) -> Option<Duration> {
+        match self {
+            Self::Lasting => None,
+            Self::AtMost(most) => Some(most.min(MARGIN)),
+        }
     }
 }
 
@@ -166,25 +194,27 @@ impl Subscription {
         Ok(self.map_for(Class::B64)?.mapped().header())
     }
 
-    /// A place to sleep, whose mark is set; to be [given back](Self::stand_up). One that `lasts` does
-    /// until then.
+    /// A place to sleep, whose mark is set; to be [given back](Self::stand_up).
     ///
     /// # Errors
     ///
-    /// What the daemon says.
+    /// What the daemon says; `EINTR` when a signal handler ran, for a stay that does not last.
     ///
     /// # Cost
     ///
     /// A lock; a FUSE request the first time, in a forked child, after a restart of the daemon, and
     /// about once a minute.
-    pub(crate) fn sit_down(&self, lasts: bool) -> io::Result<Seat> {
+    pub(crate) fn sit_down(&self, stay: Stay) -> io::Result<Seat> {
         let header = self.header()?;
         let epoch = header.epoch.load(Ordering::Relaxed);
         let mut given = self.seats().given.lock();
-        if !given.is_ours() || given.epoch != epoch {
+        // A daemon does not restart so often; who may write the state could say that it does.
+        let is_restart = given.epoch != epoch && given.begun_again.has_passed();
+        if !given.is_ours() || is_restart {
             *given = Given {
                 process: Process::current().ok(),
                 epoch,
+                begun_again: Deadline::after(EPOCH),
                 ..Given::default()
             };
             // INVARIANT: 2: of another epoch there may be such a thread, and two that sleep there are
@@ -193,13 +223,13 @@ impl Subscription {
         }
         // ORDERING: Relaxed: it is set under the lock, and tells of nothing else.
         let is_taken = self.seats().is_taken.load(Ordering::Relaxed);
-        match self.place(&mut given, header, is_taken, lasts) {
+        match self.place(&mut given, header, is_taken, stay) {
             Ok(place) => {
                 if place == Place::Head {
                     // INVARIANT: 2.
                     self.seats().is_taken.store(true, Ordering::Relaxed);
                 }
-                Ok(given.sit(place, lasts))
+                Ok(given.sit(place, stay.lasts()))
             }
             // Nobody is there to lower the mark if it is set, nor to wake a crowd. A restarted daemon
             // keeps it, and wakes everybody.
@@ -211,7 +241,7 @@ impl Subscription {
                     place: Place::Head,
                     mark: None,
                     until: Deadline::NEVER,
-                    lasts,
+                    lasts: stay.lasts(),
                     crowd_sleep: Cell::new(CROWD_SLEEP),
                     process: given.process,
                     epoch,
@@ -227,22 +257,22 @@ impl Subscription {
         given: &mut Given,
         header: &Header,
         is_taken: bool,
-        lasts: bool,
+        stay: Stay,
     ) -> io::Result<Place> {
-        if !is_taken && !given.seat.serves(lasts) {
+        if !is_taken && !given.seat.serves(stay) {
             let is_free = || header.seats.load(Ordering::Relaxed) > 0;
             let may_ask = given.seat.is_set()
                 || !given.crowd.is_set()
                 || is_free() && given.ask_again.has_passed();
             if may_ask {
-                self.ask(given, Place::Head, lasts)?;
+                self.ask(given, Place::Head, stay.lasts())?;
             }
         }
-        if !is_taken && given.seat.serves(lasts) {
+        if !is_taken && given.seat.serves(stay) {
             return Ok(Place::Head);
         }
-        if !given.crowd.serves(lasts) {
-            self.ask(given, Place::Crowd, lasts)?;
+        if !given.crowd.serves(stay) {
+            self.ask(given, Place::Crowd, stay.lasts())?;
         }
         Ok(Place::Crowd)
     }
@@ -263,7 +293,11 @@ impl Subscription {
             milliseconds,
         };
         let now = Deadline::now();
-        errno::uninterrupted(|| call::wait_begin(self.descriptor(), &mut wait))?;
+        match lasts {
+            true => errno::uninterrupted(|| call::wait_begin(self.descriptor(), &mut wait))?,
+            // A signal ends the wait that this is for.
+            false => call::wait_begin(self.descriptor(), &mut wait)?,
+        }
         let granted = u64::from(wait.milliseconds).saturating_mul(1_000_000);
         let until = match wait.milliseconds {
             0 => Deadline::NEVER,
@@ -320,6 +354,13 @@ impl Subscription {
     /// for.
     pub(crate) fn distrust_daemon(&self) {
         self.seats().given.lock().distrust_until = Deadline::after(DISTRUST);
+    }
+
+    /// Whether there may be a seat for who has none, and it is time to ask.
+    pub(crate) fn may_get_a_seat(&self, header: &Header) -> bool {
+        header.seats.load(Ordering::Relaxed) > 0
+            && !self.seats().is_taken.load(Ordering::Relaxed)
+            && self.seats().given.lock().ask_again.has_passed()
     }
 
     /// Whether that was so a short while ago.

@@ -109,6 +109,11 @@ impl AsyncNotifier {
         self.notifier.remove(key)
     }
 
+    /// As [`Notifier::failure`].
+    pub fn failure(&mut self, key: Key) -> Option<NotifyError> {
+        self.notifier.failure(key)
+    }
+
     /// What has happened since the last call, as soon as there is something. It can be cancelled: what
     /// was not returned is told next time.
     ///
@@ -131,7 +136,8 @@ impl AsyncNotifier {
     ) -> Poll<Result<&[Event], NotifyError>> {
         loop {
             // What has come is to be seen in memory: it is not held up by waiting for the next.
-            if !self.own()?.glance()?.is_empty() {
+            self.own()?.glance()?;
+            if !self.notifier.events().is_empty() {
                 return Poll::Ready(Ok(self.notifier.events()));
             }
             if !self.notifier.changed_at_once()?.is_empty() {
@@ -178,6 +184,7 @@ impl fmt::Debug for AsyncNotifier {
 pub struct Changes<R> {
     notifier: AsyncNotifier,
     of: R,
+    key: Key,
     seen: Generation,
     has_ended: bool,
 }
@@ -185,8 +192,9 @@ pub struct Changes<R> {
 impl<R: Readable> Changes<R> {
     fn new(of: R) -> Result<Self, NotifyError> {
         let mut notifier = Notifier::new()?;
-        notifier.add(&of)?;
+        let key = notifier.add(&of)?;
         Ok(Self {
+            key,
             notifier: notifier.into_async()?,
             of,
             seen: Generation::NEVER,
@@ -259,6 +267,12 @@ impl<R: Readable> Stream for Changes<R> {
                 this.has_ended = true;
                 let name = untyped(&this.of).name().clone();
                 return Poll::Ready(Some(Err(WaitError::Deleted { name }.into())));
+            }
+            if let Some(Change::Failed) = change {
+                this.has_ended = true;
+                let failure = this.notifier.failure(this.key);
+                let error = failure.unwrap_or(NotifyError::Forked);
+                return Poll::Ready(Some(Err(this.error(error))));
             }
             let is_overdue = matches!(change, Some(Change::Overdue(_)));
             match this.of.now() {

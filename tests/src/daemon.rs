@@ -252,6 +252,11 @@ impl Daemon {
         &mut self.running
     }
 
+    /// Its process.
+    pub fn pid(&self) -> nix::unistd::Pid {
+        self.running.pid()
+    }
+
     /// Kills it without warning and starts another on the same, then stale, mount.
     ///
     /// # Panics

@@ -62,11 +62,20 @@ impl Engine {
         }
     }
 
-    /// Hands over what was armed.
-    pub(super) fn submit(&mut self) -> io::Result<()> {
+    /// Hands over what was armed; `false` if some of it is left for another time.
+    pub(super) fn submit(&mut self) -> io::Result<bool> {
         match self {
             Self::Uring(uring) => uring.submit(),
-            Self::Waitv(_) | Self::Files(_) => Ok(()),
+            Self::Waitv(_) | Self::Files(_) => Ok(true),
+        }
+    }
+
+    /// Takes the entries to look whether the daemon wakes them, and of which it is known that it did
+    /// not.
+    pub(super) fn unwoken(&mut self) -> Vec<(u64, bool)> {
+        match self {
+            Self::Uring(uring) => uring.unwoken(),
+            Self::Waitv(_) | Self::Files(_) => Vec::new(),
         }
     }
 
@@ -85,15 +94,6 @@ impl Engine {
             Self::Uring(uring) => uring.fired(into),
             Self::Waitv(waitv) => waitv.fired(into),
             Self::Files(files) => files.fired(into),
-        }
-    }
-
-    /// Lets go of what a forked child has of it without touching what is its parent's.
-    pub(super) fn abandon(self) {
-        match self {
-            Self::Uring(uring) => uring.abandon(),
-            Self::Waitv(waitv) => waitv.abandon(),
-            Self::Files(_) => {}
         }
     }
 }

@@ -9,7 +9,7 @@ use kstate_sys::region::{Generation, Head, Memory, Notice};
 
 use super::{Change, NotifyError};
 use crate::reader::{Reader, Untyped};
-use crate::seat::{Place, Seat};
+use crate::seat::{Place, Seat, Stay};
 use crate::view::Shown;
 use crate::wait::{Waitable, cannot_wait, shown, untyped};
 
@@ -164,7 +164,7 @@ impl Entry {
     pub(super) fn renew(&mut self, sleeps: bool) -> Result<(), NotifyError> {
         self.stand_up();
         if sleeps {
-            let seat = self.reader().subscription().sit_down(true);
+            let seat = self.reader().subscription().sit_down(Stay::Lasting);
             let seat = seat.map_err(|source| cannot_wait(self.reader(), source))?;
             self.known.place = seat.place;
             self.seat = Some(seat);
@@ -184,16 +184,26 @@ impl Entry {
         self.known.place = Place::Head;
     }
 
-    /// What is new of it. Where it sleeps is asked for again after a restart of the daemon.
+    /// What is new of it. Where it sleeps is asked for again after a restart of the daemon, and in the
+    /// crowd when a seat is free.
     pub(super) fn look(&mut self) -> Result<Look, NotifyError> {
+        let subscription = self.reader().subscription();
         let header = self.reader().memory().header();
+        let in_crowd = self.known.place == Place::Crowd;
         let seat = self.seat.as_ref();
         if seat.is_some_and(|seat| seat.is_outdated(header)) {
             self.renew(true)?;
-        } else if self.known.place == Place::Crowd
-            && self.reader().subscription().distrusts_daemon()
-        {
+        } else if in_crowd && subscription.distrusts_daemon() {
             self.known.place = Place::Head;
+        } else if in_crowd && subscription.may_get_a_seat(header) {
+            // What it has is given back behind it: no commit is missed in between.
+            if let Ok(seat) = subscription.sit_down(Stay::Lasting) {
+                let place = seat.place;
+                if let Some(old) = self.seat.replace(seat) {
+                    self.reader().subscription().stand_up(old);
+                }
+                self.known.place = place;
+            }
         }
         Ok(self.known.look())
     }
@@ -218,7 +228,7 @@ impl Entry {
                 self.known.is_told_overdue = false;
             }
             Change::Overdue(_) => self.known.is_told_overdue = true,
-            Change::Deleted => {}
+            Change::Deleted | Change::Failed => {}
         }
         look.has_told = true;
         Some(change)

@@ -24,16 +24,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use io_uring::squeue::{self, Flags};
 use io_uring::{EnterFlags, IoUring, opcode, types};
+use kstate_sys::fork::Process;
 use kstate_sys::futex::{Deadline, FUTEX2_SIZE_U32};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::NotifyError;
 use super::entry::{Entry, Look};
 use crate::reader::{Reader, Untyped};
-use crate::seat::Place;
+use crate::seat::{CROWD_SLEEP, Place};
+use crate::sleep::LONGEST_SLEEP;
 
 const FUTEX_BITSET_MATCH_ANY: u64 = u32::MAX as u64;
 
@@ -42,6 +45,9 @@ const FUTEX_BITSET_MATCH_ANY: u64 = u32::MAX as u64;
 const SUBMISSIONS: u32 = 16;
 const COMPLETIONS: u32 = 64;
 
+/// How often completions are taken that come while others are.
+const ROUNDS: u32 = 3;
+
 /// What an entry was, in the low bits of its user data; above them is whose it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -49,8 +55,8 @@ enum Kind {
     Wait = 0,
     /// The time before which nothing is told.
     Pause = 1,
-    /// The end of the daemon.
-    Daemon = 2,
+    /// The time to look whether the daemon wakes the crowds.
+    Round = 2,
     /// A cancellation.
     Cancel = 3,
 }
@@ -66,7 +72,7 @@ impl Kind {
         let kind = match data & 3 {
             0 => Self::Wait,
             1 => Self::Pause,
-            2 => Self::Daemon,
+            2 => Self::Round,
             _ => Self::Cancel,
         };
         (kind, data >> Self::BITS)
@@ -77,8 +83,23 @@ pub(super) struct Uring {
     ring: ManuallyDrop<IoUring>,
     event: EventFd,
     armed: BTreeMap<u64, Armed>,
+    /// Taken out while entries in the queue may still name what is theirs.
+    parked: Vec<Armed>,
     /// Of a ring that is no more: to be looked at.
     left: Vec<u64>,
+    round: Round,
+    /// Whose it is; none where that cannot be told.
+    process: Option<Process>,
+}
+
+/// Where the daemon wakes it may be that nobody does. So what sleeps there is looked at: first after
+/// [`CROWD_SLEEP`], then less and less often.
+struct Round {
+    time: Box<types::Timespec>,
+    after: Duration,
+    is_due: bool,
+    /// A timeout is in flight, or queued.
+    is_armed: bool,
 }
 
 /// Who may use a ring.
@@ -97,10 +118,7 @@ struct Armed {
     /// Waits in flight. Behind news that were seen in memory a second one begins, as the first is
     /// about to complete: who commits wakes it, or the daemon does where a committer has died.
     waits: u8,
-    /// Whether the end of the daemon is waited for.
-    minds_daemon: bool,
-    /// Where: in the crowd of a daemon that has died nobody wakes.
-    is_orphaned: bool,
+    in_crowd: bool,
 }
 
 /// A ring that makes `event` readable.
@@ -134,7 +152,15 @@ impl Uring {
             ring: ManuallyDrop::new(ring(Users::OneThread, &event)?),
             event,
             armed: BTreeMap::new(),
+            parked: Vec::new(),
             left: Vec::new(),
+            round: Round {
+                time: Box::default(),
+                after: CROWD_SLEEP,
+                is_due: false,
+                is_armed: false,
+            },
+            process: Process::current().ok(),
         })
     }
 
@@ -144,8 +170,8 @@ impl Uring {
         let ring = ManuallyDrop::new(ring(Users::All, &self.event)?);
         let one_threads = std::mem::replace(&mut self.ring, ring);
         drop(ManuallyDrop::into_inner(one_threads));
+        self.round.is_armed = false;
         for (id, armed) in &mut self.armed {
-            armed.minds_daemon = false;
             if std::mem::take(&mut armed.waits) > 0 {
                 self.left.push(*id);
             }
@@ -158,29 +184,32 @@ impl Uring {
         &mut self,
         id: u64,
         entry: &mut Entry,
-        mut look: Look,
+        look: Look,
     ) -> Result<(), NotifyError> {
         let armed = self.armed.entry(id).or_insert_with(|| Armed {
             _reader: entry.reader().clone(),
             pause: Box::default(),
             waits: 0,
-            minds_daemon: false,
-            is_orphaned: false,
+            in_crowd: false,
         });
-        let waits = armed.waits > u8::from(look.has_told);
-        if armed.is_orphaned && armed.waits == 0 {
-            armed.is_orphaned = false;
-            entry.distrust_daemon();
-            look = entry.look()?;
-        }
-        let minds_daemon = look.place == Place::Crowd && !armed.minds_daemon;
-        armed.minds_daemon |= minds_daemon;
+        let in_crowd = look.place == Place::Crowd;
+        let moves = armed.in_crowd && !in_crowd;
+        armed.in_crowd = in_crowd;
+        let waits = armed.waits > u8::from(look.has_told) && !moves;
+        let in_flight = armed.waits;
         armed.waits += u8::from(!waits);
-        if minds_daemon {
-            // Without a flag of its own: an error is told of at any rate, and a daemon's end is one.
-            let fd = types::Fd(entry.reader().as_fd().as_raw_fd());
-            let poll = opcode::PollAdd::new(fd, 0).build();
-            self.push(&[poll.user_data(Kind::Daemon.data(id))])?;
+        if moves && in_flight > 0 {
+            // Where nobody may wake them: they end before the next one begins, and count until then.
+            let all = types::CancelBuilder::user_data(Kind::Wait.data(id)).all();
+            let cancel = opcode::AsyncCancel2::new(all).build();
+            let cancel = cancel.flags(Flags::SKIP_SUCCESS);
+            self.push(&[cancel.user_data(Kind::Cancel.data(id))])?;
+        }
+        if in_crowd {
+            if look.has_told {
+                self.round.after = CROWD_SLEEP;
+            }
+            self.arm_round()?;
         }
         if waits {
             return Ok(());
@@ -209,6 +238,30 @@ impl Uring {
         Ok(self.push(&[pause, wait])?)
     }
 
+    /// Has the crowds looked at in a while, unless that is to be done already.
+    fn arm_round(&mut self) -> io::Result<()> {
+        if self.round.is_armed {
+            return Ok(());
+        }
+        *self.round.time = self.round.after.into();
+        // INVARIANT: 1, of a time that lives as long as the ring.
+        let timeout = opcode::Timeout::new(&raw const *self.round.time).build();
+        self.push(&[timeout.user_data(Kind::Round.data(0))])?;
+        self.round.is_armed = true;
+        Ok(())
+    }
+
+    /// Takes the entries whose turn it is to be looked at, and whether one's first wait is in flight
+    /// still although a second has begun behind it: then nobody has woken it.
+    pub(super) fn unwoken(&mut self) -> Vec<(u64, bool)> {
+        if !std::mem::take(&mut self.round.is_due) {
+            return Vec::new();
+        }
+        self.round.after = (self.round.after * 2).min(LONGEST_SLEEP);
+        let crowd = self.armed.iter().filter(|(_, armed)| armed.in_crowd);
+        crowd.map(|(id, armed)| (*id, armed.waits > 1)).collect()
+    }
+
     /// A timeout that succeeds and leaves no completion, before what is linked to it.
     fn pause(&mut self, id: u64, due: Deadline) -> squeue::Entry {
         let at = due.timespec();
@@ -235,6 +288,8 @@ impl Uring {
         let Some(armed) = self.armed.remove(&id) else {
             return;
         };
+        // INVARIANT: 1: kept until the kernel has taken what is queued, the cancellations included.
+        self.parked.push(armed);
         let of = |kind: Kind| {
             let all = types::CancelBuilder::user_data(kind.data(id)).all();
             let cancel = opcode::AsyncCancel2::new(all).build();
@@ -242,19 +297,23 @@ impl Uring {
                 .flags(Flags::SKIP_SUCCESS)
                 .user_data(Kind::Cancel.data(id))
         };
-        // What is not in flight any more is not found: no harm. The pause first, with what is linked.
-        let cancels = [of(Kind::Pause), of(Kind::Wait), of(Kind::Daemon)];
-        let wanted = match armed.minds_daemon {
-            true => &cancels[..],
-            false => &cancels[..2],
-        };
-        // INVARIANT: 1: the kernel has taken the cancellations before the reader goes.
-        let _ = self.push(wanted).and_then(|()| self.submit());
+        // What is not in flight any more is not found: no harm. The pause first, with what is linked. What
+        // fails here is left in flight, completes some time and is nobody's.
+        let cancels = [of(Kind::Pause), of(Kind::Wait)];
+        let _ = self.push(&cancels).and_then(|()| self.submit());
     }
 
-    pub(super) fn submit(&mut self) -> io::Result<()> {
+    /// Whether all that was queued is handed over.
+    pub(super) fn submit(&mut self) -> io::Result<bool> {
         let is_empty = self.ring.submission().is_empty();
-        if is_empty { Ok(()) } else { self.enter() }
+        if !is_empty {
+            self.enter()?;
+        }
+        let is_empty = self.ring.submission().is_empty();
+        if is_empty {
+            self.parked.clear();
+        }
+        Ok(is_empty)
     }
 
     /// Hands over what is in the queue, and has what has completed put where it is taken.
@@ -288,7 +347,7 @@ impl Uring {
     }
 
     pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
-        loop {
+        for _ in 0..ROUNDS {
             if self.kernel_has() || !self.ring.submission().is_empty() {
                 self.enter()?;
             }
@@ -299,48 +358,33 @@ impl Uring {
                 Err(error) => return Err(error.into()),
             }
             into.append(&mut self.left);
-            self.take(into)?;
+            self.take(into);
             if !self.kernel_has() {
                 return Ok(());
             }
         }
+        // Beside a fast writer there could be no end: what is left makes it readable again.
+        self.again();
+        Ok(())
     }
 
-    fn take(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
-        let mut orphans = smallvec::SmallVec::<[u64; 4]>::new();
+    fn take(&mut self, into: &mut Vec<u64>) {
         for completion in self.ring.completion() {
             let (kind, id) = Kind::of(completion.user_data());
-            let Some(armed) = self.armed.get_mut(&id) else {
-                continue;
-            };
             match kind {
                 Kind::Wait => {
-                    armed.waits = armed.waits.saturating_sub(1);
-                    into.push(id);
-                }
-                Kind::Daemon => {
-                    armed.minds_daemon = false;
-                    // The kernel ends what a thread has asked for with the thread: asked again.
-                    if completion.result() == -libc::ECANCELED {
+                    if let Some(armed) = self.armed.get_mut(&id) {
+                        armed.waits = armed.waits.saturating_sub(1);
                         into.push(id);
-                        continue;
                     }
-                    armed.is_orphaned = true;
-                    match armed.waits {
-                        0 => into.push(id),
-                        _ => orphans.push(id),
-                    }
+                }
+                Kind::Round => {
+                    self.round.is_armed = false;
+                    self.round.is_due = true;
                 }
                 Kind::Pause | Kind::Cancel => {}
             }
         }
-        // In the crowd of a dead daemon: what is in flight ends, and comes back.
-        for id in orphans {
-            let of_waits = types::CancelBuilder::user_data(Kind::Wait.data(id)).all();
-            let cancel = opcode::AsyncCancel2::new(of_waits).build();
-            self.push(&[cancel.user_data(Kind::Cancel.data(id))])?;
-        }
-        Ok(())
     }
 
     /// Makes it readable.
@@ -363,23 +407,18 @@ impl Uring {
             }
         }
     }
-
-    /// In a forked child, which does not have the ring's memory: closes its descriptor alone.
-    pub(super) fn abandon(self) {
-        let fd = self.ring.as_raw_fd();
-        let mut this = ManuallyDrop::new(self);
-        this.armed.clear();
-        // SAFETY: this process's copy of the descriptor, which the ring that is forgotten here does
-        // not close.
-        unsafe { libc::close(fd) };
-    }
 }
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        // Before the readers, by invariant 1.
-        // SAFETY: not used again.
-        unsafe { ManuallyDrop::drop(&mut self.ring) };
+        if self.process.is_none_or(|process| process.is_current()) {
+            // Before the readers, by invariant 1.
+            // SAFETY: not used again.
+            unsafe { ManuallyDrop::drop(&mut self.ring) };
+        } else {
+            // A forked child does not have the ring's memory, and may have something else in its place.
+            let _ = nix::unistd::close(self.ring.as_raw_fd());
+        }
     }
 }
 

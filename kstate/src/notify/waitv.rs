@@ -4,7 +4,7 @@
 //! it has nothing to watch.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +23,8 @@ const PER_THREAD: usize = futex::MOST_WORDS - 1;
 #[derive(Debug)]
 pub(super) struct Waitv {
     bell: Arc<Bell>,
+    /// Whose it is; none where that cannot be told.
+    process: Option<Process>,
 }
 
 /// What a thread rings when there is something to see.
@@ -87,6 +89,7 @@ impl Waitv {
         };
         Ok(Self {
             bell: Arc::new(bell),
+            process: Process::current().ok(),
         })
     }
 
@@ -109,16 +112,7 @@ impl Waitv {
     }
 
     pub(super) fn disarm(&mut self, id: u64) {
-        let threads = THREADS.lock();
-        for shard in &threads.shards {
-            let mut jobs = lock(&shard.jobs);
-            let Some(jobs) = &mut *jobs else { continue };
-            let before = jobs.len();
-            jobs.retain(|job| job.id != id || !Arc::ptr_eq(&job.bell, &self.bell));
-            if jobs.len() < before {
-                shard.call();
-            }
-        }
+        forget(|job| job.id == id && Arc::ptr_eq(&job.bell, &self.bell));
     }
 
     pub(super) fn fired(&mut self, into: &mut Vec<u64>) -> io::Result<()> {
@@ -129,16 +123,42 @@ impl Waitv {
         }
         Ok(())
     }
+}
 
-    /// In a forked child: the lock of what has fired may be held by a thread that is not here.
-    pub(super) fn abandon(self) {
-        std::mem::forget(self.bell);
+impl Drop for Waitv {
+    fn drop(&mut self) {
+        if self.process.is_none_or(|process| process.is_current()) {
+            forget(|job| Arc::ptr_eq(&job.bell, &self.bell));
+            return;
+        }
+        // In a forked child others of a parent's threads may seem to have it still: it is closed, and
+        // dropped by nobody.
+        let event = self.bell.event.as_fd().as_raw_fd();
+        std::mem::forget(self.bell.clone());
+        let _ = nix::unistd::close(event);
     }
 }
 
 impl AsFd for Waitv {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.event.as_fd()
+    }
+}
+
+/// Takes jobs back.
+fn forget(which: impl Fn(&Job) -> bool) {
+    let threads = THREADS.lock();
+    if !threads.process.is_some_and(|process| process.is_current()) {
+        return;
+    }
+    for shard in &threads.shards {
+        let mut jobs = lock(&shard.jobs);
+        let Some(jobs) = &mut *jobs else { continue };
+        let before = jobs.len();
+        jobs.retain(|job| !which(job));
+        if jobs.len() < before {
+            shard.call();
+        }
     }
 }
 

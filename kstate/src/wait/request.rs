@@ -10,7 +10,7 @@ use kstate_sys::region::{Generation, Head, Memory, Notice};
 use super::{WaitError, Waited};
 use crate::errno::{self, Refusal};
 use crate::reader::{Reader, Untyped};
-use crate::seat::{Place, Seat};
+use crate::seat::{Place, Seat, Stay};
 use crate::sleep::{self, Until};
 
 /// Looks at `head` between two looks at the clock, of who spins.
@@ -60,7 +60,9 @@ impl Request<'_> {
             return Ok(waited);
         }
         loop {
-            let seated = Seated::at(reader)?;
+            let Some(seated) = Seated::at(reader, self.until)? else {
+                return Ok(Waited::Interrupted);
+            };
             loop {
                 let word = match self.look(reader, since, seated.place())? {
                     Looked::Ended(waited) => return Ok(waited),
@@ -68,6 +70,9 @@ impl Request<'_> {
                 };
                 // Behind the look: who has been woken for a change is not held up by it.
                 if seated.is_over() {
+                    if let Some(ended) = self.ended() {
+                        return Ok(ended);
+                    }
                     break;
                 }
                 let slice = self.until.slice(seated.slice());
@@ -101,9 +106,18 @@ impl Request<'_> {
             // Given back first, as a seat may be had again.
             seated.clear();
             for (reader, _) in states {
-                seated.push(Seated::at(reader)?);
+                match Seated::at(reader, self.until)? {
+                    Some(place) => seated.push(place),
+                    None => return Ok((0, Waited::Interrupted)),
+                }
             }
-            while !seated.iter().any(Seated::is_over) {
+            loop {
+                if seated.iter().any(Seated::is_over) {
+                    if let Some(ended) = self.ended() {
+                        return Ok(self.look_at(states).unwrap_or((0, ended)));
+                    }
+                    break;
+                }
                 let mut words = Vec::with_capacity(states.len());
                 for (at, ((reader, since), seated)) in states.iter().zip(&seated).enumerate() {
                     match self.look(reader, *since, seated.place())? {
@@ -220,12 +234,17 @@ struct Seated<'r> {
 }
 
 impl<'r> Seated<'r> {
-    fn at(reader: &'r Reader<Untyped>) -> Result<Self, WaitError> {
-        let seat = reader.subscription().sit_down(false);
-        Ok(Self {
-            reader,
-            seat: Some(seat.map_err(|source| cannot_wait(reader, source))?),
-        })
+    /// None when a signal handler ran.
+    fn at(reader: &'r Reader<Untyped>, until: Until<'_>) -> Result<Option<Self>, WaitError> {
+        let most = until.deadline.map_or(Duration::MAX, Deadline::left);
+        match reader.subscription().sit_down(Stay::AtMost(most)) {
+            Ok(seat) => Ok(Some(Self {
+                reader,
+                seat: Some(seat),
+            })),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(source) => Err(cannot_wait(reader, source)),
+        }
     }
 
     fn place(&self) -> Place {

@@ -373,7 +373,7 @@ fn an_open_that_comes_late_to_a_record_finds_it_gone() {
 }
 
 #[test]
-fn who_waits_at_a_state_that_has_gone_is_forgotten_when_he_closes_it() {
+fn nobody_begins_to_wait_at_a_state_that_has_gone() {
     let fs = shared(Transport::Passthrough);
     let caller = Caller {
         tid: std::process::id(),
@@ -391,11 +391,9 @@ fn who_waits_at_a_state_that_has_gone_is_forgotten_when_he_closes_it() {
     let (state, file) = (fs.state(attr.ino).unwrap(), opened.file);
     state.claim(&fs.reaper, caller.tid, file).unwrap();
     fs.unlink(caller, Node::Root.ino(), b"x").unwrap();
-    state
-        .wait_begin(&fs.reaper, caller.tid, file, LASTING)
-        .unwrap();
+    let begun = state.wait_begin(&fs.reaper, caller.tid, file, LASTING);
+    assert_eq!(begun.unwrap_err(), Errno::ESTALE);
     let process = fs.reaper.find(caller.tid).unwrap();
-    assert!(fs.reaper.held(process, attr.ino).is_some());
-    fs.release(file);
     assert!(fs.reaper.held(process, attr.ino).is_none());
+    fs.release(file);
 }

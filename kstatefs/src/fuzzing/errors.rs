@@ -34,7 +34,7 @@ pub(super) fn of_state(command: u32) -> &'static [i32] {
         ioctl::CLAIM => &[EBADF, EUSERS, ENOSPC, ESTALE, ESRCH],
         ioctl::RELEASE | ioctl::TURN_END => &[EINVAL],
         ioctl::SET_CAPACITY => &[EBADF, EFBIG, EINVAL, ENOSPC],
-        ioctl::WAIT_BEGIN => &[ESRCH, EINVAL],
+        ioctl::WAIT_BEGIN => &[ESRCH, EINVAL, ESTALE],
         ioctl::WAIT_END => &[EINVAL],
         ioctl::ARM => &[ENOSPC],
         ioctl::SET_LINGER => &[EPERM],

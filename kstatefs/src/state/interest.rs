@@ -167,7 +167,9 @@ impl State {
     pub(crate) fn tell(&self) -> Untold {
         let mut inner = self.lock();
         let mut untold = Untold::default();
-        if inner.interests.is_empty() && !inner.waits.has_crowd() {
+        // Of a state that has gone there is no news: who slept has been woken to see that.
+        let is_idle = inner.interests.is_empty() && !inner.waits.has_crowd();
+        if is_idle || inner.gone {
             inner.watched = false;
             self.lower_mark_if_unused(&inner);
             return untold;
@@ -223,7 +225,7 @@ impl State {
     /// watches heads may have been asked to look again since it did.
     pub(crate) fn is_waited_for(&self) -> bool {
         let inner = self.lock();
-        inner.watched || !inner.interests.is_empty() || inner.waits.has_crowd()
+        inner.watched || !inner.gone && (!inner.interests.is_empty() || inner.waits.has_crowd())
     }
 
     pub(super) fn lower_mark_if_unused(&self, inner: &Inner) {

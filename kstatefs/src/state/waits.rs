@@ -25,6 +25,9 @@ const SEATS: u32 = 4;
 /// No mark is granted for longer, but for as long as a file is open.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// Nor for shorter: its end is a look of the thread that looks for all.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// So many of a crowd are woken at once: some half a millisecond. What is left is another thread's.
 const AT_ONCE: i32 = 64;
 
@@ -150,7 +153,8 @@ impl State {
     ///
     /// # Errors
     ///
-    /// `ESRCH` for a process that the daemon cannot see, `EINVAL` for a place that is none.
+    /// `ESRCH` for a process that the daemon cannot see, `EINVAL` for a place that is none, `ESTALE`
+    /// for a state that has gone.
     pub(crate) fn wait_begin(
         self: &Arc<Self>,
         reaper: &Reaper,
@@ -162,8 +166,14 @@ impl State {
             return Err(Errno::EINVAL);
         }
         let mut inner = self.lock();
+        if inner.gone {
+            return Err(Errno::ESTALE);
+        }
         let process = reaper.hold(tid, self)?;
-        let lease = Duration::from_millis(asked.milliseconds.into()).min(LONGEST);
+        let lease = match asked.milliseconds {
+            0 => Duration::ZERO,
+            asked => Duration::from_millis(asked.into()).clamp(SHORTEST, LONGEST),
+        };
         let expires = (!lease.is_zero()).then_some(lease);
         let until = Lease(expires.map(|lease| Instant::now() + lease));
         let given = inner.waits.begin((process, file), asked.place, until);

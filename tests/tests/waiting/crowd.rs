@@ -163,6 +163,27 @@ fn one_of_the_crowd_takes_a_seat_when_there_is_one() {
 }
 
 #[test]
+fn a_deleted_state_is_forgotten_though_a_crowd_slept_there() {
+    both_transports(|daemon| {
+        let mount = daemon.library();
+        let maps = || {
+            let maps = format!("/proc/{}/maps", daemon.pid());
+            std::fs::read_to_string(maps).unwrap().lines().count()
+        };
+        let before = maps();
+        for _ in 0..30 {
+            let state = writer(&mount, "x");
+            begin_wait(&state, place::CROWD, 0);
+            mount.remove("x").unwrap();
+            drop(state);
+        }
+        eventually("the daemon has unmapped them", || {
+            (maps() < before + 10).then_some(())
+        });
+    });
+}
+
+#[test]
 fn deletion_wakes_the_crowd() {
     both_transports(|daemon| {
         let mount = daemon.library();

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::{AT_ONCE, await_waiters, waiters, writer};
 
-const SHORT: u32 = 50;
+const SHORT: u32 = 150;
 
 #[test]
 fn a_mark_goes_when_its_time_is_over_and_not_before() {

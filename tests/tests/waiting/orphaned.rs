@@ -5,7 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use kstate::{
-    Change, Generation, Notifier, NotifyBy, NotifyError, Reader, Wait, WaitError, Waitable, Waited,
+    Change, Event, Generation, Notifier, NotifyBy, NotifyError, Reader, Wait, WaitError, Waitable,
+    Waited,
 };
 use kstate_tests::{Daemon, PATIENCE, Setup, Sleeper, eventually, take_seats};
 use nix::sys::signal::Signal;
@@ -153,22 +154,108 @@ fn a_notifier_over_files_says_that_the_daemon_has_died() {
         let state = writer(&mount, "x");
         let theirs = mount.subscribe("x").typed::<u64>().unwrap();
         let mut notifier = Notifier::by(NotifyBy::Files).unwrap();
-        notifier.add(&theirs).unwrap();
+        let key = notifier.add(&theirs).unwrap();
         let sleeping = std::thread::spawn(move || {
             let start = Instant::now();
-            let waited = notifier.wait(Some(PATIENCE)).map(|events| events.to_vec());
-            (waited, start.elapsed())
+            let events = notifier.wait(Some(PATIENCE)).unwrap().to_vec();
+            let failed = Event {
+                key,
+                change: Change::Failed,
+            };
+            assert_eq!(events, [failed]);
+            let failure = notifier.failure(key);
+            // Told once, and then left alone.
+            assert!(notifier.failure(key).is_none());
+            assert_eq!(notifier.wait(Some(Duration::from_millis(20))).unwrap(), []);
+            assert!(notifier.is_empty());
+            (failure, start.elapsed())
         });
         await_waiters(&mount, "x", 1);
         daemon.process().signal(Signal::SIGKILL);
         daemon.process().finish();
         let (waited, time) = sleeping.join().unwrap();
         assert!(
-            matches!(waited, Err(NotifyError::Wait(WaitError::DaemonDied { .. }))),
+            matches!(
+                waited,
+                Some(NotifyError::Wait(WaitError::DaemonDied { .. }))
+            ),
             "{waited:?}"
         );
         assert!(time < PATIENCE);
         state.publish(&1).unwrap();
+    });
+}
+
+#[test]
+fn of_two_daemons_one_that_dies_keeps_nothing_of_the_others_back() {
+    for way in [NotifyBy::Uring, NotifyBy::Thread, NotifyBy::Files] {
+        let (mut dying, living) = (Daemon::start(), Daemon::start());
+        let (mount, other) = (dying.library(), living.library());
+        let (lost, kept) = (writer(&mount, "x"), writer(&other, "x"));
+        let mut notifier = Notifier::by(way).unwrap();
+        let of_lost = notifier.add(&lost).unwrap();
+        let of_kept = notifier.add(&kept).unwrap();
+        dying.process().signal(Signal::SIGKILL);
+        dying.process().finish();
+        for number in 1..=100 {
+            let change = Change::To(kept.publish(&number).unwrap());
+            let expected = Event {
+                key: of_kept,
+                change,
+            };
+            let start = Instant::now();
+            let mut told = Vec::new();
+            while !told.contains(&expected) && start.elapsed() < PATIENCE {
+                told.extend(notifier.wait(Some(PATIENCE)).unwrap());
+            }
+            let only_failed =
+                |event: &Event| event.key == of_lost && event.change == Change::Failed;
+            told.retain(|event| *event != expected && !only_failed(event));
+            assert_eq!(told, [], "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn a_hanging_daemon_holds_no_timeout_up_whose_mark_is_set() {
+    both_setups(|setup| {
+        let mut daemon = setup.start();
+        let mount = daemon.library();
+        let state = writer(&mount, "x");
+        let wait = Wait::new().timeout(Duration::from_millis(20));
+        let seen = state.generation();
+        assert_eq!(wait.for_change(&state, seen).unwrap(), Waited::TimedOut);
+        daemon.process().stop();
+        let start = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(wait.for_change(&state, seen).unwrap(), Waited::TimedOut);
+        }
+        assert!(start.elapsed() < AT_ONCE);
+        daemon.process().signal(Signal::SIGCONT);
+    });
+}
+
+#[test]
+fn commits_reach_notifiers_in_the_crowd_of_a_daemon_that_hangs() {
+    both_setups(|setup| {
+        let mut daemon = setup.start();
+        let mount = daemon.library();
+        let state = writer(&mount, "x");
+        let _seats = take_seats(&mount, "x");
+        for way in [NotifyBy::Uring, NotifyBy::Thread] {
+            let theirs = mount.subscribe("x").typed::<u64>().unwrap();
+            let mut notifier = Notifier::by(way).unwrap();
+            let key = notifier.add_since(&theirs, state.generation()).unwrap();
+            daemon.process().stop();
+            let start = Instant::now();
+            let change = Change::To(state.publish(&1).unwrap());
+            let expected = Event { key, change };
+            while notifier.wait(Some(PATIENCE)).unwrap() != [expected] {
+                assert!(start.elapsed() < PATIENCE, "{way:?}");
+            }
+            assert!(start.elapsed() < LATE_ONCE, "{way:?}");
+            daemon.process().signal(Signal::SIGCONT);
+        }
     });
 }
 
