@@ -32,7 +32,8 @@ use command::Runner;
 /// KSTATE_OVERDUE, 1 where the next value is overdue and else 0, and KSTATE_MOUNT, which `kstate`
 /// commands go by. While it runs, changes come together: it is run again for the newest, and never
 /// misses the last. One that fails is told of on standard error, and the next change runs it again. Ctrl-C
-/// and `kill` end the command with all that it has started, and then this.
+/// and `kill` end the command that runs, by SIGTERM to its process group and SIGKILL if it is there after
+/// two seconds, and then this. What a command left in the background when it ended goes on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

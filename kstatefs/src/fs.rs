@@ -74,7 +74,7 @@ pub(crate) struct Shared {
     /// The socket; none where passthrough makes it needless.
     pub(crate) desk: Option<Desk>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) announcer: Arc<Announcer>,
+    pub(crate) announcer: Announcer,
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
     transport: Transport,
@@ -125,7 +125,7 @@ impl Shared {
                 // Who may not search the mount has nothing to ask for.
                 Transport::Socket => Some(Desk::open(settings.root_mode & 0o077 != 0)?),
             },
-            announcer: Announcer::new(settings.announce.clone(), hub.clone()),
+            announcer: Announcer::new(settings.announce.clone(), &hub),
             hub,
             backing,
             requests: Requests::default(),
@@ -203,10 +203,7 @@ impl Shared {
             return Err(Errno::EINVAL);
         }
         state.set_sinks(sinks);
-        match sinks.is_empty() {
-            true => state.forget_interest(0, Purpose::Announce),
-            false => self.announcer.watch(state),
-        }
+        self.announcer.follow(state);
         Ok(())
     }
 

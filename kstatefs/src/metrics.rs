@@ -159,7 +159,7 @@ fn announcements(text: &mut String, shared: &Shared) {
         line(text, name, Some(("sink", counter.sink)), counter.sent());
     }
     let name = "kstate_announcements_dropped_total";
-    let help = "Messages that a sink did not take, by what was the matter.";
+    let help = "Messages that a sink did not take, or will not get, by what was the matter.";
     family(text, name, "counter", help);
     for counter in &counters {
         for (cause, count) in counter.dropped() {

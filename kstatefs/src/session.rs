@@ -91,8 +91,6 @@ pub struct Server {
     mounted: Mounted,
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
-    /// The thread that announces, where there is a sink.
-    announcing: Option<JoinHandle<()>>,
     session: JoinHandle<()>,
     /// Readable once the session has ended.
     ended: Arc<EventFd>,
@@ -167,7 +165,8 @@ impl Server {
         fuse.install(shared.clone());
         let mut helpers = vec![hub_thread];
         helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
-        let announcing = start_announcing(&shared).map_err(system("cannot start a thread"))?;
+        let announcing = shared.announcer.start();
+        announcing.map_err(system("cannot start a thread"))?;
         let device = session
             .as_fd()
             .try_clone_to_owned()
@@ -202,7 +201,6 @@ impl Server {
             mounted,
             shared,
             helpers,
-            announcing,
             session,
             ended,
             device,
@@ -264,13 +262,7 @@ impl Server {
             }
             ended(&mut fds, 2000)
         };
-        if let Some(announcing) = self.announcing {
-            // One that a sink holds up goes with the process.
-            let states = self.shared.states().into_iter();
-            if self.shared.announcer.stop(states) && announcing.join().is_err() {
-                tracing::error!("the thread that announces panicked");
-            }
-        }
+        self.shared.announcer.stop(&self.shared.states());
         self.shared.hub.stop();
         self.shared.reaper.stop();
         self.shared.common.timer.stop();
@@ -317,15 +309,6 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
         threads.push(spawn("kstate-socket", Box::new(serve))?);
     }
     Ok(threads)
-}
-
-fn start_announcing(shared: &Arc<Shared>) -> io::Result<Option<JoinHandle<()>>> {
-    if shared.announcer.sinks().is_empty() {
-        return Ok(None);
-    }
-    let announcer = shared.announcer.clone();
-    let thread = std::thread::Builder::new().name("kstate-announce".into());
-    thread.spawn(move || announcer.run()).map(Some)
 }
 
 /// Mounts by the system call, or by fusermount3 where only that may.

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -223,6 +223,30 @@ fn a_signal_ends_the_command_and_then_this() {
     kill(pid(&watch), Signal::SIGTERM).unwrap();
     let status = eventually("it ends", || watch.try_wait().unwrap());
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn what_a_command_left_in_the_background_goes_on() {
+    let daemon = Daemon::start();
+    let state = state(&daemon, "x");
+    state.publish(b"1").unwrap();
+    let command = "sleep 1000 > /dev/null & echo $!";
+    let mut watch = start(&daemon, &["x", "--exec", command]);
+    let mut output = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let left = |line: Option<std::io::Result<String>>| {
+        let left: i32 = line.unwrap().unwrap().parse().unwrap();
+        Pid::from_raw(left)
+    };
+    let first = left(output.next());
+    // The next one runs once the first has ended.
+    state.publish(b"2").unwrap();
+    let second = left(output.next());
+    kill(pid(&watch), Signal::SIGTERM).unwrap();
+    let status = eventually("it ends", || watch.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+    kill(first, Signal::SIGKILL).unwrap();
+    // It may have been in time for the signal.
+    let _ = kill(second, Signal::SIGKILL);
 }
 
 #[test]

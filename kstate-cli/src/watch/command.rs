@@ -142,7 +142,7 @@ impl Runner {
             .env("KSTATE_OVERDUE", u8::from(change.overdue).to_string())
             .env(kstate::MOUNT_VARIABLE, &self.mount)
             .stdin(Stdio::piped())
-            // All that it starts ends with it.
+            // A signal is for what it has started as well.
             .process_group(0);
         // SAFETY: two system calls, which pthread_sigmask(3) and fork(2) allow there; nothing is
         // allocated.

@@ -7,6 +7,7 @@ use kstate_sys::name::StateName;
 use zbus::blocking::Connection;
 use zbus::blocking::connection::Builder;
 
+use super::outlet::Sink;
 use super::sink::{Cause, Refused};
 use crate::config::{Bus, BusKind};
 
@@ -15,7 +16,8 @@ const PATH: &str = "/org/kstate";
 const INTERFACE: &str = "org.kstate.State";
 const MEMBER: &str = "Committed";
 
-/// How long a bus may take to answer who connects to it: others wait meanwhile.
+/// How long a bus may take to answer who connects to it. A signal may take longer, as it
+/// has no answer.
 const LONGEST_GREETING: Duration = Duration::from_secs(2);
 
 /// A bus, connected to once there was something to send.
@@ -32,9 +34,10 @@ impl Dbus {
             connection: None,
         }
     }
+}
 
-    /// Announces one version of the state `name`.
-    pub(super) fn send(&mut self, name: &StateName, record: &Record) -> Result<(), Refused> {
+impl Sink for Dbus {
+    fn send(&mut self, name: &StateName, record: &Record) -> Result<(), Refused> {
         // Taken out: after a failure another one is made.
         let connection = match self.connection.take() {
             Some(connection) => connection,

@@ -11,6 +11,7 @@ use kstate_sys::name::StateName;
 use zerocopy::IntoBytes;
 
 use super::message;
+use super::outlet::Sink;
 use super::sink::{Cause, Refused};
 use crate::errno;
 
@@ -35,9 +36,10 @@ impl Kbus {
             device: None,
         }
     }
+}
 
-    /// Announces one version of the state `name`.
-    pub(super) fn send(&mut self, name: &StateName, record: &Record) -> Result<(), Refused> {
+impl Sink for Kbus {
+    fn send(&mut self, name: &StateName, record: &Record) -> Result<(), Refused> {
         let name = format!("{}.{name}", self.prefix);
         let message = message::announcement(&name, record.as_bytes());
         // Taken out: closed after a failure, which drops the message that KBUS has begun, and a

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub(crate) enum Cause {
     /// The device cannot be opened, or nobody serves the bus.
     Absent,
-    /// It has no room for more now.
+    /// It has no room for more now, or does not answer.
     Full,
     /// It took less than the message, or failed.
     Failed,
@@ -64,6 +64,24 @@ impl Counter {
                 "an announcement is dropped; more for this cause are only counted"
             ),
             true => tracing::debug!(sink = self.sink, cause = name, %error, "dropped"),
+        }
+    }
+
+    /// Counts what a sink does not get because it has not answered for long.
+    pub(super) fn drop_stuck(&self, count: u64) {
+        if count == 0 {
+            return;
+        }
+        let cause = Cause::Full as usize;
+        let add = |dropped: u64| Some(dropped.saturating_add(count));
+        // It always adds.
+        let _ = self.dropped[cause].fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        if !self.told[cause].swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                sink = self.sink,
+                cause = "full",
+                "a sink does not answer: announcements are dropped; more for this cause are only counted"
+            );
         }
     }
 

@@ -7,18 +7,28 @@ use kstate_sys::clock::Ticks;
 use kstate_sys::region::{self, Generation, Head};
 
 use super::{Inner, State};
-use crate::announce::Announcement;
 use crate::reaper::process_of;
 
 /// What is remembered of a state on behalf of announcements.
 #[derive(Debug, Default)]
 pub(super) struct Announced {
     sinks: Sinks,
-    /// The newest version that was announced, or found when that began.
-    upto: Generation,
+    /// The newest version that was announced on KBUS, or found when that began.
+    kbus: Generation,
+    /// The same on D-Bus.
+    dbus: Generation,
     /// Who committed a version, where the slot does not tell: by `write(2)`, or through a group
     /// given back since.
     by: Option<(Generation, u32)>,
+}
+
+impl Announced {
+    fn upto(&mut self, sink: Sinks) -> &mut Generation {
+        match sink {
+            Sinks::DBUS => &mut self.dbus,
+            _ => &mut self.kbus,
+        }
+    }
 }
 
 impl State {
@@ -27,36 +37,34 @@ impl State {
         self.lock().announced.sinks
     }
 
-    pub(crate) fn is_announced(&self) -> bool {
-        !self.sinks().is_empty()
-    }
-
     /// Announces what comes from now on there.
     pub(crate) fn set_sinks(&self, sinks: Sinks) {
         let mut inner = self.lock();
-        if inner.announced.sinks.is_empty() {
-            inner.announced.upto = self.newest().unwrap_or(Generation::NEVER);
+        let old = inner.announced.sinks;
+        for sink in sinks.each().filter(|sink| !old.contains(*sink)) {
+            *inner.announced.upto(sink) = self.newest().unwrap_or(Generation::NEVER);
         }
         inner.announced.sinks = sinks;
     }
 
-    /// Behind which version there is something to announce; `None` behind the newest, where the state
+    /// Behind which version there is something to announce to a sink; `None` behind the newest, where the state
     /// is damaged and its version cannot be announced.
-    pub(crate) fn announced(&self) -> Option<Generation> {
+    pub(crate) fn announced(&self, sink: Sinks) -> Option<Generation> {
         self.describe().ok()?;
-        Some(self.lock().announced.upto)
+        Some(*self.lock().announced.upto(sink))
     }
 
-    /// What is to be announced of the newest version, once.
-    pub(crate) fn take_announcement(&self) -> Option<Announcement> {
+    /// What is to be announced to a sink of the newest version, once.
+    pub(crate) fn take_announcement(&self, sink: Sinks) -> Option<Record> {
         let version = self.describe().ok()?;
         let generation = version.generation();
         let mut inner = self.lock();
-        let sinks = inner.announced.sinks;
-        if sinks.is_empty() || generation <= inner.announced.upto {
+        let is_chosen = inner.announced.sinks.contains(sink);
+        let upto = inner.announced.upto(sink);
+        if !is_chosen || generation <= *upto {
             return None;
         }
-        inner.announced.upto = generation;
+        *upto = generation;
         let pid = inner.committer(version.head).unwrap_or(0);
         drop(inner);
         let time = match version.time {
@@ -64,8 +72,24 @@ impl State {
             _ => self.modified(&version).duration_since(UNIX_EPOCH).ok(),
         };
         let time = time.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
-        let record = Record::new(generation.0, version.length, time, pid);
-        Some(Announcement { sinks, record })
+        Some(Record::new(generation.0, version.length, time, pid))
+    }
+
+    /// Leaves all versions but the newest out of what is to be announced to a sink, and says how many these
+    /// are.
+    pub(crate) fn pass_over(&self, sink: Sinks) -> u64 {
+        let Ok(version) = self.describe() else {
+            return 0;
+        };
+        let mut inner = self.lock();
+        if !inner.announced.sinks.contains(sink) {
+            return 0;
+        }
+        let upto = inner.announced.upto(sink);
+        let before = Generation(version.generation().0.saturating_sub(1));
+        let passed = before.0.saturating_sub(upto.0);
+        *upto = before.max(*upto);
+        passed
     }
 
     /// Notes whose group it was, which is going to be given back, if the newest version came through it.

@@ -29,8 +29,8 @@ pub(crate) enum Purpose {
     Changes,
     /// The end of being overdue.
     Deadline,
-    /// Something to announce.
-    Announce,
+    /// Something to announce, to the sink of these bits.
+    Announce(u32),
 }
 
 /// That somebody wants to be called once when there is a version behind `beyond`.
@@ -267,7 +267,7 @@ impl Inner {
     /// How many interests are programs'.
     pub(super) fn programs_interested(&self) -> usize {
         let own = |(_, purpose): &&(u64, Purpose)| {
-            !matches!(purpose, Purpose::Deadline | Purpose::Announce)
+            !matches!(purpose, Purpose::Deadline | Purpose::Announce(_))
         };
         self.interests.keys().filter(own).count()
     }
