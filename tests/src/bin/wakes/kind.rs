@@ -1,14 +1,17 @@
 //! The kinds of waiters, and their waiting.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use futures_core::Stream as _;
 use kstate::{
     Change, Generation, Interrupt, Mount, Notifier, NotifyBy, NotifyError, Reader, Wait, Waitable,
     Waited, WatchError,
@@ -18,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{UsageWho, getrusage};
+use tokio::runtime::Builder;
 
 use super::Result;
 use super::note::{Note, STATES};
@@ -31,7 +35,7 @@ const LONG: Duration = Duration::from_secs(10);
 /// Between two versions of a watch with a rate.
 const PERIOD: Duration = Duration::from_millis(2);
 
-/// How a waiter waits. A stream of an asynchronous runtime belongs here as well.
+/// How a waiter waits.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// Wait::for_change
@@ -56,6 +60,8 @@ pub(crate) enum Kind {
     ThreadMany,
     /// By the states' files
     FilesMany,
+    /// A stream of changes, on tokio
+    Stream,
     /// poll(2) of the state's file
     Poll,
     /// epoll of the state's file, edge-triggered
@@ -118,8 +124,8 @@ impl Kind {
 
     /// Whether it sleeps where nothing but a version or the end of its process ends it.
     pub(crate) fn blocks(self) -> bool {
-        use Kind::{Change, Changes, Read, ReadRate, Watch};
-        matches!(self, Change | Watch | Read | ReadRate | Changes)
+        use Kind::{Change, Changes, Read, ReadRate, Stream, Watch};
+        matches!(self, Change | Watch | Stream | Read | ReadRate | Changes)
     }
 }
 
@@ -160,6 +166,7 @@ pub(crate) fn wait(kind: Kind, mount: &Path, readers: &[Reader<u64>; 2], note: &
         Kind::UringMany => listen(NotifyBy::Uring, readers, mount, note),
         Kind::ThreadMany => listen(NotifyBy::Thread, readers, mount, note),
         Kind::FilesMany => listen(NotifyBy::Files, readers, mount, note),
+        Kind::Stream => stream(&readers[0], note),
         Kind::Poll => poll_file(&File::open(mount.join(name(0)))?, note),
         Kind::Edge => edge(&File::open(mount.join(name(0)))?, note),
         Kind::Read => read(File::open(mount.join(name(0) + "@wait"))?, note),
@@ -295,6 +302,22 @@ fn listen(by: NotifyBy, readers: &[Reader<u64>], mount: &Path, note: &Note) -> R
         note.woke(is_newer);
     }
     Ok(())
+}
+
+fn stream(reader: &Reader<u64>, note: &Note) -> Result {
+    let runtime = Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let mut changes = reader.changes()?;
+        while goes_on() {
+            let next = poll_fn(|context| Pin::new(&mut changes).poll_next(context)).await;
+            let snapshot = next.ok_or("the stream has ended")??;
+            note.woke(note.saw(0, snapshot.generation().0));
+            if snapshot.value != snapshot.generation().0 {
+                return Err(format!("{} in {}", snapshot.value, snapshot.generation()).into());
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Takes the value there is, which is its generation.
