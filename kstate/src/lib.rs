@@ -30,7 +30,11 @@
 //! | change what is there | [`State::transact`], [`State::begin`]; by pointer [`State::begin_raw`] |
 //! | change several states at once | [`begin_many`], [`transact_many`] |
 //! | read several states as of one moment | [`cut()`] |
-//! | wait | [`Reader::wait`], [`Wait`], [`Reader::watch`], [`Notifier`], [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
+//! | wait in a thread, for a change, a value, any of many | [`Wait`], [`Reader::wait`] |
+//! | follow a state in a thread | [`Reader::watch`] |
+//! | wait in an event loop, for one state or hundreds | [`Notifier`] |
+//! | wait on tokio (feature `tokio`) | `Reader::changes`, `AsyncNotifier` |
+//! | poll the state's file | [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
 //!
 //! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
 //! writing ([`State`]) belongs to one thread at a time; [`State::try_clone`] makes another.

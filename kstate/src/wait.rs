@@ -225,7 +225,8 @@ impl Wait {
     }
 
     /// Until one of several states and views, at most [`Wait::MOST`], has or shows another version than the
-    /// one given with it; says which, the first of them if there are several. For more of them, or the same
+    /// one given with it; says which, the first of them if there are several (and 0, which says nothing, if the
+    /// wait ended otherwise). For more of them, or the same
     /// again and again, there is the [`Notifier`](crate::Notifier).
     ///
     /// # Errors

@@ -8,7 +8,9 @@ use super::{Event, Notifier};
 /// What has happened to states: a slice of [`Event`]s.
 ///
 /// Waiting for what comes next begins when this is dropped, so that who looks at the states first is
-/// not held up by it. A program that leaks it has to call [`Notifier::changed`] again before it waits.
+/// not held up by it. So drop it before you wait on the descriptor: the borrow checker sees to that unless you
+/// have the descriptor's bare number. A program that leaks it has to call [`Notifier::changed`] again
+/// before it waits.
 pub struct Events<'n> {
     notifier: &'n mut Notifier,
 }
