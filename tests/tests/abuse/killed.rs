@@ -1,11 +1,13 @@
 //! Programs killed while the daemon answers them.
 
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kstate_tests::{Daemon, PATIENCE, Running, eventually, open_descriptors};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::{attribute, create, daemon_pid, readable, without_passthrough};
 
@@ -51,12 +53,24 @@ print('done', flush=True)
 
 const KILLS_A_WORK: u32 = 100;
 
+fn what_is_open(process: Pid) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let links = entries.map(|entry| std::fs::read_link(entry.unwrap().path()));
+    links.filter_map(std::result::Result::ok).collect()
+}
+
 fn serves_on_after_kills(mut daemon: Daemon) {
     let pid = daemon_pid(&mut daemon);
     let writer = create(&daemon, "x").unwrap();
     let reader = create(&daemon, "x").unwrap();
     writer.write_all_at(b"before", 0).unwrap();
-    let descriptors = open_descriptors(pid);
+    // Its threads open what they need as they start.
+    let mut descriptors = open_descriptors(pid);
+    eventually("the daemon has what it needs", || {
+        std::thread::sleep(Duration::from_millis(100));
+        let before = std::mem::replace(&mut descriptors, open_descriptors(pid));
+        (before == descriptors).then_some(())
+    });
     let mut killers: Vec<Running> = ["read", "poll", "open", "write"]
         .into_iter()
         .map(|work| {
@@ -99,9 +113,14 @@ fn serves_on_after_kills(mut daemon: Daemon) {
         left.all(|entry| [".kstate", "x"].contains(&entry.unwrap().file_name().to_str().unwrap()))
             .then_some(())
     });
-    eventually("the daemon has as many descriptors as before", || {
-        (open_descriptors(pid) == descriptors).then_some(())
-    });
+    let start = Instant::now();
+    while open_descriptors(pid) != descriptors {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{descriptors} descriptors before, and now {:#?}",
+            what_is_open(pid)
+        );
+    }
     let mut bytes = [0; 16];
     reader.read_at(&mut bytes, 0).unwrap();
     writer.write_all_at(b"after ", 0).unwrap();
