@@ -40,7 +40,13 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    pub(super) const ALL: [Self; 2] = [Self::Futex, Self::Spin];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Futex,
+        Self::Descriptor,
+        Self::Stream,
+        Self::FusePoll,
+        Self::Spin,
+    ];
 
     pub(super) const fn title(self) -> &'static str {
         match self {
