@@ -70,7 +70,7 @@ pub struct Notifier {
     process: Option<Process>,
     entries: BTreeMap<u64, Entry>,
     last: u64,
-    /// Kept for its room.
+    /// Entries to look at that an error has left; kept for its room, too.
     fired: Vec<u64>,
     /// Found: what the caller is given.
     events: Vec<Event>,
@@ -313,7 +313,12 @@ impl Notifier {
     /// not wake.
     fn fired(&mut self) -> Result<Vec<u64>, NotifyError> {
         let mut fired = std::mem::take(&mut self.fired);
-        self.engine.fired(&mut fired)?;
+        if let Err(error) = self.engine.fired(&mut fired) {
+            // What was taken is looked at by the next call.
+            self.fired = fired;
+            self.engine.again();
+            return Err(error.into());
+        }
         for (id, is_late) in self.engine.unwoken() {
             if let Some(entry) = self.entries.get_mut(&id) {
                 if is_late || entry.known().look().has_news() {

@@ -121,6 +121,15 @@ struct Armed {
     in_crowd: bool,
 }
 
+/// Ends all of that kind that an entry has in flight.
+fn cancel(kind: Kind, id: u64) -> squeue::Entry {
+    let all = types::CancelBuilder::user_data(kind.data(id)).all();
+    let cancel = opcode::AsyncCancel2::new(all).build();
+    cancel
+        .flags(Flags::SKIP_SUCCESS)
+        .user_data(Kind::Cancel.data(id))
+}
+
 /// A ring that makes `event` readable.
 fn ring(users: Users, event: &EventFd) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
@@ -200,10 +209,7 @@ impl Uring {
         armed.waits += u8::from(!waits);
         if moves && in_flight > 0 {
             // Where nobody may wake them: they end before the next one begins, and count until then.
-            let all = types::CancelBuilder::user_data(Kind::Wait.data(id)).all();
-            let cancel = opcode::AsyncCancel2::new(all).build();
-            let cancel = cancel.flags(Flags::SKIP_SUCCESS);
-            self.push(&[cancel.user_data(Kind::Cancel.data(id))])?;
+            self.push(&[cancel(Kind::Wait, id)])?;
         }
         if in_crowd {
             if look.has_told {
@@ -290,16 +296,9 @@ impl Uring {
         };
         // INVARIANT: 1: kept until the kernel has taken what is queued, the cancellations included.
         self.parked.push(armed);
-        let of = |kind: Kind| {
-            let all = types::CancelBuilder::user_data(kind.data(id)).all();
-            let cancel = opcode::AsyncCancel2::new(all).build();
-            cancel
-                .flags(Flags::SKIP_SUCCESS)
-                .user_data(Kind::Cancel.data(id))
-        };
         // What is not in flight any more is not found: no harm. The pause first, with what is linked. What
         // fails here is left in flight, completes some time and is nobody's.
-        let cancels = [of(Kind::Pause), of(Kind::Wait)];
+        let cancels = [cancel(Kind::Pause, id), cancel(Kind::Wait, id)];
         let _ = self.push(&cancels).and_then(|()| self.submit());
     }
 
