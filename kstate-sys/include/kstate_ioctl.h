@@ -40,6 +40,7 @@ struct kstate_subscribe {
     uint32_t clock_kind;           /* out: 1 time stamp counter, 2 ns of CLOCK_MONOTONIC */
     uint64_t clock_ns_per_tick_32; /* out: ns a tick, in units of 2^-32 */
     uint64_t state_id;             /* out: inode number */
+    uint64_t mount_id;             /* out: as KSTATE_IOC_MOUNT_ID says it */
     uint64_t layout_id;            /* in: caller's, 0: untyped; out: recorded */
     uint32_t layout_text_length;   /* in and out: bytes used of layout_text */
     uint32_t reserved;
@@ -68,6 +69,7 @@ struct kstate_info {
     uint64_t layout_id; /* 0: none */
     uint64_t linger_ms;
     uint64_t deadline_ns; /* 0 for none */
+    uint64_t durable;   /* generation in the state's file for good; 0 for none */
     uint32_t length;    /* bytes */
     uint32_t capacity;  /* bytes */
     uint32_t subscribers;
@@ -81,6 +83,7 @@ struct kstate_info {
 #define KSTATE_INFO_OVERDUE 4
 #define KSTATE_INFO_KBUS 8  /* announced there */
 #define KSTATE_INFO_DBUS 16 /* announced there */
+#define KSTATE_INFO_PERSISTENT 32
 
 /* Where commits are announced: any of these, or 0. */
 #define KSTATE_ANNOUNCE_KBUS 1
@@ -150,6 +153,14 @@ struct kstate_wait {
 #define KSTATE_IOC_TURN_END _IOW(KSTATE_IOC_TYPE, 16, uint32_t)
 #define KSTATE_IOC_SET_DEADLINE _IOW(KSTATE_IOC_TYPE, 17, uint64_t)
 #define KSTATE_IOC_SET_ANNOUNCE _IOW(KSTATE_IOC_TYPE, 18, uint32_t)
+/* Of a group claimed through a file of a daemon that has ended. */
+#define KSTATE_IOC_RECLAIM _IOW(KSTATE_IOC_TYPE, 19, uint32_t)
+/* A generation, 0 for the newest: waits until it is in the state's file for good. */
+#define KSTATE_IOC_SYNC _IOWR(KSTATE_IOC_TYPE, 20, uint64_t)
+#define KSTATE_IOC_SET_DURABILITY _IOW(KSTATE_IOC_TYPE, 21, uint64_t) /* ns, 0: each commit */
+/* Of .kstate/registry. */
+#define KSTATE_IOC_MOUNT_ID _IOR(KSTATE_IOC_TYPE, 22, uint64_t)
+#define KSTATE_IOC_LEAVE _IO(KSTATE_IOC_TYPE, 23)
 #define KSTATE_IOC_VERSION _IOR(KSTATE_IOC_TYPE, 255, uint32_t)
 
 #ifdef __cplusplus

@@ -18,12 +18,17 @@
 //! | [`SET_DEADLINE`] | in `u64` nanoseconds, 0 for none | `EPERM` not the owner, `EINVAL` less than a millisecond |
 //! | [`SET_ANNOUNCE`] | in `u32`: [`Sinks`](crate::announce::Sinks) | `EPERM` not the owner, `EOPNOTSUPP` a sink that the mount does not have, `EINVAL` a name that KBUS cannot carry |
 //! | [`INFO`] | out [`Info`] | `EIO` damaged region |
-//! | [`TICKET`] | out [`Ticket`] | `ENOTTY` not needed with passthrough, `EACCES` not open for reading |
+//! | [`TICKET`] | out [`Ticket`] | `EACCES` not open for reading |
 //! | [`RECORD`], of the registry file | out `u32`: a record of the calling process | `ESRCH`, `EUSERS` too many, `ENOSPC` |
 //! | [`RELEASE_RECORD`], of the registry file | in `u32`: a record of the calling process | `EINVAL` not its own |
 //! | [`SETTLE`] | in and out [`Settle`] | none |
 //! | [`TURN`] | in and out [`Turn`] | `EINVAL` a group not of the calling process, `ESTALE` deleted |
 //! | [`TURN_END`] | in `u32`: the group | `EINVAL` not its turn |
+//! | [`RECLAIM`] | in `u32`: a group of the calling process | `EBADF` not open for writing, `EINVAL` not its own, or claimed through a file that is open, `ESTALE` deleted |
+//! | [`SYNC`] | in and out `u64`: a generation | `EOPNOTSUPP` not persistent, `ESTALE` deleted, `EIO`, `ENOSPC` and what else the file's medium says |
+//! | [`SET_DURABILITY`] | in `u64` nanoseconds, 0 for at once | `EPERM` not the owner, `EOPNOTSUPP` not persistent |
+//! | [`MOUNT_ID`], of the registry file | out `u64` | none |
+//! | [`LEAVE`], of the registry file | none | `EPERM` neither root nor who mounted |
 //! | [`VERSION`] | out `u32` | none |
 //!
 //! Anything else is `ENOTTY`.
@@ -89,6 +94,18 @@ pub const TURN_END: u32 = ioc(WRITE, 16, size_of::<u32>());
 pub const SET_DEADLINE: u32 = ioc(WRITE, 17, size_of::<u64>());
 /// Where the state's commits are announced, from now on.
 pub const SET_ANNOUNCE: u32 = ioc(WRITE, 18, size_of::<u32>());
+/// A group that the calling process claimed through a file of a daemon that has ended is written to through
+/// this one from now on.
+pub const RECLAIM: u32 = ioc(WRITE, 19, size_of::<u32>());
+/// Waits until the version of that generation, 0 for the newest one, or a later one is in the state's file for
+/// good; answers with the generation that is.
+pub const SYNC: u32 = ioc(READ | WRITE, 20, size_of::<u64>());
+/// How soon behind a commit its version is written to the state's file.
+pub const SET_DURABILITY: u32 = ioc(WRITE, 21, size_of::<u64>());
+/// A number that this mount has in common with the daemons that take its states over, and with no other.
+pub const MOUNT_ID: u32 = ioc(READ, 22, size_of::<u64>());
+/// Has the daemon end without its states, for another one that takes them over.
+pub const LEAVE: u32 = ioc(NONE, 23, 0);
 /// The daemon's ABI version. This one never changes.
 pub const VERSION: u32 = ioc(READ, 255, size_of::<u32>());
 
@@ -112,6 +129,8 @@ pub struct Subscribe {
     pub clock_ns_per_tick_32: u64,
     /// Out: the state's inode number.
     pub state_id: u64,
+    /// Out: which mount it is of, as [`MOUNT_ID`] has it.
+    pub mount_id: u64,
     /// In: id of the caller's layout, 0 for untyped. Out: the one recorded.
     pub layout_id: u64,
     /// In and out: bytes of `layout_text` in use.
@@ -172,6 +191,7 @@ impl Default for Subscribe {
             clock_kind: 0,
             clock_ns_per_tick_32: 0,
             state_id: 0,
+            mount_id: 0,
             layout_id: 0,
             layout_text_length: 0,
             reserved: 0,
@@ -237,6 +257,8 @@ pub struct Info {
     pub linger_ms: u64,
     /// Nanoseconds after a commit within which the next one is expected; 0 for no such deadline.
     pub deadline_ns: u64,
+    /// The newest generation that is in the state's file for good; 0 for none.
+    pub durable: u64,
     /// Length of the newest version in bytes.
     pub length: u32,
     /// Capacity in bytes.
@@ -263,6 +285,8 @@ pub mod info_flags {
     pub const KBUS: u32 = 8;
     /// Commits are announced on D-Bus.
     pub const DBUS: u32 = 16;
+    /// The state is backed by a file.
+    pub const PERSISTENT: u32 = 32;
 }
 
 /// Result of [`TICKET`].
@@ -352,22 +376,24 @@ pub fn record_list_file(record: u32) -> String {
 
 const _: () = {
     use core::mem::offset_of;
-    assert!(size_of::<Subscribe>() == 1016);
+    assert!(size_of::<Subscribe>() == 1024);
     assert!(offset_of!(Subscribe, clock_ns_per_tick_32) == 24);
     assert!(offset_of!(Subscribe, state_id) == 32);
-    assert!(offset_of!(Subscribe, layout_id) == 40);
-    assert!(offset_of!(Subscribe, layout_text_length) == 48);
-    assert!(offset_of!(Subscribe, layout_text) == 56);
+    assert!(offset_of!(Subscribe, mount_id) == 40);
+    assert!(offset_of!(Subscribe, layout_id) == 48);
+    assert!(offset_of!(Subscribe, layout_text_length) == 56);
+    assert!(offset_of!(Subscribe, layout_text) == 64);
     assert!(size_of::<Claim>() == 16);
-    assert!(size_of::<Info>() == 72);
+    assert!(size_of::<Info>() == 80);
     assert!(offset_of!(Info, linger_ms) == 32);
     assert!(offset_of!(Info, deadline_ns) == 40);
-    assert!(offset_of!(Info, length) == 48);
-    assert!(offset_of!(Info, flags) == 68);
+    assert!(offset_of!(Info, durable) == 48);
+    assert!(offset_of!(Info, length) == 56);
+    assert!(offset_of!(Info, flags) == 76);
     assert!(size_of::<Ticket>() == 128);
     assert!(offset_of!(Ticket, address_length) == 16);
     assert!(offset_of!(Ticket, address) == 24);
-    assert!(SUBSCRIBE == 0xc3f8_b501);
+    assert!(SUBSCRIBE == 0xc400_b501);
     assert!(CLAIM == 0x8010_b502);
     assert!(RELEASE == 0x4004_b503);
     assert!(SET_CAPACITY == 0xc004_b504);
@@ -377,7 +403,7 @@ const _: () = {
     assert!(SEEN == 0x4008_b507);
     assert!(ARM == 0x0000_b508);
     assert!(SET_LINGER == 0x4008_b509);
-    assert!(INFO == 0x8048_b50a);
+    assert!(INFO == 0x8050_b50a);
     assert!(TICKET == 0x8080_b50b);
     assert!(size_of::<Settle>() == 16);
     assert!(RECORD == 0x8004_b50c);
@@ -388,6 +414,11 @@ const _: () = {
     assert!(TURN_END == 0x4004_b510);
     assert!(SET_DEADLINE == 0x4008_b511);
     assert!(SET_ANNOUNCE == 0x4004_b512);
+    assert!(RECLAIM == 0x4004_b513);
+    assert!(SYNC == 0xc008_b514);
+    assert!(SET_DURABILITY == 0x4008_b515);
+    assert!(MOUNT_ID == 0x8008_b516);
+    assert!(LEAVE == 0x0000_b517);
     assert!(VERSION == 0x8004_b5ff);
 };
 
@@ -464,6 +495,11 @@ pub mod call {
     ioctl!(/** [`TURN_END`](super::TURN_END). */ turn_end, TURN_END, in u32);
     ioctl!(/** [`SET_DEADLINE`](super::SET_DEADLINE). */ set_deadline, SET_DEADLINE, in u64);
     ioctl!(/** [`SET_ANNOUNCE`](super::SET_ANNOUNCE). */ set_announce, SET_ANNOUNCE, in u32);
+    ioctl!(/** [`RECLAIM`](super::RECLAIM). */ reclaim, RECLAIM, in u32);
+    ioctl!(/** [`SYNC`](super::SYNC). */ sync, SYNC, inout u64);
+    ioctl!(/** [`SET_DURABILITY`](super::SET_DURABILITY). */ set_durability, SET_DURABILITY, in u64);
+    ioctl!(/** [`MOUNT_ID`](super::MOUNT_ID). */ mount_id, MOUNT_ID, inout u64);
+    ioctl!(/** [`LEAVE`](super::LEAVE). */ leave, LEAVE);
     ioctl!(/** [`VERSION`](super::VERSION). */ version, VERSION, inout u32);
 }
 

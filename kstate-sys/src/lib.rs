@@ -15,6 +15,7 @@
 //! | [`futex`] | sleeping on `head` and waking who sleeps there |
 //! | [`fork`] | how a process notices that it is a forked child |
 //! | [`ioctl`] | the daemon's control interface, also as `include/kstate_ioctl.h` |
+//! | [`persist`] | making a state persistent over the daemon's socket |
 //! | [`probe`] | what this kernel, container and user can do |
 
 #[cfg(not(target_endian = "little"))]
@@ -33,6 +34,7 @@ pub mod fork;
 pub mod futex;
 pub mod ioctl;
 pub mod name;
+pub mod persist;
 #[cfg(not(kstate_loom))]
 pub mod probe;
 pub mod region;

@@ -80,6 +80,15 @@ fn constants() -> Values {
         of("KSTATE_IOC_TURN_END", ioctl::TURN_END.into()),
         of("KSTATE_IOC_SET_DEADLINE", ioctl::SET_DEADLINE.into()),
         of("KSTATE_IOC_SET_ANNOUNCE", ioctl::SET_ANNOUNCE.into()),
+        of("KSTATE_IOC_RECLAIM", ioctl::RECLAIM.into()),
+        of("KSTATE_IOC_SYNC", ioctl::SYNC.into()),
+        of("KSTATE_IOC_SET_DURABILITY", ioctl::SET_DURABILITY.into()),
+        of("KSTATE_IOC_MOUNT_ID", ioctl::MOUNT_ID.into()),
+        of("KSTATE_IOC_LEAVE", ioctl::LEAVE.into()),
+        of(
+            "KSTATE_INFO_PERSISTENT",
+            ioctl::info_flags::PERSISTENT.into(),
+        ),
         of("KSTATE_IOC_VERSION", ioctl::VERSION.into()),
     ])
 }
@@ -109,7 +118,7 @@ fn layouts() -> Values {
         abi_version: "abi_version", outcome: "outcome", capacity: "capacity",
         transport: "transport", page_size: "page_size", clock_kind: "clock_kind",
         clock_ns_per_tick_32: "clock_ns_per_tick_32", state_id: "state_id",
-        layout_id: "layout_id", layout_text_length: "layout_text_length",
+        mount_id: "mount_id", layout_id: "layout_id", layout_text_length: "layout_text_length",
         layout_text: "layout_text",
     ]);
     layout!(values, Claim, "kstate_claim", [
@@ -117,7 +126,7 @@ fn layouts() -> Values {
     ]);
     layout!(values, Info, "kstate_info", [
         state_id: "state_id", generation: "generation", age_ns: "age_ns", layout_id: "layout_id",
-        linger_ms: "linger_ms", deadline_ns: "deadline_ns", length: "length", capacity: "capacity",
+        linger_ms: "linger_ms", deadline_ns: "deadline_ns", durable: "durable", length: "length", capacity: "capacity",
         subscribers: "subscribers", writers: "writers", waiters: "waiters", flags: "flags",
     ]);
     layout!(values, Record, "kstate_announcement", [

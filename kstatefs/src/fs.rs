@@ -78,6 +78,7 @@ pub(crate) struct Shared {
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
     transport: Transport,
+    mount_id: u64,
     settings: Settings,
     mounted: SystemTime,
     prefixes: Prefixes,
@@ -130,6 +131,7 @@ impl Shared {
             backing,
             requests: Requests::default(),
             transport,
+            mount_id: fresh_mount_id()?,
             settings,
             mounted: SystemTime::now(),
             prefixes: Prefixes::default(),
@@ -144,6 +146,11 @@ impl Shared {
 
     pub(crate) fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// What this mount has in common with no other.
+    pub(crate) fn mount_id(&self) -> u64 {
+        self.mount_id
     }
 
     /// Has `tell` called with the inode number of each file that goes.
@@ -324,6 +331,12 @@ impl Shared {
     fn files_mut(&self) -> RwLockWriteGuard<'_, HashMap<u64, OpenFile>> {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn fresh_mount_id() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// Those who wait for a state that has gone.

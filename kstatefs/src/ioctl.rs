@@ -156,6 +156,7 @@ pub(crate) fn on_registry(
 ) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
+        ioctl::MOUNT_ID => Ok(shared.mount_id().as_bytes().to_vec()),
         ioctl::TICKET => {
             let right = Right::new(shared.registry.region_file(), false);
             ticket(shared, right, caller, file)
@@ -275,6 +276,7 @@ fn subscribe(
     answer.clock_kind = shared.common.clock.kind() as u32;
     answer.clock_ns_per_tick_32 = shared.common.clock.ns_per_tick_32();
     answer.state_id = state.ino();
+    answer.mount_id = shared.mount_id();
     if let Some(layout) = state.layout() {
         answer.layout_id = layout.id;
         answer.set_layout_text(&layout.text);
@@ -313,6 +315,7 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
         layout_id: state.layout().map_or(0, |layout| layout.id),
         linger_ms: millis(attributes.linger),
         deadline_ns: state.deadline().map_or(0, nanos),
+        durable: 0,
         length: version.length,
         capacity: state.capacity(),
         subscribers: counts.subscribers,

@@ -58,7 +58,7 @@ pub(super) fn of_view(command: u32) -> &'static [i32] {
 /// Of ioctls on the registry.
 pub(super) fn of_registry(command: u32) -> &'static [i32] {
     match command {
-        ioctl::VERSION => &[],
+        ioctl::VERSION | ioctl::MOUNT_ID => &[],
         ioctl::RECORD => &[libc::ESRCH, libc::EUSERS, libc::ENOSPC],
         ioctl::RELEASE_RECORD => &[libc::EINVAL],
         _ => &[libc::ENOTTY],
