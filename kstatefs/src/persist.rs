@@ -14,6 +14,11 @@
 //! | `inspection.rs` | both copies, looked at without writing |
 //! | `file.rs` | making, recovering and saving |
 //! | `error.rs` | why a file does not serve |
+//! | `opening.rs` | opening it with the rights of whoever chose it |
+//! | `locked.rs` | nobody else's while a state has it |
+//! | `store.rs` | a state's file while the state lives |
+//! | `flusher.rs` | the threads that save |
+//! | `manifest.rs` | the list of states that come back |
 //!
 //! ```no_run
 //! use kstatefs::persist::StateFile;
@@ -29,10 +34,15 @@
 
 mod error;
 mod file;
+mod flusher;
 mod format;
 mod image;
 mod inspection;
+mod locked;
+mod manifest;
 mod medium;
+pub(crate) mod opening;
+mod store;
 
 pub use error::{CopyError, FileError};
 pub use file::StateFile;
@@ -40,3 +50,8 @@ pub use format::{Copy, FILE_VERSION};
 pub use image::Image;
 pub use inspection::{FoundCopy, Inspection, inspect};
 pub use medium::Medium;
+
+pub(crate) use flusher::{Flusher, flush_last};
+pub(crate) use locked::LockedFile;
+pub(crate) use manifest::{Entry, Manifest};
+pub(crate) use store::{Done, Figures, Store, ceiling};
