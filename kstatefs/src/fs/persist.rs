@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use kstate_sys::abi::Geometry;
 use kstate_sys::announce::Sinks;
+use kstate_sys::name::StateName;
 use kstate_sys::persist::{USUAL_WITHIN_NS, outcome};
 use kstate_sys::region::Generation;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -90,6 +91,27 @@ pub(crate) struct Wanted {
     pub(crate) ids: Ids,
     /// The file as the program has it open itself; without it, it is opened and made by its path alone.
     pub(crate) file: Option<File>,
+}
+
+/// Why a state did not come back.
+#[derive(Debug, thiserror::Error)]
+enum NotRestored {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("another state has the file, of this mount or of another")]
+    InUse,
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("it is the file of the state `{0}`")]
+    OtherState(StateName),
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+}
+
+impl From<Errno> for NotRestored {
+    fn from(errno: Errno) -> Self {
+        Self::System(std::io::Error::from_raw_os_error(errno.code()))
+    }
 }
 
 impl Shared {
@@ -292,8 +314,7 @@ impl Shared {
             return;
         };
         for entry in manifest.entries() {
-            if let Err(refused) = self.restore_entry(&entry) {
-                let error = std::io::Error::from_raw_os_error(refused.errno.code());
+            if let Err(error) = self.restore_entry(&entry) {
                 let file = entry.path.display();
                 tracing::error!(state = %entry.name, %file, %error, "a persistent state did not come back");
                 self.not_restored.fetch_add(1, Ordering::Relaxed);
@@ -301,13 +322,14 @@ impl Shared {
         }
     }
 
-    fn restore_entry(&self, entry: &Entry) -> Result<(), Refused> {
+    fn restore_entry(&self, entry: &Entry) -> Result<(), NotRestored> {
         let ids = Ids::of_user(entry.uid, entry.gid);
         let opened = opening::open_as(&ids, &entry.path, IfAbsent::Fail, self.own_device())?;
         let identity = opening::identity(&opened.file)?;
-        let (file, image) = StateFile::recover(lock(opened.file)?)?;
+        let locked = LockedFile::new(opened.file)?.ok_or(NotRestored::InUse)?;
+        let (file, image) = StateFile::recover(locked)?;
         if image.name != entry.name {
-            return Err(Refused::new(Errno::EADDRINUSE, outcome::OTHER_STATE));
+            return Err(NotRestored::OtherState(image.name));
         }
         let within = image.within;
         let (file, generation) = begin_again(file, &image, within)?;
@@ -527,7 +549,7 @@ fn begin_again(
     mut file: StateFile<LockedFile>,
     image: &Image,
     within: Duration,
-) -> Result<(StateFile<LockedFile>, u64), Refused> {
+) -> std::io::Result<(StateFile<LockedFile>, u64)> {
     // Versions up to the ceiling may have been seen that are not in the file.
     let generation = match image.clean {
         true => image.generation,
