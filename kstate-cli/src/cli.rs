@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{CommandError, Exit};
 use crate::{
-    announce, completions, demo, doctor, feed, get, ls, man, mount, output, rm, set, stat, umount,
-    watch,
+    announce, completions, demo, doctor, export, feed, get, import, inspect, ls, man, mount,
+    output, rm, set, stat, umount, watch,
 };
 
 /// Live states shared between processes: named, typed, versioned values of at most a page
@@ -130,6 +130,9 @@ commands! {
     Rm(rm),
     Announce(announce),
     Feed(feed),
+    Export(export),
+    Import(import),
+    Inspect(inspect),
     Doctor(doctor),
     Demo(demo),
     Completions(completions),

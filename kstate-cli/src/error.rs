@@ -12,6 +12,7 @@ use kstate::{
 use kstatefs::ServeError;
 use kstatefs::daemonize::DaemonizeError;
 use kstatefs::mountpoint::MountPointError;
+use kstatefs::persist::FileError;
 
 use crate::demo::DemoError;
 use crate::duration;
@@ -125,6 +126,33 @@ pub(crate) enum CommandError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// A file that is not, or cannot be made, the file of a state.
+    #[error("{path}: {source}", path = path.display())]
+    StateFile {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: FileError,
+    },
+    /// A file that is not to be written over.
+    #[error("{path} is there already, and was left as it is; --force replaces it", path = path.display())]
+    Exists {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// The value is of another type than the state's.
+    #[error(
+        "nothing was imported: the value is of the layout {wanted}, and state `{name}` holds {found}; \
+         import it into another state, or its bytes with --raw"
+    )]
+    Layout {
+        /// The state.
+        name: String,
+        /// Description of its layout.
+        found: String,
+        /// Description of the value's.
+        wanted: String,
     },
     /// Something else that the kernel refuses.
     #[error("{0}")]
