@@ -2,7 +2,8 @@
 //!
 //! With passthrough the kernel maps the backing file itself when a program maps the state, so the
 //! file must be one that `mmap` shares: tmpfs. Without passthrough programs get the descriptor of
-//! a memfd over the daemon's socket, sealed so that nobody can cut it short under a reader.
+//! a memfd over the daemon's socket, sealed so that nobody can cut it short under a reader. Files outlive
+//! a daemon that is killed; memfds do in a process that holds them (`holder.rs`).
 
 use std::ffi::CString;
 use std::fs::File;
@@ -10,7 +11,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use kstate_sys::abi::Geometry;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
@@ -27,10 +31,13 @@ pub enum Transport {
     Socket,
 }
 
-/// The daemon's private directory of region files; removed with everything in it when dropped.
+/// The daemon's private directory of region files; removed with everything in it when dropped, unless it
+/// is left to another daemon.
 #[derive(Debug)]
 pub(crate) struct Backing {
     directory: PrivateDirectory,
+    /// Whether what is there stays when this daemon ends.
+    left: Arc<AtomicBool>,
 }
 
 /// The bytes of one region.
@@ -38,7 +45,11 @@ pub(crate) struct Backing {
 pub(crate) enum RegionFile {
     /// A file of the backing directory, opened when needed, so that ten thousand states do not
     /// hold ten thousand descriptors.
-    Tmpfs(PathBuf),
+    Tmpfs {
+        path: PathBuf,
+        /// Whether it stays.
+        left: Arc<AtomicBool>,
+    },
     /// A memfd, which lives as long as its descriptor.
     Memfd(OwnedFd),
 }
@@ -61,22 +72,102 @@ impl Backing {
                     parent.display()
                 )));
             }
-            None => CANDIDATES
-                .iter()
-                .map(Path::new)
-                .find(|path| is_tmpfs(path).unwrap_or(false))
-                .ok_or_else(|| {
-                    io::Error::other(
-                        "none of /dev/shm, /run/shm and /run is a tmpfs; mount one and name it \
-                         with --backing",
-                    )
-                })?
-                .to_owned(),
+            None => parents(None).next().ok_or_else(|| {
+                io::Error::other(
+                    "none of /dev/shm, /run/shm and /run is a tmpfs; mount one and name it with \
+                     --backing",
+                )
+            })?,
         };
         let directory = PrivateDirectory::create(&parent, 0o700).map_err(|error| {
             io::Error::other(format!("{error}; name another tmpfs with --backing"))
         })?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            left: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    /// What a dead daemon has left in `directory`. It stays there until it is [kept](Self::keep).
+    pub(crate) fn adopt(directory: PrivateDirectory) -> Self {
+        Self {
+            directory,
+            left: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// From now on what is here goes with this daemon.
+    pub(crate) fn keep(&self) {
+        self.left.store(false, Ordering::Relaxed);
+        self.directory.keep();
+    }
+
+    /// Leaves what is here to another daemon.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.directory.leave();
+    }
+
+    /// The private directory.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The file of `length` bytes that a dead daemon has left for the number `ino`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`; `InvalidData` for one of another length.
+    pub(crate) fn inherit(
+        &self,
+        ino: u64,
+        length: usize,
+        transport: Transport,
+    ) -> io::Result<RegionFile> {
+        let file = match transport {
+            Transport::Passthrough => self.tmpfs(ino),
+            Transport::Socket => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let found = file.with(|fd| Ok(nix::sys::stat::fstat(fd)?.st_size))?;
+        match u64::try_from(found) == Ok(length as u64) {
+            true => Ok(file),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// That of a state's region.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backing::inherit`].
+    pub(crate) fn inherit_region(&self, ino: u64, transport: Transport) -> io::Result<RegionFile> {
+        self.inherit(ino, Geometry::of_this_machine().region_len(), transport)
+    }
+
+    /// Removes a file that nobody needs any more.
+    pub(crate) fn forget(&self, ino: u64, transport: Transport) {
+        if transport == Transport::Passthrough {
+            let path = self.directory().join(ino.to_string());
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "region file left behind");
+            }
+        }
+    }
+
+    /// The numbers that region files are left for.
+    pub(crate) fn inherited(&self) -> Vec<u64> {
+        let entries = std::fs::read_dir(self.directory()).into_iter().flatten();
+        let number = |name: std::ffi::OsString| name.to_str()?.parse().ok();
+        entries
+            .filter_map(|entry| number(entry.ok()?.file_name()))
+            .collect()
+    }
+
+    fn tmpfs(&self, ino: u64) -> RegionFile {
+        RegionFile::Tmpfs {
+            path: self.directory().join(ino.to_string()),
+            left: self.left.clone(),
+        }
     }
 
     /// A fresh, zeroed file of `length` bytes for the state `ino`, all holes.
@@ -89,14 +180,13 @@ impl Backing {
         let length = length as u64;
         match transport {
             Transport::Passthrough => {
-                let path = self.directory.path().join(ino.to_string());
                 let file = File::options()
                     .read(true)
                     .write(true)
                     .create_new(true)
                     .mode(0o600)
-                    .open(&path)?;
-                let region = RegionFile::Tmpfs(path);
+                    .open(self.directory().join(ino.to_string()))?;
+                let region = self.tmpfs(ino);
                 file.set_len(length)?;
                 Ok(region)
             }
@@ -117,9 +207,11 @@ impl Backing {
         }
     }
 
-    /// Removes all region files and their directory; again, nothing.
+    /// Removes all region files and their directory, unless they are left; again, nothing.
     pub(crate) fn remove(&self) {
-        self.directory.remove();
+        if !self.left.load(Ordering::Relaxed) {
+            self.directory.remove();
+        }
     }
 
     /// Size and free space of the tmpfs, in bytes.
@@ -132,6 +224,15 @@ impl Backing {
             free: stat.blocks_available(),
         })
     }
+}
+
+/// Where the private directory may be: below the directory that was named, else below each tmpfs there is
+/// of those tried, in that order.
+pub(crate) fn parents(named: Option<&Path>) -> impl Iterator<Item = PathBuf> {
+    let candidates = CANDIDATES.iter().filter(move |_| named.is_none());
+    let found = candidates.map(PathBuf::from);
+    let found = found.filter(|path| is_tmpfs(path).unwrap_or(false));
+    named.map(Path::to_owned).into_iter().chain(found)
 }
 
 /// What `statfs` reports, in blocks.
@@ -149,7 +250,7 @@ impl RegionFile {
         work: impl FnOnce(BorrowedFd<'_>) -> io::Result<R>,
     ) -> io::Result<R> {
         match self {
-            Self::Tmpfs(path) => {
+            Self::Tmpfs { path, .. } => {
                 let file = File::options().read(true).write(true).open(path)?;
                 work(file.as_fd())
             }
@@ -191,7 +292,8 @@ impl RegionFile {
 
 impl Drop for RegionFile {
     fn drop(&mut self) {
-        if let Self::Tmpfs(path) = self
+        if let Self::Tmpfs { path, left } = self
+            && !left.load(Ordering::Relaxed)
             && let Err(error) = std::fs::remove_file(&*path)
             && error.kind() != io::ErrorKind::NotFound
         {

@@ -44,7 +44,8 @@ fn shared(transport: Transport) -> Shared {
         linger: Duration::ZERO,
         announce: announce::Settings::default(),
     };
-    Shared::new(backing, transport, timer, Arc::new(hub), settings).unwrap()
+    let origin = Origin::fresh().unwrap();
+    Shared::new(backing, transport, timer, Arc::new(hub), settings, origin).unwrap()
 }
 
 fn read(fs: &Shared, file: u64, offset: u64, size: usize) -> Vec<u8> {
