@@ -11,8 +11,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kstate_sys::abi::Geometry;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -20,6 +20,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use crate::descriptors;
+use crate::holder::{Held, Holder, Regions};
 use crate::private::PrivateDirectory;
 
 /// How programs get at a region.
@@ -38,6 +39,10 @@ pub(crate) struct Backing {
     directory: PrivateDirectory,
     /// Whether what is there stays when this daemon ends.
     left: Arc<AtomicBool>,
+    /// Holds memfds when this daemon is killed.
+    holder: OnceLock<Arc<Holder>>,
+    /// What it held when it was found, and nobody has asked for yet.
+    inherited: Mutex<Regions>,
 }
 
 /// The bytes of one region.
@@ -50,8 +55,14 @@ pub(crate) enum RegionFile {
         /// Whether it stays.
         left: Arc<AtomicBool>,
     },
-    /// A memfd, which lives as long as its descriptor.
-    Memfd(OwnedFd),
+    /// A memfd, which lives as long as a descriptor of it.
+    Memfd {
+        memfd: OwnedFd,
+        /// The one that is held elsewhere.
+        held: Option<Held>,
+        /// Whether it stays there.
+        left: Arc<AtomicBool>,
+    },
 }
 
 /// The directories tried for region files, in this order.
@@ -85,14 +96,50 @@ impl Backing {
         Ok(Self {
             directory,
             left: Arc::new(AtomicBool::new(false)),
+            holder: OnceLock::new(),
+            inherited: Mutex::default(),
         })
     }
 
     /// What a dead daemon has left in `directory`. It stays there until it is [kept](Self::keep).
-    pub(crate) fn adopt(directory: PrivateDirectory) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// `ECONNREFUSED` and `ENOENT` when nobody holds its memfds any more; what else the kernel says.
+    pub(crate) fn adopt(directory: PrivateDirectory, transport: Transport) -> io::Result<Self> {
+        let (holder, inherited) = match transport {
+            Transport::Passthrough => (OnceLock::new(), Regions::new()),
+            Transport::Socket => {
+                let (holder, regions) = Holder::connect(directory.path())?;
+                (OnceLock::from(holder), regions)
+            }
+        };
+        Ok(Self {
             directory,
             left: Arc::new(AtomicBool::new(true)),
+            holder,
+            inherited: Mutex::new(inherited),
+        })
+    }
+
+    /// Has memfds that are made from now on outlive this daemon, unless they do already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Holder::start`].
+    pub(crate) fn start_holder(&self) -> io::Result<()> {
+        if self.holder.get().is_none() {
+            let holder = Holder::start(self.directory())?;
+            // Nobody else sets it.
+            let _ = self.holder.set(Arc::new(holder));
+        }
+        Ok(())
+    }
+
+    /// Tells who holds memfds where the mount is.
+    pub(crate) fn mounted(&self, minor: u64) {
+        if let Some(holder) = self.holder.get() {
+            holder.mounted(minor);
         }
     }
 
@@ -126,7 +173,12 @@ impl Backing {
     ) -> io::Result<RegionFile> {
         let file = match transport {
             Transport::Passthrough => self.tmpfs(ino),
-            Transport::Socket => return Err(io::ErrorKind::NotFound.into()),
+            Transport::Socket => {
+                let (memfd, held) = self.inherited_regions().remove(&ino).ok_or_else(|| {
+                    io::Error::new(io::ErrorKind::NotFound, "nobody holds its memfd")
+                })?;
+                self.memfd(memfd, Some(held))
+            }
         };
         let found = file.with(|fd| Ok(nix::sys::stat::fstat(fd)?.st_size))?;
         match u64::try_from(found) == Ok(length as u64) {
@@ -146,6 +198,8 @@ impl Backing {
 
     /// Removes a file that nobody needs any more.
     pub(crate) fn forget(&self, ino: u64, transport: Transport) {
+        // Dropped, it is not held any more.
+        self.inherited_regions().remove(&ino);
         if transport == Transport::Passthrough {
             let path = self.directory().join(ino.to_string());
             if let Err(error) = std::fs::remove_file(&path) {
@@ -158,9 +212,22 @@ impl Backing {
     pub(crate) fn inherited(&self) -> Vec<u64> {
         let entries = std::fs::read_dir(self.directory()).into_iter().flatten();
         let number = |name: std::ffi::OsString| name.to_str()?.parse().ok();
-        entries
-            .filter_map(|entry| number(entry.ok()?.file_name()))
-            .collect()
+        let files = entries.filter_map(|entry| number(entry.ok()?.file_name()));
+        let held = self.inherited_regions();
+        files.chain(held.keys().copied()).collect()
+    }
+
+    fn inherited_regions(&self) -> MutexGuard<'_, Regions> {
+        let inherited = self.inherited.lock();
+        inherited.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn memfd(&self, memfd: OwnedFd, held: Option<Held>) -> RegionFile {
+        RegionFile::Memfd {
+            memfd,
+            held,
+            left: self.left.clone(),
+        }
     }
 
     fn tmpfs(&self, ino: u64) -> RegionFile {
@@ -202,7 +269,14 @@ impl Backing {
                 let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
                 let seals = nix::fcntl::SealFlag::from_bits_retain(seals);
                 nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))?;
-                Ok(RegionFile::Memfd(file.into()))
+                let held = self.holder.get().and_then(|holder| {
+                    let held = holder.hold(file.as_fd());
+                    let warn = |error: &io::Error| {
+                        tracing::warn!(ino, %error, "a state will not outlive this daemon");
+                    };
+                    held.inspect_err(warn).ok()
+                });
+                Ok(self.memfd(file.into(), held))
             }
         }
     }
@@ -211,6 +285,9 @@ impl Backing {
     pub(crate) fn remove(&self) {
         if !self.left.load(Ordering::Relaxed) {
             self.directory.remove();
+            if let Some(holder) = self.holder.get() {
+                holder.end();
+            }
         }
     }
 
@@ -223,6 +300,17 @@ impl Backing {
             blocks: stat.blocks(),
             free: stat.blocks_available(),
         })
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if self.left.load(Ordering::Relaxed) {
+            let inherited = std::mem::take(&mut *self.inherited_regions());
+            inherited.into_values().for_each(|(_, held)| held.leave());
+        } else {
+            self.remove();
+        }
     }
 }
 
@@ -254,7 +342,7 @@ impl RegionFile {
                 let file = File::options().read(true).write(true).open(path)?;
                 work(file.as_fd())
             }
-            Self::Memfd(memfd) => work(memfd.as_fd()),
+            Self::Memfd { memfd, .. } => work(memfd.as_fd()),
         }
     }
 
@@ -292,12 +380,20 @@ impl RegionFile {
 
 impl Drop for RegionFile {
     fn drop(&mut self) {
-        if let Self::Tmpfs { path, left } = self
-            && !left.load(Ordering::Relaxed)
-            && let Err(error) = std::fs::remove_file(&*path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "region file left behind");
+        match self {
+            Self::Tmpfs { path, left } if !left.load(Ordering::Relaxed) => {
+                if let Err(error) = std::fs::remove_file(&*path)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::warn!(path = %path.display(), %error, "region file left behind");
+                }
+            }
+            Self::Memfd { held, left, .. } if left.load(Ordering::Relaxed) => {
+                if let Some(held) = held.take() {
+                    held.leave();
+                }
+            }
+            _ => {}
         }
     }
 }

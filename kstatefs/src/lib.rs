@@ -29,6 +29,7 @@ mod fusermount;
 pub mod fuzzing;
 mod guard;
 mod handle;
+mod holder;
 mod inode;
 mod intents;
 mod ioctl;

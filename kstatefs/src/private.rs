@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::holder;
 use crate::ledger::Ledger;
 use crate::takeover;
 
@@ -164,6 +165,7 @@ fn sweep(parent: &Path) {
     for directory in left_in(parent) {
         if !takeover::is_kept(directory.path()) {
             tracing::info!(directory = %directory.path().display(), "removing a dead daemon's");
+            holder::dismiss(directory.path());
             directory.remove();
         }
     }

@@ -24,7 +24,7 @@ use crate::fusermount;
 use crate::ledger::Event;
 use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
 use crate::poll::{Hub, Way};
-use crate::takeover;
+use crate::takeover::{self, Left};
 use crate::timer::Timer;
 
 /// Why nothing was served, or no longer.
@@ -141,15 +141,23 @@ impl Server {
             true => takeover::find(config.backing.as_deref(), &path),
             false => None,
         };
-        let path = mountpoint::prepare(&path)?;
         raise_descriptor_limit();
+        let left = match left.map(Left::open).transpose() {
+            Ok(left) => left.flatten(),
+            Err(source) => {
+                return Err(system("cannot take over what the last daemon has left")(
+                    source,
+                ));
+            }
+        };
+        let path = mountpoint::prepare(&path)?;
         // Before any thread is started, so that all of them have the signals blocked.
         let signals = match config.handle_signals {
             true => Some(SignalGuard::block().map_err(system("cannot block signals"))?),
             false => None,
         };
         let (backing, model) = match left {
-            Some(left) => (left.backing, Some(left.model)),
+            Some((backing, model)) => (backing, Some(model)),
             None => {
                 let backing = Backing::create(config.backing.as_deref());
                 (backing.map_err(ServeError::Backing)?, None)
@@ -179,6 +187,10 @@ impl Server {
                 }
             },
         };
+        if transport == Transport::Socket && config.restartable {
+            let started = backing.start_holder();
+            started.map_err(system("cannot split off the process that holds regions"))?;
+        }
         let timer = Arc::new(Timer::default());
         let (hub, hub_thread) = Hub::start(config.notify_by, timer.clone())
             .map_err(system("cannot watch polled states"))?;
@@ -207,6 +219,7 @@ impl Server {
             takeover::restore(&shared, model);
         }
         if let Some(minor) = minor {
+            shared.backing.mounted(minor);
             shared.common.ledger.note_end(Event::Mounted(minor));
         }
         fuse.install(shared.clone());

@@ -13,10 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use crate::backing::{Backing, Transport, parents};
 use crate::fs::Origin;
+use crate::holder;
 use crate::ledger::{Head, Ledger, Model};
 use crate::mountpoint;
 use crate::namespace;
-use crate::private::left_in;
+use crate::private::{PrivateDirectory, left_in};
 
 pub(crate) use restore::restore;
 
@@ -27,8 +28,38 @@ const BETWEEN_MOUNTS: Duration = Duration::from_secs(60);
 /// What a dead daemon has left, locked.
 #[derive(Debug)]
 pub(crate) struct Left {
-    pub(crate) backing: Backing,
-    pub(crate) model: Model,
+    directory: PrivateDirectory,
+    model: Model,
+}
+
+impl Left {
+    /// Opens it; `None` if nobody holds it any more, and it is gone.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; it stays then.
+    pub(crate) fn open(self) -> io::Result<Option<(Backing, Model)>> {
+        let path = self.directory.path().to_owned();
+        match Backing::adopt(self.directory, self.model.head.transport) {
+            Ok(backing) => Ok(Some((backing, self.model))),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ECONNREFUSED | libc::ENOENT)
+                ) =>
+            {
+                tracing::warn!(
+                    directory = %path.display(),
+                    "the process that held the last daemon's states has ended, and they with it"
+                );
+                if let Some(directory) = PrivateDirectory::adopt(&path) {
+                    directory.remove();
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// What was left of the mount at `mount`, below one of the places for backing files.
@@ -42,12 +73,12 @@ pub(crate) fn find(backing: Option<&Path>, mount: &Path) -> Option<Left> {
         }
         match Ledger::look(directory.path()) {
             Ok(model) if model.head.mount == mount && model.head.mount_namespace == here => {
-                let backing = Backing::adopt(directory);
-                Some(Left { backing, model })
+                Some(Left { directory, model })
             }
             Ok(_) => None,
             Err(error) => {
                 tracing::warn!(directory = %directory.path().display(), %error, "ledger unreadable");
+                holder::dismiss(directory.path());
                 directory.set_aside();
                 None
             }
@@ -137,7 +168,7 @@ pub(crate) fn discard(mount: &Path) {
     // It may be at another place, which was named to the daemon and is not known here; there it goes when
     // the next directory is made.
     if let Some(left) = find(None, mount) {
-        left.backing.keep();
-        left.backing.remove();
+        holder::dismiss(left.directory.path());
+        left.directory.remove();
     }
 }
