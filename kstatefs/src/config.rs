@@ -44,6 +44,10 @@ pub struct Config {
     pub kbus_prefix: KbusPrefix,
     /// The bus of D-Bus, where states can be announced on one.
     pub dbus: Option<Bus>,
+    /// Keep notes, and without passthrough a process that holds regions, so that a daemon started on the same
+    /// mount point after this one was killed takes its states over. That process is forked when the daemon
+    /// starts, and shares the memory of the program until then.
+    pub restartable: bool,
     /// Unmount on SIGINT, SIGTERM and SIGHUP. Not for a daemon inside another program.
     pub handle_signals: bool,
 }
@@ -139,6 +143,7 @@ impl Config {
             kbus: None,
             kbus_prefix: KbusPrefix::default(),
             dbus: None,
+            restartable: true,
             handle_signals: true,
         }
     }

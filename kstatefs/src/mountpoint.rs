@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
 
+use crate::takeover;
+
 use self::table::{MountEntry, MountTable};
 
 /// The file system type in the mount table.
@@ -95,7 +97,7 @@ pub enum Unmount {
 ///
 /// Two seconds where the daemon of a mount that is there does not answer.
 pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
-    let path = absolute(path)?;
+    let path = resolve(path)?;
     let cannot_look = |path, source| MountPointError::System {
         path,
         doing: "cannot look at it",
@@ -164,7 +166,7 @@ fn look(path: &Path) -> Option<io::Result<()>> {
 /// [`MountPointError::NotMounted`], [`MountPointError::Covered`], [`MountPointError::InUse`], or
 /// what the kernel says.
 pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
-    let path = absolute(path)?;
+    let path = resolve(path)?;
     if !is_ours(&path)? {
         let is_below = table(&path)?.ours_at(&path).next().is_some();
         return Err(match is_below {
@@ -172,7 +174,22 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
             false => MountPointError::NotMounted(path),
         });
     }
-    detach(&path, how)
+    detach(&path, how)?;
+    // Of a daemon that lives nobody else can have it; it removes it itself.
+    takeover::discard(&path);
+    Ok(())
+}
+
+/// Whether a kstate file system with one of these device numbers is mounted at `path`.
+///
+/// # Errors
+///
+/// `/proc` cannot be read.
+pub(crate) fn is_mounted(path: &Path, minors: &[u64]) -> Result<bool, MountPointError> {
+    let table = table(path)?;
+    Ok(table
+        .ours_at(path)
+        .any(|entry| minors.contains(&entry.minor)))
 }
 
 /// Unmounts the kstate file system with that device number from every place it is at, though
@@ -280,7 +297,7 @@ pub(crate) fn detach(path: &Path, how: Unmount) -> Result<(), MountPointError> {
 
 /// The path with its symbolic links resolved. A kstate file system that is mounted there is not
 /// looked at: its daemon may be dead, or not answer.
-fn absolute(path: &Path) -> Result<PathBuf, MountPointError> {
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, MountPointError> {
     let system = |source| MountPointError::System {
         path: path.to_owned(),
         doing: "cannot look at it",

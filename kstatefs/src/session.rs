@@ -18,11 +18,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::backing::{Backing, Transport};
 use crate::config::{Config, Passthrough};
-use crate::fs::{Settings, Shared};
+use crate::fs::{Origin, Settings, Shared};
 use crate::fuse::Fuse;
 use crate::fusermount;
+use crate::ledger::Event;
 use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
 use crate::poll::{Hub, Way};
+use crate::takeover::{self, Left};
 use crate::timer::Timer;
 
 /// Why nothing was served, or no longer.
@@ -63,6 +65,18 @@ pub enum ServeError {
          leave --passthrough at auto to go without"
     )]
     Passthrough(#[source] io::Error),
+    /// The states of a daemon that has ended are mapped by passthrough, which this one cannot do.
+    #[error(
+        "cannot take over the states of the last daemon on {path}: they were passed through, and \
+         the kernel passes no maps through here now ({source}); start it as that one was, or give \
+         them up: kstate umount {path}"
+    )]
+    Former {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Something the daemon needs failed.
     #[error("{doing}: {source}")]
     System {
@@ -120,23 +134,50 @@ impl Server {
     ///
     /// [`ServeError`]; nothing is left mounted or behind then.
     pub fn start(config: Config) -> Result<Self, ServeError> {
-        let path = mountpoint::prepare(&config.directory)?;
+        let path = mountpoint::resolve(&config.directory)?;
+        // Before the mount of a dead daemon is removed, by which others know that what it has left is
+        // still wanted.
+        let left = match config.restartable {
+            true => takeover::find(config.backing.as_deref(), &path),
+            false => None,
+        };
         raise_descriptor_limit();
+        let left = match left.map(Left::open).transpose() {
+            Ok(left) => left.flatten(),
+            Err(source) => {
+                return Err(system("cannot take over what the last daemon has left")(
+                    source,
+                ));
+            }
+        };
+        let path = mountpoint::prepare(&path)?;
         // Before any thread is started, so that all of them have the signals blocked.
         let signals = match config.handle_signals {
             true => Some(SignalGuard::block().map_err(system("cannot block signals"))?),
             false => None,
         };
-        let backing = Backing::create(config.backing.as_deref()).map_err(ServeError::Backing)?;
+        let (backing, model) = match left {
+            Some((backing, model)) => (backing, Some(model)),
+            None => {
+                let backing = Backing::create(config.backing.as_deref());
+                (backing.map_err(ServeError::Backing)?, None)
+            }
+        };
         let root = nix::unistd::geteuid().is_root();
         let allow_other = config.allow_other.unwrap_or(root);
         let fuse = Fuse::default();
         let session = mount(&path, fuse.clone(), allow_other, config.threads)?;
         let unmount = Unmounting(Some(path.clone()));
+        let former = model.as_ref().map(|model| model.head.transport);
         let transport = match config.passthrough {
-            Passthrough::Off => Transport::Socket,
+            // As programs have the regions mapped.
+            _ if former == Some(Transport::Socket) => Transport::Socket,
+            Passthrough::Off if former.is_none() => Transport::Socket,
             wanted => match probe_passthrough(session.as_fd(), &backing) {
                 Ok(()) => Transport::Passthrough,
+                Err(source) if former.is_some() => {
+                    return Err(ServeError::Former { path, source });
+                }
                 Err(error) if wanted == Passthrough::Require => {
                     return Err(ServeError::Passthrough(error));
                 }
@@ -146,6 +187,10 @@ impl Server {
                 }
             },
         };
+        if transport == Transport::Socket && config.restartable {
+            let started = backing.start_holder();
+            started.map_err(system("cannot split off the process that holds regions"))?;
+        }
         let timer = Arc::new(Timer::default());
         let (hub, hub_thread) = Hub::start(config.notify_by, timer.clone())
             .map_err(system("cannot watch polled states"))?;
@@ -160,25 +205,39 @@ impl Server {
             announce: config.announce(),
             manifest: config.manifest.clone(),
         };
-        let shared = Shared::new(backing, transport, timer, Arc::new(hub), settings)
+        // From the table and not by a look at the mount, which nobody serves yet.
+        let minor = mountpoint::connection(&path)?;
+        let origin = match (&model, config.restartable) {
+            (Some(_), _) => takeover::resume(backing.directory()),
+            (None, true) => takeover::begin(backing.directory(), &path, transport),
+            (None, false) => Origin::fresh(),
+        };
+        let origin = origin.map_err(system("cannot keep notes for a daemon to come"))?;
+        let shared = Shared::new(backing, transport, timer, Arc::new(hub), settings, origin)
             .map_err(system("cannot set up the file system"))?;
         let shared = Arc::new(shared);
+        if let Some(model) = &model {
+            takeover::restore(&shared, model);
+        }
+        if let Some(minor) = minor {
+            shared.is_mounted_as(minor);
+            shared.backing.mounted(minor);
+            shared.common.ledger.note_end(Event::Mounted(minor));
+        }
         fuse.install(shared.clone());
         let mut helpers = vec![hub_thread];
         helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
         let announcing = shared.announcer.start();
         announcing.map_err(system("cannot start a thread"))?;
-        // From the table and not by a look at the mount, which nobody serves yet.
-        let connection = mountpoint::connection(&path)?;
-        if let Some(minor) = connection {
-            shared.is_mounted_as(minor);
-        }
         let weak = Arc::downgrade(&shared);
         shared.desk.on_persist(move |asked| {
             if let Some(shared) = weak.upgrade() {
                 shared.persist_as_asked(asked);
             }
         });
+        if let Some(model) = &model {
+            shared.reattach(model);
+        }
         shared.restore_listed();
         let device = session
             .as_fd()
@@ -187,9 +246,13 @@ impl Server {
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(errno_system)?;
         let ended = Arc::new(ended);
         let theirs = ended.clone();
+        let serving = shared.clone();
         let session = std::thread::Builder::new()
             .name("kstate-fuse".into())
             .spawn(move || {
+                // What is there goes with this daemon from here on, and not before: had it not come so far,
+                // another one could.
+                serving.backing.keep();
                 match session.run() {
                     // Cut from here, because programs had files open.
                     Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
@@ -214,7 +277,7 @@ impl Server {
             session,
             ended,
             device,
-            connection,
+            connection: minor,
             signals,
         })
     }
