@@ -4,9 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use kstate::StateName;
 use kstatefs::persist::{Image, StateFile};
 
 use crate::cli::{Context, Run};
@@ -95,7 +94,7 @@ fn image_of_state(context: &Context, name: &str) -> Result<Image, CommandError> 
     let time = snapshot.time();
     let time = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
     Ok(Image {
-        name: StateName::clone(state.name()),
+        name: state.name().clone(),
         generation: snapshot.generation().0,
         ceiling: snapshot.generation().0,
         clean: false,
@@ -107,7 +106,7 @@ fn image_of_state(context: &Context, name: &str) -> Result<Image, CommandError> 
         linger: info.linger,
         deadline: info.deadline,
         announce: info.announced.bits(),
-        within: Default::default(),
+        within: Duration::ZERO,
         time,
         value: snapshot.value,
     })

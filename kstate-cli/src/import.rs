@@ -6,16 +6,17 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use kstate::{Bytes, Reader, StateName};
-use kstate_sys::abi::{ABI_VERSION, page_size};
+use kstate_sys::abi::page_size;
 use kstate_sys::ioctl::{self, call, outcome};
 use kstatefs::persist::{FileError, Image, StateFile};
+use serde_json::json;
 
 use crate::cli::{Context, Run};
 use crate::encoding::longest_text;
 use crate::error::CommandError;
 use crate::exported::Exported;
 use crate::keeping::KeepingArguments;
-use crate::once;
+use crate::{once, output};
 
 /// Publish what `kstate export` wrote, or make a persistence file of it
 ///
@@ -79,7 +80,17 @@ impl Run for Arguments {
             return Err(CommandError::TooLong { name, page });
         }
         if let (Some(path), Some(image)) = (&self.file, &image) {
-            return make(path, image, self.force);
+            make(path, image, self.force)?;
+            if context.json() {
+                let line = json!({
+                    "file": path.to_string_lossy(),
+                    "name": self.name,
+                    "generation": image.generation,
+                    "length": image.value.len(),
+                });
+                output::json_line(&mut io::stdout().lock(), &line)?;
+            }
+            return Ok(());
         }
         let layout = image.as_ref().and_then(|image| image.layout.as_ref());
         let mount = context.mount()?;
@@ -108,7 +119,6 @@ impl Arguments {
     /// subscriber would, or is told the one there is.
     fn agree(&self, state: &Reader<Bytes>, (id, text): &(u64, String)) -> Result<(), CommandError> {
         let mut asked = ioctl::Subscribe::default();
-        asked.abi_version = ABI_VERSION;
         asked.layout_id = *id;
         asked.set_layout_text(text);
         while let Err(source) = call::subscribe(state.as_fd(), &mut asked) {

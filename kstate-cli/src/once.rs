@@ -16,7 +16,7 @@ use crate::output;
 ///
 /// # Errors
 ///
-/// Whatever is refused; nothing was published then.
+/// Whatever is refused. Nothing was published then, unless it is how long the state is to live.
 pub(crate) fn publish<'v>(
     context: &Context,
     mount: &Mount,

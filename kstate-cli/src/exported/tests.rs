@@ -84,7 +84,7 @@ fn a_document_by_hand_needs_a_value_and_little_else() {
 #[test]
 fn a_value_told_twice_has_to_be_the_same_but_not_spelt_the_same() {
     let mut document = Exported::of(&image()).to_json();
-    document["value"] = json!({"b": "1.50", "a": 1.0f32 as u8});
+    document["value"] = json!({"b": "1.50", "a": "0x1"});
     assert_eq!(read_back(&document).unwrap(), image());
     document["value"]["a"] = json!(2);
     assert!(

@@ -99,10 +99,8 @@ impl Disk {
 
     fn compose(&self, choice: Choice<'_>) -> Vec<u8> {
         let pages = self.pages.iter().enumerate();
-        let bytes: Vec<u8> = pages
-            .flat_map(|(index, page)| page.candidates[choice(index, page)].iter().copied())
-            .collect();
-        bytes
+        let chosen = pages.map(|(index, page)| page.candidates[choice(index, page)].as_slice());
+        chosen.collect::<Vec<_>>().concat()
     }
 
     /// Shows `visit` what the disk may have, whole pages each.
@@ -170,7 +168,7 @@ impl Disk {
                     visit(&last);
                 }
             }
-            if bytes.len() == PAGE_BYTES && offset % PAGE_BYTES == 0 {
+            if bytes.len() == PAGE_BYTES && offset.is_multiple_of(PAGE_BYTES) {
                 each_sector(&old, offset, bytes, &mut visit);
             }
         }
