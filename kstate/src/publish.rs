@@ -167,7 +167,7 @@ impl Writing {
         let mut backoff = Backoff::new(Duration::from_millis(1));
         let (mut asked, mut met) = (None, 0);
         loop {
-            let mut writer = match self.own_writer() {
+            let mut writer = match self.kept_writer() {
                 Some(writer) => writer,
                 None => self.claim()?,
             };

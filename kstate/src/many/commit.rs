@@ -13,6 +13,7 @@ use super::{FEW, Generations, Many, ManyOutcome};
 use crate::claim::ClaimError;
 use crate::errno;
 use crate::intent::Region;
+use crate::reader::{Reader, Untyped};
 use crate::records::OwnRecord;
 use crate::transaction::{CommitError, Outcome};
 use crate::writing::{Room, Writing};
@@ -84,7 +85,14 @@ impl Many<'_> {
         self.try_commit()
     }
 
-    pub(super) fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
+    /// The states that were written, in the order they were added.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &Reader<Untyped>> {
+        let written = self.members.iter();
+        let written = written.filter(|member| member.is_dirty() && member.writing().is_some());
+        written.map(Member::reader)
+    }
+
+    pub(crate) fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
         let mut targets = Targets::new();
         targets.reserve(self.members.len());
         let (mut any_read, mut sorted, mut last) = (false, true, 0);

@@ -115,7 +115,7 @@ impl Writing {
         let name = || self.reader().name().clone();
         let mut asked = None;
         loop {
-            let mut writer = match self.own_writer() {
+            let mut writer = match self.kept_writer() {
                 Some(writer) => writer,
                 None => self.claim()?,
             };
