@@ -10,11 +10,13 @@ mod files;
 #[cfg(fuzzing)]
 mod left;
 mod names;
+mod persist;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
@@ -30,6 +32,7 @@ use crate::changes::Prefixes;
 use crate::errno::Errno;
 use crate::intents::Intents;
 use crate::metrics::Requests;
+use crate::persist::{Flusher, Manifest};
 use crate::poll::{Hub, Poller, Pollers};
 use crate::reaper::Reaper;
 use crate::registry::RegistryFile;
@@ -43,6 +46,7 @@ pub(crate) use files::Opened;
 #[cfg(fuzzing)]
 pub(crate) use files::Region;
 pub(crate) use names::{Change, Entry};
+pub(crate) use persist::Refused;
 
 /// Who makes a call.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +67,8 @@ pub(crate) struct Settings {
     pub(crate) root_mode: u32,
     pub(crate) linger: Duration,
     pub(crate) announce: announce::Settings,
+    /// Where the list of persistent states is.
+    pub(crate) manifest: Option<PathBuf>,
 }
 
 /// What the parts of the daemon share.
@@ -71,12 +77,18 @@ pub(crate) struct Shared {
     pub(crate) common: Common,
     pub(crate) reaper: Reaper,
     pub(crate) registry: RegistryFile,
-    /// The socket; none where passthrough makes it needless.
-    pub(crate) desk: Option<Desk>,
+    pub(crate) desk: Desk,
     pub(crate) hub: Arc<Hub>,
     pub(crate) announcer: Announcer,
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
+    pub(crate) flusher: Arc<Flusher>,
+    /// The list of persistent states, where there is one.
+    manifest: Option<Manifest>,
+    /// States of the list that did not come back.
+    not_restored: AtomicU64,
+    /// Device number of the mount.
+    device: OnceLock<u64>,
     transport: Transport,
     mount_id: u64,
     settings: Settings,
@@ -111,6 +123,8 @@ impl Shared {
     ) -> io::Result<Self> {
         let intents = Arc::new(Intents::default());
         let reaper = Reaper::new(intents.clone())?;
+        let manifest = settings.manifest.as_deref().map(Manifest::open);
+        let manifest = manifest.transpose()?;
         let common = Common {
             clock: Clock::calibrate(),
             intents,
@@ -121,12 +135,13 @@ impl Shared {
             common,
             reaper,
             registry: RegistryFile::create(&backing, transport)?,
-            desk: match transport {
-                Transport::Passthrough => None,
-                // Who may not search the mount has nothing to ask for.
-                Transport::Socket => Some(Desk::open(settings.root_mode & 0o077 != 0)?),
-            },
+            // Who may not search the mount has nothing to ask for.
+            desk: Desk::open(settings.root_mode & 0o077 != 0)?,
             announcer: Announcer::new(settings.announce.clone(), &hub),
+            flusher: Arc::new(Flusher::new(hub.clone())),
+            manifest,
+            not_restored: AtomicU64::new(0),
+            device: OnceLock::new(),
             hub,
             backing,
             requests: Requests::default(),

@@ -34,6 +34,7 @@ mod intents;
 mod ioctl;
 mod metrics;
 pub mod mountpoint;
+pub mod persist;
 mod poll;
 mod private;
 mod reaper;

@@ -158,6 +158,7 @@ impl Server {
                 .unwrap_or(if allow_other { 0o1777 } else { 0o700 }),
             linger: config.linger,
             announce: config.announce(),
+            manifest: config.manifest.clone(),
         };
         let shared = Shared::new(backing, transport, timer, Arc::new(hub), settings)
             .map_err(system("cannot set up the file system"))?;
@@ -167,6 +168,18 @@ impl Server {
         helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
         let announcing = shared.announcer.start();
         announcing.map_err(system("cannot start a thread"))?;
+        // From the table and not by a look at the mount, which nobody serves yet.
+        let connection = mountpoint::connection(&path)?;
+        if let Some(minor) = connection {
+            shared.is_mounted_as(minor);
+        }
+        let weak = Arc::downgrade(&shared);
+        shared.desk.on_persist(move |asked| {
+            if let Some(shared) = weak.upgrade() {
+                shared.persist_as_asked(asked);
+            }
+        });
+        shared.restore_listed();
         let device = session
             .as_fd()
             .try_clone_to_owned()
@@ -188,9 +201,6 @@ impl Server {
                 }
             })
             .map_err(system("cannot start a thread"))?;
-        // From the table and not by a look at the mount: programs may use it already, and one that
-        // unmounts it now would find it busy with that look.
-        let connection = mountpoint::connection(&path)?;
         unmount.disarm();
         let mounted = Mounted {
             path,
@@ -262,13 +272,13 @@ impl Server {
             }
             ended(&mut fds, 2000)
         };
+        // Nobody asks for anything any more; who has mapped a state may still commit.
+        self.shared.flusher.finish();
         self.shared.announcer.stop(&self.shared.states());
         self.shared.hub.stop();
         self.shared.reaper.stop();
         self.shared.common.timer.stop();
-        if let Some(desk) = &self.shared.desk {
-            desk.stop();
-        }
+        self.shared.desk.stop();
         for helper in self.helpers {
             if helper.join().is_err() {
                 tracing::error!("a thread of the daemon panicked");
@@ -279,9 +289,7 @@ impl Server {
         }
         // Named here and not left to the last owner, which may be a thread that never ends.
         self.shared.backing.remove();
-        if let Some(desk) = &self.shared.desk {
-            desk.remove();
-        }
+        self.shared.desk.remove();
         Ok(unmounted?)
     }
 }
@@ -299,15 +307,8 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
     let theirs = shared.clone();
     let time = move || theirs.common.timer.run(|look| theirs.look(look));
     threads.push(spawn("kstate-timer", Box::new(time))?);
-    if shared.desk.is_some() {
-        let theirs = shared.clone();
-        let serve = move || {
-            if let Some(desk) = &theirs.desk {
-                desk.run();
-            }
-        };
-        threads.push(spawn("kstate-socket", Box::new(serve))?);
-    }
+    let theirs = shared.clone();
+    threads.push(spawn("kstate-socket", Box::new(move || theirs.desk.run()))?);
     Ok(threads)
 }
 

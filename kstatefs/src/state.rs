@@ -9,6 +9,7 @@ mod deadline;
 mod intents;
 mod interest;
 mod live;
+mod persist;
 mod turn;
 mod value;
 mod waits;
@@ -39,6 +40,7 @@ use crate::changes::Streams;
 use crate::errno::Errno;
 use crate::handle::OpenMode;
 use crate::intents::Intents;
+use crate::persist::{Figures, Store};
 use crate::poll::Pollers;
 use crate::reaper::Reaper;
 use crate::region::RegionMapping;
@@ -112,6 +114,8 @@ pub(crate) struct Totals {
     pub(crate) conflicts: u64,
     pub(crate) reads: u64,
     pub(crate) wakes: u64,
+    /// Of its file.
+    pub(crate) flushed: Figures,
 }
 
 impl std::ops::AddAssign for Totals {
@@ -120,6 +124,7 @@ impl std::ops::AddAssign for Totals {
         self.conflicts = self.conflicts.saturating_add(other.conflicts);
         self.reads = self.reads.saturating_add(other.reads);
         self.wakes = self.wakes.saturating_add(other.wakes);
+        self.flushed += other.flushed;
     }
 }
 
@@ -145,6 +150,8 @@ pub(crate) struct State {
     overdue: AtomicU64,
     /// `read(2)`s answered.
     reads: AtomicU64,
+    /// Held while it is made persistent.
+    persisting: Mutex<()>,
     inner: Mutex<Inner>,
 }
 
@@ -173,6 +180,8 @@ struct Inner {
     watched: bool,
     deadline: Deadline,
     announced: Announced,
+    /// Its file, once it is persistent.
+    store: Option<Arc<Store>>,
     /// When the version that was asked for last was committed, which stays as it was told once.
     modified: Option<(Generation, SystemTime)>,
     armed: bool,
@@ -221,6 +230,7 @@ impl State {
             watched: false,
             deadline: Deadline::default(),
             announced: Announced::default(),
+            store: None,
             modified: None,
             armed: false,
             turn: Turns::default(),
@@ -236,6 +246,7 @@ impl State {
             mapping: RwLock::new(mapping),
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            persisting: Mutex::default(),
             inner: Mutex::new(inner),
         })
     }
@@ -266,6 +277,7 @@ impl State {
         let mut inner = self.lock();
         change(&mut inner.attributes);
         inner.attributes.changed = SystemTime::now();
+        inner.note_change();
         inner.attributes
     }
 
@@ -329,7 +341,7 @@ impl State {
     /// If nobody is subscribed and nothing keeps the state: how long it still lingers.
     pub(crate) fn abandoned_for(&self) -> Option<Duration> {
         let inner = self.lock();
-        (inner.open == 0 && !inner.attributes.is_kept() && !inner.gone).then(|| {
+        (inner.open == 0 && !inner.is_kept() && !inner.gone).then(|| {
             inner
                 .attributes
                 .linger
@@ -345,7 +357,7 @@ impl State {
             Cause::Deleted => true,
             Cause::Abandoned => {
                 let lingered = inner.closed_at.elapsed() >= inner.attributes.linger;
-                inner.open == 0 && !inner.attributes.is_kept() && lingered
+                inner.open == 0 && !inner.is_kept() && lingered
             }
         };
         if inner.gone || !holds {
@@ -373,6 +385,7 @@ impl State {
                     .layout_id
                     .store(layout.id, std::sync::atomic::Ordering::Release);
                 inner.layout = Some(layout.clone());
+                inner.note_change();
                 Ok(())
             }
             None => Ok(()),
@@ -394,6 +407,9 @@ impl State {
             conflicts: header.conflicts.load(Ordering::Relaxed).min(MOST_COUNTED),
             reads: self.reads.load(Ordering::Relaxed),
             wakes: header.wakes.load(Ordering::Relaxed).min(MOST_COUNTED),
+            flushed: self
+                .store()
+                .map_or(Figures::default(), |store| store.figures()),
         }
     }
 

@@ -43,6 +43,7 @@ fn shared(transport: Transport) -> Shared {
         root_mode: 0o1777,
         linger: Duration::ZERO,
         announce: announce::Settings::default(),
+        manifest: None,
     };
     Shared::new(backing, transport, timer, Arc::new(hub), settings).unwrap()
 }

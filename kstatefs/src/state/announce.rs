@@ -23,6 +23,10 @@ pub(super) struct Announced {
 }
 
 impl Announced {
+    pub(super) fn sinks(&self) -> Sinks {
+        self.sinks
+    }
+
     fn upto(&mut self, sink: Sinks) -> &mut Generation {
         match sink {
             Sinks::DBUS => &mut self.dbus,
@@ -45,6 +49,7 @@ impl State {
             *inner.announced.upto(sink) = self.newest().unwrap_or(Generation::NEVER);
         }
         inner.announced.sinks = sinks;
+        inner.note_change();
     }
 
     /// Behind which version there is something to announce to a sink; `None` behind the newest, where the state

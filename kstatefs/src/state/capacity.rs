@@ -73,6 +73,7 @@ impl State {
         }
         inner.capacity = capacity;
         inner.capacity_chosen = true;
+        inner.note_change();
         let mapping = self.mapping();
         let mapped = mapping.mapped();
         mapped.header().capacity.store(capacity, Ordering::Release);

@@ -74,6 +74,12 @@ impl State {
     }
 
     fn read_locked(&self, inner: &mut Inner) -> Result<(Head, Vec<u8>), Errno> {
+        let (version, bytes) = self.read_version(inner)?;
+        Ok((version.head, bytes))
+    }
+
+    /// The newest version with what is known of it.
+    pub(super) fn read_version(&self, inner: &mut Inner) -> Result<(Version, Vec<u8>), Errno> {
         let mapping = self.map_reach(inner)?;
         let mut bytes = Vec::with_capacity(self.geometry.page() as usize);
         let version = region::read(&mapping.mapped(), bytes.spare_capacity_mut());
@@ -86,7 +92,7 @@ impl State {
         unsafe {
             bytes.set_len(version.length as usize);
         }
-        Ok((version.head, bytes))
+        Ok((version, bytes))
     }
 
     /// The newest generation.
