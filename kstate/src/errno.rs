@@ -315,7 +315,7 @@ fn read(error: &ReadError) -> i32 {
         ReadError::Length { .. } => libc::EPROTOTYPE,
         ReadError::TooLong { .. } => libc::ERANGE,
         ReadError::Damaged { .. } | ReadError::Unstable { .. } => libc::EIO,
-        ReadError::Forked { .. } => libc::ESTALE,
+        ReadError::Deleted { .. } | ReadError::Forked { .. } => libc::ESTALE,
         ReadError::Map { source, .. } | ReadError::Undecided { source, .. } => code(source),
     }
 }

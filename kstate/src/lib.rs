@@ -49,6 +49,7 @@ mod announce;
 mod claim;
 mod content;
 mod cut;
+mod delete;
 mod errno;
 mod error;
 mod fault;

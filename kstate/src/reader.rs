@@ -178,6 +178,7 @@ impl<T> Reader<T> {
             region::ReadError::TooLong { length, room } => {
                 ReadError::TooLong { name, length, room }
             }
+            region::ReadError::Deleted => ReadError::Deleted { name },
             region::ReadError::Corrupt(corruption) => ReadError::Damaged { name, corruption },
             _ => ReadError::Unstable { name },
         }

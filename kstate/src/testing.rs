@@ -7,7 +7,7 @@ use kstate_sys::abi::{CLASSES, Class, Geometry};
 use kstate_sys::access::Access;
 use kstate_sys::clock::Clock;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Group, Notice, Writer};
+use kstate_sys::region::{self, Group, Writer};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::content::Content;
@@ -93,6 +93,6 @@ impl Region {
     pub(crate) fn delete(&self) {
         let geometry = Geometry::of_this_machine();
         let map = Map::new(self.file.as_fd(), geometry, CLASSES[0], Access::Write).unwrap();
-        kstate_sys::region::Memory::header(map.mapped()).raise(Notice::DELETED);
+        kstate_sys::region::Memory::header(map.mapped()).seal();
     }
 }

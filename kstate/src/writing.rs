@@ -217,6 +217,10 @@ impl Writing {
         if notice.contains(Notice::WAITERS) {
             wake(self.reader().memory().header());
         }
+        if notice.contains(Notice::DELETED) {
+            // It came behind the deletion, or has taken an intent off that stood over it.
+            self.reader().memory().header().seal();
+        }
         !notice.contains(Notice::DELETED)
     }
 }

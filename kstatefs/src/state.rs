@@ -17,13 +17,13 @@ mod waits;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::clock::Clock;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Head, Memory, Writer};
 
 use announce::Announced;
 use claims::Owner;
@@ -152,6 +152,8 @@ pub(crate) struct State {
     reads: AtomicU64,
     /// Held while it is made persistent.
     persisting: Mutex<()>,
+    /// The head of a state that has gone, which is sealed then; looked at without the lock.
+    last: OnceLock<Head>,
     inner: Mutex<Inner>,
 }
 
@@ -247,6 +249,7 @@ impl State {
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             persisting: Mutex::default(),
+            last: OnceLock::new(),
             inner: Mutex::new(inner),
         })
     }
@@ -366,7 +369,12 @@ impl State {
         inner.gone = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();
-        mapped.header().raise(Notice::DELETED);
+        let last = mapped.header().seal();
+        // Under an intent the version that counts is still to be decided.
+        if !last.has_intent() {
+            // Once: it was not gone.
+            let _ = self.last.set(last);
+        }
         self.wake_all();
         Some(inner.take_all(|_| true))
     }

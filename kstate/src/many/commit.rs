@@ -21,8 +21,8 @@ use crate::writing::{Room, Writing};
 /// How often the daemon is asked to settle what it has itself given up.
 const MAX_SETTLES: u32 = 1000;
 
-/// Why a commit of several states could not be tried. No state was changed, except as
-/// [`CommitError::Deleted`] says.
+/// Why a commit of several states could not be tried. No state was changed, except that those with
+/// a [deleted](CommitError::Deleted) one may have been.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitManyError {
@@ -173,6 +173,14 @@ fn commit_all<'m>(
         };
         match attempted {
             Ok(()) => break Ok(None),
+            Err(SeveralError::WriteConflict { index, .. })
+                if targets[index].member.reader().is_deleted() =>
+            {
+                break Err(is_deleted(targets[index].member).into());
+            }
+            Err(SeveralError::CheckConflict { index, .. }) if read[index].reader().is_deleted() => {
+                break Err(is_deleted(read[index]).into());
+            }
             Err(SeveralError::WriteConflict { index, found }) => {
                 count_conflict(first);
                 if found.has_intent() {
