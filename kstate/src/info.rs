@@ -1,7 +1,7 @@
 //! What the daemon knows of a state.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use kstate_sys::announce::Sinks;
@@ -47,6 +47,16 @@ pub struct Info {
     pub kept: bool,
     /// Whether the live page is kept fresh.
     pub armed: bool,
+    /// What is in its file, if it is persistent.
+    pub persistent: Option<Persistence>,
+}
+
+/// What is known of the file of a persistent state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Persistence {
+    /// The newest generation that is in it for good; 0 if none is.
+    pub durable: Generation,
 }
 
 /// A layout as it was recorded with a state.
@@ -99,8 +109,7 @@ pub enum InfoError {
 /// # Cost
 ///
 /// Two FUSE requests.
-pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
-    let file = file.as_fd();
+pub(crate) fn ask(file: BorrowedFd<'_>) -> io::Result<Info> {
     let mut info = ioctl::Info::default();
     errno::uninterrupted(|| call::info(file, &mut info))?;
     let mut subscribe = ioctl::Subscribe::default();
@@ -131,5 +140,8 @@ pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
         announced: kbus.unwrap_or_default() | dbus.unwrap_or_default(),
         kept: has(info_flags::KEPT),
         armed: has(info_flags::ARMED),
+        persistent: has(info_flags::PERSISTENT).then_some(Persistence {
+            durable: Generation(info.durable),
+        }),
     })
 }

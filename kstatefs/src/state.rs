@@ -18,13 +18,13 @@ mod waits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::clock::Clock;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Head, Memory, Writer};
 
 pub(crate) use adopt::mark_deleted;
 use announce::Announced;
@@ -156,6 +156,8 @@ pub(crate) struct State {
     reads: AtomicU64,
     /// Held while it is made persistent.
     persisting: Mutex<()>,
+    /// The head of a state that has gone, which is sealed then; looked at without the lock.
+    last: OnceLock<Head>,
     inner: Mutex<Inner>,
 }
 
@@ -283,6 +285,7 @@ impl State {
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             persisting: Mutex::default(),
+            last: OnceLock::new(),
             inner: Mutex::new(inner),
         })
     }
@@ -415,7 +418,12 @@ impl State {
         inner.gone = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();
-        mapped.header().raise(Notice::DELETED);
+        let last = mapped.header().seal();
+        // Under an intent the version that counts is still to be decided.
+        if !last.has_intent() {
+            // Once: it was not gone.
+            let _ = self.last.set(last);
+        }
         self.wake_all();
         Some(inner.take_all(|_| true))
     }
