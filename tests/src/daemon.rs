@@ -90,6 +90,7 @@ pub fn both_transports(test: impl Fn(&Daemon)) {
 pub struct Daemon {
     running: Running,
     mount: PathBuf,
+    setup: Setup,
     // Removed after everything else.
     home: Option<TempDir>,
 }
@@ -135,6 +136,7 @@ impl Daemon {
         Self {
             running,
             mount,
+            setup: setup.clone(),
             home: Some(home),
         }
     }
@@ -257,19 +259,30 @@ impl Daemon {
         self.running.pid()
     }
 
-    /// Kills it without warning and starts another on the same, then stale, mount.
+    /// Kills it without warning; the mount stays behind.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        if self.running.ended().is_none() {
+            self.running.signal(Signal::SIGKILL);
+            self.running.finish();
+        }
+    }
+
+    /// Kills it without warning and starts another like it on the same, then stale, mount.
     ///
     /// # Panics
     ///
     /// When the new one does not mount.
     #[track_caller]
     pub fn kill_and_restart(mut self) -> Self {
-        if self.running.ended().is_none() {
-            self.running.signal(Signal::SIGKILL);
-            self.running.finish();
-        }
+        self.kill();
         let home = self.home.take().expect("taken only here and when dropped");
-        Self::start_in(home, &Setup::default())
+        let setup = self.setup.clone();
+        Self::start_in(home, &setup)
     }
 }
 
