@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kstate::{
-    AnnounceError, InfoError, MountError, PublishError, ReadError, RemoveError, SubscribeError,
-    WaitError, WatchError,
+    AnnounceError, InfoError, MountError, PersistError, PublishError, ReadError, RemoveError,
+    SubscribeError, SyncError, WaitError, WatchError,
 };
 use kstatefs::ServeError;
 use kstatefs::daemonize::DaemonizeError;
@@ -232,7 +232,12 @@ fn exit_of(error: &kstate::Error) -> Exit {
         | E::Info(InfoError::Name(_))
         | E::Remove(RemoveError::Name(_)) => Exit::Usage,
         E::Subscribe(SubscribeError::TimedOut { .. }) => Exit::TimedOut,
-        E::Remove(RemoveError::Subscribed { .. }) => Exit::Conflict,
+        E::Remove(RemoveError::Subscribed { .. })
+        | E::Persist(
+            PersistError::InUse { .. }
+            | PersistError::OtherFile { .. }
+            | PersistError::TwoValues { .. },
+        ) => Exit::Conflict,
         _ => Exit::Failed,
     }
 }
@@ -259,6 +264,8 @@ from_library!(
     AnnounceError,
     InfoError,
     MountError,
+    PersistError,
+    SyncError,
     PublishError,
     ReadError,
     RemoveError,

@@ -104,6 +104,12 @@ pub(crate) fn is_cut_off(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ECONNABORTED)
 }
 
+/// Whether a file lacks the attribute asked for, or any.
+pub(crate) fn has_no_attribute(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::ENODATA | libc::EOPNOTSUPP))
+}
+
 /// Longer than any path may be.
 pub(crate) fn path_too_long() -> io::Error {
     io::Error::from_raw_os_error(libc::ENAMETOOLONG)
@@ -241,6 +247,7 @@ fn sync(error: &SyncError) -> i32 {
     match error {
         SyncError::NotPersistent { .. } => libc::EOPNOTSUPP,
         SyncError::Deleted { .. } => libc::ESTALE,
+        SyncError::NotThere { .. } => libc::EINVAL,
         SyncError::DaemonDied { .. } => libc::ENOTCONN,
         SyncError::Io { source, .. } => code(source),
     }

@@ -11,6 +11,7 @@ use kstate_sys::region::Generation;
 
 use crate::errno;
 use crate::mount::MountError;
+use crate::persist::Persistence;
 
 /// A state as the daemon sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +50,6 @@ pub struct Info {
     pub armed: bool,
     /// What is in its file, if it is persistent.
     pub persistent: Option<Persistence>,
-}
-
-/// What is known of the file of a persistent state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Persistence {
-    /// The newest generation that is in it for good; 0 if none is.
-    pub durable: Generation,
 }
 
 /// A layout as it was recorded with a state.
@@ -108,7 +101,7 @@ pub enum InfoError {
 ///
 /// # Cost
 ///
-/// Two FUSE requests.
+/// Two FUSE requests; four more of a persistent state.
 pub(crate) fn ask(file: BorrowedFd<'_>) -> io::Result<Info> {
     let mut info = ioctl::Info::default();
     errno::uninterrupted(|| call::info(file, &mut info))?;
@@ -124,6 +117,10 @@ pub(crate) fn ask(file: BorrowedFd<'_>) -> io::Result<Info> {
     let has = |flag| info.flags & flag != 0;
     let kbus = has(info_flags::KBUS).then_some(Sinks::KBUS);
     let dbus = has(info_flags::DBUS).then_some(Sinks::DBUS);
+    let persistent = match has(info_flags::PERSISTENT) {
+        true => Some(Persistence::ask(file, Generation(info.durable))?),
+        false => None,
+    };
     Ok(Info {
         state_id: info.state_id,
         generation: Generation(info.generation),
@@ -140,8 +137,6 @@ pub(crate) fn ask(file: BorrowedFd<'_>) -> io::Result<Info> {
         announced: kbus.unwrap_or_default() | dbus.unwrap_or_default(),
         kept: has(info_flags::KEPT),
         armed: has(info_flags::ARMED),
-        persistent: has(info_flags::PERSISTENT).then_some(Persistence {
-            durable: Generation(info.durable),
-        }),
+        persistent,
     })
 }

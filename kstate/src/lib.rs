@@ -106,7 +106,7 @@ pub use content::{Bytes, Content};
 pub use cut::{Cut, CutError, cut};
 pub use error::Error;
 pub use fault::{TrapError, Trapping};
-pub use info::{Info, InfoError, Persistence, RecordedLayout};
+pub use info::{Info, InfoError, RecordedLayout};
 pub use interrupt::Interrupt;
 #[doc(hidden)]
 pub use layout::Description;
@@ -118,7 +118,7 @@ pub use many::{
 };
 pub use mount::{MOUNT_VARIABLE, Mount, MountError, RemoveError};
 pub use notify::{Change, Event, Events, Key, Notifier, NotifyBy, NotifyError};
-pub use persist::{Durability, DurableError, PersistError, SyncError};
+pub use persist::{Durability, DurableError, PersistError, Persistence, SyncError};
 pub use publish::PublishError;
 pub use reader::Reader;
 pub use reconnect::ReconnectError;

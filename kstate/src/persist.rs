@@ -2,6 +2,7 @@
 
 mod durable;
 mod error;
+mod figures;
 mod file;
 mod sync;
 
@@ -14,6 +15,7 @@ use kstate_sys::persist::USUAL_WITHIN_NS;
 
 pub use durable::DurableError;
 pub use error::PersistError;
+pub use figures::Persistence;
 pub use sync::SyncError;
 
 use crate::content::Content;

@@ -268,7 +268,7 @@ impl<T> Reader<T> {
     ///
     /// # Cost
     ///
-    /// Two FUSE requests.
+    /// Two FUSE requests; four more of a persistent state.
     pub fn info(&self) -> io::Result<Info> {
         self.subscription.request(info::ask)
     }

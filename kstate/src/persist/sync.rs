@@ -28,6 +28,16 @@ pub enum SyncError {
         /// The state's name.
         name: StateName,
     },
+    /// Nobody has committed it yet.
+    #[error(
+        "state `{name}` has no version {generation} yet, which could be written; commit it first"
+    )]
+    NotThere {
+        /// The state's name.
+        name: StateName,
+        /// The generation.
+        generation: Generation,
+    },
     /// The state was deleted.
     #[error("state `{name}` was deleted, and is not kept in a file any more")]
     Deleted {
@@ -69,7 +79,7 @@ impl<T> Reader<T> {
     }
 
     /// Waits until the version of `generation`, or a later one, is in the state's file for good, and says which
-    /// is. If it does not exist yet, that is waited for as well.
+    /// is.
     ///
     /// A signal handler does not end it, as it does not end `fsync(2)`. A daemon that dies meanwhile is waited for
     /// some seconds, and the one that follows asked again.
@@ -125,6 +135,10 @@ pub(super) fn sync_to(
         Err(source) => Err(match errno::refusal(&source) {
             Refusal::NotOurs => SyncError::NotPersistent { name: name() },
             Refusal::Deleted => SyncError::Deleted { name: name() },
+            Refusal::Invalid => SyncError::NotThere {
+                name: name(),
+                generation,
+            },
             Refusal::DaemonDied => SyncError::DaemonDied { name: name() },
             _ => SyncError::Io {
                 name: name(),
