@@ -94,10 +94,10 @@ impl Known {
             None => (newest, self.due),
             Some(shown) => self.look_at_view(shown),
         };
-        let (news, due) = if header.notice().contains(Notice::DELETED) {
-            (Some(Change::Deleted), at_once)
-        } else if newest != self.seen {
+        let (news, due) = if newest != self.seen {
             (Some(Change::To(newest)), due)
+        } else if header.notice().contains(Notice::DELETED) {
+            (Some(Change::Deleted), at_once)
         } else if header.is_overdue(newest) && !self.is_told_overdue {
             (Some(Change::Overdue(newest)), at_once)
         } else {

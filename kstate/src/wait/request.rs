@@ -231,7 +231,7 @@ impl Request<'_> {
 }
 
 /// Whether the state was deleted.
-fn check_there(reader: &Reader<Untyped>) -> Result<(), WaitError> {
+pub(super) fn check_there(reader: &Reader<Untyped>) -> Result<(), WaitError> {
     match reader.is_deleted() {
         false => Ok(()),
         true => Err(WaitError::Deleted {
