@@ -1,7 +1,7 @@
 //! A state that a daemon before this one has left.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use kstate_sys::abi::{Class, Geometry};
@@ -74,6 +74,7 @@ impl State {
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             persisting: Mutex::default(),
+            last: OnceLock::new(),
             inner: Mutex::new(inner),
         })
     }
@@ -155,6 +156,7 @@ pub(crate) fn mark_deleted(file: &RegionFile, common: &Common) -> Result<(), Err
     let mapped = mapping.mapped();
     let header = mapped.header();
     header.raise(Notice::DELETED);
+    header.seal();
     header.stir_crowd();
     futex::wake_all(&header.head);
     futex::wake_all(&header.crowd);
