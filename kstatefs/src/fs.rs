@@ -29,6 +29,7 @@ use crate::blocked;
 use crate::changes::Prefixes;
 use crate::errno::Errno;
 use crate::intents::Intents;
+use crate::leave::Leaving;
 use crate::ledger::Ledger;
 use crate::metrics::Requests;
 use crate::poll::{Hub, Poller, Pollers};
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) announcer: Announcer,
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
+    pub(crate) leaving: Leaving,
     transport: Transport,
     mount_id: u64,
     settings: Settings,
@@ -149,6 +151,7 @@ impl Shared {
             hub,
             backing,
             requests: Requests::default(),
+            leaving: Leaving::new()?,
             transport,
             mount_id: origin.mount_id,
             settings,
@@ -161,6 +164,11 @@ impl Shared {
             past: Mutex::default(),
             on_retired: OnceLock::new(),
         })
+    }
+
+    /// Whether that user may end the daemon.
+    pub(crate) fn is_owner(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.settings.uid
     }
 
     pub(crate) fn transport(&self) -> Transport {

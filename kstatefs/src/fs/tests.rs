@@ -266,7 +266,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
         fs.write(OWNER, file, 0, b"value", 0).unwrap();
         let state = fs.state(ino).unwrap();
         let tid = std::process::id();
-        let make = |process| {
+        let make = |process, owner| {
             fs.common
                 .intents
                 .create(&fs.backing, transport, process, (0, 0))
@@ -322,7 +322,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
 #[test]
 fn a_records_files_are_its_users_and_last_as_long_as_it() {
     let fs = shared(Transport::Passthrough);
-    let make = |process| {
+    let make = |process, owner| {
         let user = (STRANGER.uid, STRANGER.gid);
         fs.common
             .intents
@@ -356,11 +356,11 @@ fn an_open_that_comes_late_to_a_record_finds_it_gone() {
         tid: std::process::id(),
         ..OWNER
     };
-    let hold = |process| {
+    let hold = |process, owner| {
         let (backing, transport) = (&fs.backing, fs.transport());
         fs.common
             .intents
-            .create(backing, transport, process, (0, 0))
+            .create(backing, transport, process, owner, (0, 0))
     };
     let number = fs.reaper.hold_record(caller.tid, hold).unwrap();
     let record = fs.common.intents.get(number).unwrap();
