@@ -119,8 +119,11 @@ mod tests {
                 });
             }
         });
-        let path = Gate::enter(mount.path()).unwrap();
-        let (path, _) = path.held.as_ref().map(|(p, _)| (p.clone(), ())).unwrap();
+        let gate = Gate::enter(mount.path()).unwrap();
+        let (path, _) = gate.held.as_ref().unwrap();
+        let path = path.clone();
+        assert!(path.exists());
+        drop(gate);
         assert!(!path.exists());
     }
 }

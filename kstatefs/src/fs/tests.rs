@@ -269,7 +269,7 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
         let make = |process, owner| {
             fs.common
                 .intents
-                .create(&fs.backing, transport, process, (0, 0))
+                .create(&fs.backing, transport, process, owner, (0, 0))
         };
         let number = fs.reaper.hold_record(tid, make).unwrap();
         let record = fs.common.intents.get(number).unwrap();
@@ -326,7 +326,7 @@ fn a_records_files_are_its_users_and_last_as_long_as_it() {
         let user = (STRANGER.uid, STRANGER.gid);
         fs.common
             .intents
-            .create(&fs.backing, fs.transport, process, user)
+            .create(&fs.backing, fs.transport, process, owner, user)
     };
     let number = fs.reaper.hold_record(std::process::id(), make).unwrap();
     let mode = |name: &str| {
