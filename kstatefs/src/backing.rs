@@ -149,9 +149,15 @@ impl Backing {
         self.directory.keep();
     }
 
-    /// Leaves what is here to another daemon.
+    /// Leaves what is here to another daemon, which can have it when this one ends or has [unlocked](Self::unlock)
+    /// it.
     pub(crate) fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
+        self.directory.give_up();
+    }
+
+    /// Lets another daemon have it now.
+    pub(crate) fn unlock(&self) {
         self.directory.leave();
     }
 

@@ -31,6 +31,7 @@ use crate::blocked;
 use crate::changes::Prefixes;
 use crate::errno::Errno;
 use crate::intents::Intents;
+use crate::leave::Leaving;
 use crate::ledger::Ledger;
 use crate::metrics::Requests;
 use crate::persist::{Flusher, Manifest};
@@ -100,6 +101,7 @@ pub(crate) struct Shared {
     not_restored: AtomicU64,
     /// Device number of the mount.
     device: OnceLock<u64>,
+    pub(crate) leaving: Leaving,
     transport: Transport,
     mount_id: u64,
     settings: Settings,
@@ -164,6 +166,7 @@ impl Shared {
             hub,
             backing,
             requests: Requests::default(),
+            leaving: Leaving::new()?,
             transport,
             mount_id: origin.mount_id,
             settings,
@@ -176,6 +179,11 @@ impl Shared {
             past: Mutex::default(),
             on_retired: OnceLock::new(),
         })
+    }
+
+    /// Whether that user may end the daemon.
+    pub(crate) fn is_owner(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.settings.uid
     }
 
     pub(crate) fn transport(&self) -> Transport {

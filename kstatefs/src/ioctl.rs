@@ -171,6 +171,17 @@ pub(crate) fn on_registry(
 ) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
+        ioctl::LEAVE => {
+            if !shared.is_owner(caller.uid) {
+                return Err(Errno::EPERM);
+            }
+            // Without notes nobody could take anything over.
+            let is_noted = shared.common.ledger.model(|_| ()).is_some();
+            match is_noted && shared.leaving.ask() {
+                true => Ok(Vec::new()),
+                false => Err(Errno::EOPNOTSUPP),
+            }
+        }
         ioctl::MOUNT_ID => Ok(shared.mount_id().as_bytes().to_vec()),
         ioctl::TICKET => {
             let right = Right::new(shared.registry.region_file(), false);

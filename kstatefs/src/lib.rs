@@ -27,12 +27,14 @@ mod fuse;
 mod fusermount;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gate;
 mod guard;
 mod handle;
 mod holder;
 mod inode;
 mod intents;
 mod ioctl;
+mod leave;
 mod ledger;
 mod metrics;
 pub mod mountpoint;

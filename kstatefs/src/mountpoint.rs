@@ -180,6 +180,15 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
     Ok(())
 }
 
+/// Whether a daemon serves a kstate file system at `path`.
+///
+/// # Errors
+///
+/// `/proc` cannot be read.
+pub(crate) fn is_served(path: &Path) -> Result<bool, MountPointError> {
+    Ok(is_ours(path)? && matches!(look(path), Some(Ok(()))))
+}
+
 /// Whether a kstate file system with one of these device numbers is mounted at `path`.
 ///
 /// # Errors

@@ -89,9 +89,14 @@ impl PrivateDirectory {
         self.owned.store(true, Ordering::Relaxed);
     }
 
+    /// From now on it does not go when this is dropped.
+    pub(crate) fn give_up(&self) {
+        self.owned.store(false, Ordering::Relaxed);
+    }
+
     /// Leaves it as it is, for another daemon.
     pub(crate) fn leave(&self) {
-        self.owned.store(false, Ordering::Relaxed);
+        self.give_up();
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

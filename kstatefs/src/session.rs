@@ -21,6 +21,8 @@ use crate::config::{Config, Passthrough};
 use crate::fs::{Origin, Settings, Shared};
 use crate::fuse::Fuse;
 use crate::fusermount;
+use crate::gate::Gate;
+use crate::leave;
 use crate::ledger::Event;
 use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
 use crate::poll::{Hub, Way};
@@ -75,6 +77,17 @@ pub enum ServeError {
         /// The mount point.
         path: PathBuf,
         /// What the kernel said.
+        source: io::Error,
+    },
+    /// The daemon that serves the mount point does not make room.
+    #[error(
+        "cannot take the place of the daemon on {path}: {source}; it ends for root and for who has \
+         started it, with the same --backing; or end it with its states: kstate umount {path}"
+    )]
+    Replace {
+        /// The mount point.
+        path: PathBuf,
+        /// What it answered.
         source: io::Error,
     },
     /// Something the daemon needs failed.
@@ -135,11 +148,22 @@ impl Server {
     /// [`ServeError`]; nothing is left mounted or behind then.
     pub fn start(config: Config) -> Result<Self, ServeError> {
         let path = mountpoint::resolve(&config.directory)?;
+        let gate = Gate::enter(&path).map_err(system(
+            "another daemon is being started there and does not come to an end",
+        ))?;
+        let backing = config.backing.as_deref();
         // Before the mount of a dead daemon is removed, by which others know that what it has left is
         // still wanted.
-        let left = match config.restartable {
-            true => takeover::find(config.backing.as_deref(), &path),
-            false => None,
+        let left = if config.replace && mountpoint::is_served(&path)? {
+            let replaced = leave::replace(backing, &path);
+            Some(replaced.map_err(|source| ServeError::Replace {
+                path: path.clone(),
+                source,
+            })?)
+        } else if config.restartable {
+            takeover::find(backing, &path)
+        } else {
+            None
         };
         raise_descriptor_limit();
         let left = match left.map(Left::open).transpose() {
@@ -265,6 +289,7 @@ impl Server {
             })
             .map_err(system("cannot start a thread"))?;
         unmount.disarm();
+        drop(gate);
         let mounted = Mounted {
             path,
             transport,
@@ -293,7 +318,10 @@ impl Server {
     ///
     /// The mount could not be undone.
     pub fn wait(self) -> Result<(), ServeError> {
-        let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![
+            PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.shared.leaving.awaited(), PollFlags::POLLIN),
+        ];
         if let Some(signals) = &self.signals {
             fds.push(PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN));
         }
@@ -304,7 +332,39 @@ impl Server {
                 Err(error) => return Err(errno_system(error)),
             }
         }
-        self.stop()
+        let ended = |fd: &PollFd<'_>| fd.any() == Some(true);
+        match ended(&fds[1]) && !ended(&fds[0]) && !fds.get(2).is_some_and(ended) {
+            true => {
+                self.leave();
+                Ok(())
+            }
+            false => self.stop(),
+        }
+    }
+
+    /// Ends all threads, and leaves the mount dead and what was kept to another daemon.
+    fn leave(self) {
+        tracing::info!(path = %self.mounted.path.display(), "leaving to another daemon");
+        self.shared.common.ledger.leave();
+        self.abort();
+        let shared = self.shared.clone();
+        let over = has_ended(&self.ended, 2000);
+        self.end_threads(over);
+        shared.backing.leave();
+        if over {
+            // Else a thread may still write to a region, and its end is that of the process.
+            shared.backing.unlock();
+        }
+    }
+
+    /// Cuts the connection. Who has files open gets ENOTCONN from here on.
+    fn abort(&self) {
+        if let Some(connection) = self.connection {
+            let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
+            if let Err(error) = std::fs::write(&abort, "1") {
+                tracing::debug!(%error, abort, "the connection ends with the process");
+            }
+        }
     }
 
     /// Unmounts, ends all threads and removes what was kept.
@@ -321,22 +381,23 @@ impl Server {
             }
             None => Ok(()),
         };
-        let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
-        let ended = |fds: &mut [PollFd<'_>], patience: u16| {
-            matches!(poll(fds, PollTimeout::from(patience)), Ok(1))
+        let over = has_ended(&self.ended, 200) || {
+            // Open files keep a detached mount alive.
+            self.abort();
+            has_ended(&self.ended, 2000)
         };
-        let over = ended(&mut fds, 200) || {
-            // Open files keep a detached mount alive. Their owners get ENOTCONN from here on.
-            if let Some(connection) = self.connection {
-                let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
-                if let Err(error) = std::fs::write(&abort, "1") {
-                    tracing::debug!(%error, abort, "the connection ends with the process");
-                }
-            }
-            ended(&mut fds, 2000)
-        };
+        let shared = self.shared.clone();
+        self.end_threads(over);
+        // Named here and not left to the last owner, which may be a thread that never ends.
+        shared.backing.remove();
+        Ok(unmounted?)
+    }
+
+    /// Ends them, that of the session if it is `over`.
+    fn end_threads(self, over: bool) {
         // Nobody asks for anything any more; who has mapped a state may still commit.
-        self.shared.flusher.finish();
+        let end = !self.shared.common.ledger.is_left();
+        self.shared.flusher.finish(end);
         self.shared.announcer.stop(&self.shared.states());
         self.shared.hub.stop();
         self.shared.reaper.stop();
@@ -350,11 +411,14 @@ impl Server {
         if over && self.session.join().is_err() {
             tracing::error!("the FUSE session panicked");
         }
-        // Named here and not left to the last owner, which may be a thread that never ends.
-        self.shared.backing.remove();
         self.shared.desk.remove();
-        Ok(unmounted?)
     }
+}
+
+/// Whether the session ends within so many milliseconds.
+fn has_ended(ended: &EventFd, patience: u16) -> bool {
+    let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::from(patience)), Ok(1))
 }
 
 fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {

@@ -541,7 +541,7 @@ impl Shared {
     pub(super) fn let_go_of_store(&self, state: &State) {
         if let Some(store) = state.take_store() {
             self.flusher.end(state, &store);
-            flush_last(state, &store);
+            flush_last(state, &store, true);
         }
     }
 

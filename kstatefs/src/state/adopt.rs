@@ -92,11 +92,6 @@ impl State {
         self.lock().absent.insert(process);
     }
 
-    /// Whether `process` is one of those.
-    pub(crate) fn awaits(&self, process: Process) -> bool {
-        self.lock().absent.contains(&process)
-    }
-
     /// Has who was told by the daemon before this one ask again, and pays what that may have owed. From now on
     /// the state stays for `awaited` even if nobody is known to come.
     pub(crate) fn begin_epoch(&self, epoch: u32, awaited: Duration) {
