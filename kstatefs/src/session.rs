@@ -531,6 +531,8 @@ fn mount_directly(device: File, path: &Path, allow_other: bool) -> io::Result<Ow
 /// Registers a real backing file: INIT offers passthrough to ordinary users too, and only this
 /// is then refused (EPERM).
 fn probe_passthrough(device: BorrowedFd<'_>, backing: &Backing) -> io::Result<()> {
+    // A daemon that was killed here has left it.
+    backing.forget(0, Transport::Passthrough);
     let file = backing.region(0, 4096, Transport::Passthrough)?;
     let id = file.with(|fd| BackingId::create_raw(device, fd))?;
     close_backing(device, id)
