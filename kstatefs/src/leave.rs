@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kstate_sys::ioctl::call;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::mountpoint;
 use crate::takeover::{self, Left};
 
 /// How long a daemon may take to end.
@@ -56,7 +57,11 @@ impl Leaving {
 /// `EPERM` for somebody else's, `EOPNOTSUPP` for one that keeps no notes, `ETIMEDOUT`.
 pub(crate) fn replace(backing: Option<&Path>, mount: &Path) -> io::Result<Left> {
     let registry = File::open(mount.join(".kstate/registry"))?;
-    call::leave(registry.as_fd())?;
+    match call::leave(registry.as_fd()) {
+        // It may be gone before its answer is here.
+        Err(error) if !mountpoint::is_dead(&error) => return Err(error),
+        _ => {}
+    }
     drop(registry);
     let start = Instant::now();
     loop {

@@ -334,7 +334,14 @@ impl Server {
     fn leave(self) {
         tracing::info!(path = %self.mounted.path.display(), "leaving to another daemon");
         self.shared.common.ledger.leave();
-        self.abort();
+        let cut = match self.connection {
+            Some(minor) => mountpoint::cut(&self.mounted.path, minor),
+            None => Ok(()),
+        };
+        if let Err(error) = cut {
+            tracing::debug!(%error, "cut by its name among the connections");
+            self.abort();
+        }
         let shared = self.shared.clone();
         let over = has_ended(&self.ended, 2000);
         self.end_threads(over);

@@ -9,7 +9,7 @@ mod subscribers;
 
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::backing::{Backing, Transport, parents};
 use crate::fs::Origin;
@@ -17,13 +17,18 @@ use crate::holder;
 use crate::ledger::{Head, Ledger, Model};
 use crate::mountpoint;
 use crate::namespace;
-use crate::private::{PrivateDirectory, left_in};
+use crate::private::{PrivateDirectory, ours_in};
 
 pub(crate) use restore::restore;
 
 /// How long a directory stays whose mount is not there: somebody may be taking it over, and has detached
 /// the dead mount but not mounted yet.
 const BETWEEN_MOUNTS: Duration = Duration::from_secs(60);
+
+/// How long somebody may look at what is left, or end.
+const WHILE_LOCKED: Duration = Duration::from_secs(1);
+/// Between two looks whether it is locked.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What a dead daemon has left, locked.
 #[derive(Debug)]
@@ -63,27 +68,42 @@ impl Left {
 }
 
 /// What was left of the mount at `mount`, below one of the places for backing files.
+///
+/// # Cost
+///
+/// A look at the ledger of each daemon of this user. Up to a second where it is locked though nobody serves
+/// the mount, as by a daemon that only looks or is about to end.
 pub(crate) fn find(backing: Option<&Path>, mount: &Path) -> Option<Left> {
     let here = namespace::of_mounts().ok()?;
-    let mut directories = parents(backing).flat_map(|parent| left_in(&parent));
-    directories.find_map(|directory| {
-        if !Ledger::is_in(directory.path()) {
-            // Swept when a directory is made here.
+    let start = Instant::now();
+    loop {
+        let mut is_locked = false;
+        for path in parents(backing).flat_map(|parent| ours_in(&parent)) {
+            // Those without one are swept when a directory is made here.
+            if !Ledger::is_in(&path) {
+                continue;
+            }
+            let is_it =
+                |model: &Model| model.head.mount == mount && model.head.mount_namespace == here;
+            match PrivateDirectory::adopt(&path) {
+                None => is_locked |= Ledger::look(&path).is_ok_and(|model| is_it(&model)),
+                Some(directory) => match Ledger::look(&path) {
+                    Ok(model) if is_it(&model) => return Some(Left { directory, model }),
+                    Err(error) if Ledger::is_in(&path) => {
+                        tracing::warn!(directory = %path.display(), %error, "ledger unreadable");
+                        holder::dismiss(&path);
+                        directory.set_aside();
+                    }
+                    _ => {}
+                },
+            }
+        }
+        let is_served = || mountpoint::is_served(mount).unwrap_or(true);
+        if !is_locked || start.elapsed() >= WHILE_LOCKED || is_served() {
             return None;
         }
-        match Ledger::look(directory.path()) {
-            Ok(model) if model.head.mount == mount && model.head.mount_namespace == here => {
-                Some(Left { directory, model })
-            }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(directory = %directory.path().display(), %error, "ledger unreadable");
-                holder::dismiss(directory.path());
-                directory.set_aside();
-                None
-            }
-        }
-    })
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// The beginning of a mount, noted in `directory` for a daemon to come.
