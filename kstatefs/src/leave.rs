@@ -11,7 +11,7 @@ use kstate_sys::ioctl::call;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::mountpoint;
-use crate::takeover::{self, Left};
+use crate::takeover::{self, Left, Search};
 
 /// How long a daemon may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub(crate) fn replace(backing: Option<&Path>, mount: &Path) -> io::Result<Left> 
     drop(registry);
     let start = Instant::now();
     loop {
-        if let Some(left) = takeover::find(backing, mount) {
+        if let Search::Found(left) = takeover::search(backing, mount) {
             return Ok(left);
         }
         if start.elapsed() >= PATIENCE {

@@ -103,13 +103,7 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
         doing: "cannot look at it",
         source,
     };
-    if is_ours(&path)? {
-        match look(&path) {
-            None => return Err(MountPointError::Silent(path)),
-            Some(Ok(_)) => return Err(MountPointError::Busy(path)),
-            Some(Err(error)) if !is_dead(&error) => return Err(cannot_look(path, error)),
-            Some(Err(_)) => {}
-        }
+    if examine(&path)? {
         tracing::info!(path = %path.display(), "replacing the mount of a daemon that is gone");
         // Lazily: open files of the dead mount hold it, and nothing else ever frees it.
         detach(&path, Unmount::Lazy)?;
@@ -124,6 +118,28 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
             (io::ErrorKind::NotFound, _) => MountPointError::Absent(path),
             (io::ErrorKind::NotADirectory, _) => MountPointError::NotADirectory(path),
             _ => cannot_look(path, error),
+        }),
+    }
+}
+
+/// Whether a kstate file system that nobody serves is mounted at `path`.
+///
+/// # Errors
+///
+/// [`MountPointError`] where somebody serves one, or seems to.
+pub(crate) fn examine(path: &Path) -> Result<bool, MountPointError> {
+    if !is_ours(path)? {
+        return Ok(false);
+    }
+    let path = path.to_owned();
+    match look(&path) {
+        None => Err(MountPointError::Silent(path)),
+        Some(Ok(())) => Err(MountPointError::Busy(path)),
+        Some(Err(error)) if is_dead(&error) => Ok(true),
+        Some(Err(source)) => Err(MountPointError::System {
+            path,
+            doing: "cannot look at it",
+            source,
         }),
     }
 }

@@ -90,6 +90,12 @@ pub enum ServeError {
         /// What it answered.
         source: io::Error,
     },
+    /// Passthrough was required, and the states of a daemon that has ended are not passed through.
+    #[error(
+        "cannot take over the states of the last daemon on {0} by passthrough: they are had over a \
+         socket; leave --passthrough at auto to go on so, or give them up: kstate umount {0}"
+    )]
+    FormerSocket(PathBuf),
     /// Something the daemon needs failed.
     #[error("{doing}: {source}")]
     System {
@@ -161,6 +167,7 @@ impl Server {
                 source,
             })?)
         } else if config.restartable {
+            mountpoint::examine(&path)?;
             takeover::find(backing, &path)
         } else {
             None
@@ -194,6 +201,9 @@ impl Server {
         let unmount = Unmounting(Some(path.clone()));
         let former = model.as_ref().map(|model| model.head.transport);
         let transport = match config.passthrough {
+            Passthrough::Require if former == Some(Transport::Socket) => {
+                return Err(ServeError::FormerSocket(path));
+            }
             // As programs have the regions mapped.
             _ if former == Some(Transport::Socket) => Transport::Socket,
             Passthrough::Off if former.is_none() => Transport::Socket,
@@ -534,6 +544,8 @@ fn mount_directly(device: File, path: &Path, allow_other: bool) -> io::Result<Ow
 /// Registers a real backing file: INIT offers passthrough to ordinary users too, and only this
 /// is then refused (EPERM).
 fn probe_passthrough(device: BorrowedFd<'_>, backing: &Backing) -> io::Result<()> {
+    // A daemon that was killed here may have left one.
+    backing.forget(0, Transport::Passthrough);
     let file = backing.region(0, 4096, Transport::Passthrough)?;
     let id = file.with(|fd| BackingId::create_raw(device, fd))?;
     close_backing(device, id)

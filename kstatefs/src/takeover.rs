@@ -67,43 +67,59 @@ impl Left {
     }
 }
 
-/// What was left of the mount at `mount`, below one of the places for backing files.
+/// What a search has found.
+#[derive(Debug)]
+pub(crate) enum Search {
+    Found(Left),
+    /// Somebody else has it: a daemon that serves, one that ends, or one that only looks.
+    Locked,
+    Nothing,
+}
+
+/// What was left of the mount at `mount`, which no daemon serves, below one of the places for backing
+/// files.
 ///
 /// # Cost
 ///
-/// A look at the ledger of each daemon of this user. Up to a second where it is locked though nobody serves
-/// the mount, as by a daemon that only looks or is about to end.
+/// A look at the ledger of each daemon of this user; up to a second where it is locked.
 pub(crate) fn find(backing: Option<&Path>, mount: &Path) -> Option<Left> {
-    let here = namespace::of_mounts().ok()?;
     let start = Instant::now();
     loop {
-        let mut is_locked = false;
-        for path in parents(backing).flat_map(|parent| ours_in(&parent)) {
-            // Those without one are swept when a directory is made here.
-            if !Ledger::is_in(&path) {
-                continue;
-            }
-            let is_it =
-                |model: &Model| model.head.mount == mount && model.head.mount_namespace == here;
-            match PrivateDirectory::adopt(&path) {
-                None => is_locked |= Ledger::look(&path).is_ok_and(|model| is_it(&model)),
-                Some(directory) => match Ledger::look(&path) {
-                    Ok(model) if is_it(&model) => return Some(Left { directory, model }),
-                    Err(error) if Ledger::is_in(&path) => {
-                        tracing::warn!(directory = %path.display(), %error, "ledger unreadable");
-                        holder::dismiss(&path);
-                        directory.set_aside();
-                    }
-                    _ => {}
-                },
-            }
+        match search(backing, mount) {
+            Search::Found(left) => return Some(left),
+            Search::Locked if start.elapsed() < WHILE_LOCKED => std::thread::sleep(PAUSE),
+            Search::Locked | Search::Nothing => return None,
         }
-        let is_served = || mountpoint::is_served(mount).unwrap_or(true);
-        if !is_locked || start.elapsed() >= WHILE_LOCKED || is_served() {
-            return None;
-        }
-        std::thread::sleep(PAUSE);
     }
+}
+
+/// As [`find`], at once and whoever serves the mount.
+pub(crate) fn search(backing: Option<&Path>, mount: &Path) -> Search {
+    let mut found = Search::Nothing;
+    let Ok(here) = namespace::of_mounts() else {
+        return found;
+    };
+    let is_it = |model: &Model| model.head.mount == mount && model.head.mount_namespace == here;
+    for path in parents(backing).flat_map(|parent| ours_in(&parent)) {
+        // Those without one are swept when a directory is made here.
+        if !Ledger::is_in(&path) {
+            continue;
+        }
+        let directory = PrivateDirectory::adopt(&path);
+        match (directory, Ledger::look(&path)) {
+            (Some(directory), Ok(model)) if is_it(&model) => {
+                return Search::Found(Left { directory, model });
+            }
+            (None, Ok(model)) if is_it(&model) => found = Search::Locked,
+            (Some(directory), Err(error)) if Ledger::is_in(&path) => {
+                tracing::warn!(directory = %path.display(), %error, "ledger unreadable");
+                holder::dismiss(&path);
+                directory.set_aside();
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// The beginning of a mount, noted in `directory` for a daemon to come.
@@ -187,7 +203,7 @@ fn is_recent(directory: &Path) -> bool {
 pub(crate) fn discard(mount: &Path) {
     // It may be at another place, which was named to the daemon and is not known here; there it goes when
     // the next directory is made.
-    if let Some(left) = find(None, mount) {
+    if let Search::Found(left) = search(None, mount) {
         holder::dismiss(left.directory.path());
         left.directory.remove();
     }
