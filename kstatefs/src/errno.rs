@@ -36,6 +36,7 @@ errnos!(
     ENODEV,
     ENOENT,
     ENOSPC,
+    ENOTCONN,
     ENOTDIR,
     ENOTTY,
     EOPNOTSUPP,
