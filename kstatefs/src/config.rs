@@ -29,6 +29,9 @@ pub struct Config {
     pub allow_other: Option<bool>,
     /// Mode bits of the root directory; `None`: 1777 if others may come in, else 0700.
     pub root_mode: Option<u32>,
+    /// The list of persistent states, which all come back when it is mounted and join it when they are made;
+    /// made if it is absent. `None`: none comes back by itself.
+    pub manifest: Option<PathBuf>,
     /// How long a new state outlives its last subscriber.
     pub linger: Duration,
     /// Threads that answer requests.
@@ -135,6 +138,7 @@ impl Config {
             passthrough: Passthrough::Auto,
             allow_other: None,
             root_mode: None,
+            manifest: None,
             linger: Duration::ZERO,
             threads: 4,
             notify_by: NotifyBy::Auto,
@@ -175,6 +179,7 @@ impl Config {
                 ("kbus_prefix", Some(value)) => self.kbus_prefix = value.parse()?,
                 ("dbus", Some(value)) => self.dbus = Some(value.parse()?),
                 ("linger", Some(value)) => self.linger = duration(value)?,
+                ("manifest", Some(path)) => self.manifest = Some(path.into()),
                 ("mode", Some(value)) => self.root_mode = Some(mode(value)?),
                 ("threads", Some(value)) => self.threads = threads(value)?,
                 ("nopassthrough", None) => self.passthrough = Passthrough::Off,
@@ -193,7 +198,7 @@ impl Config {
                     return Err(format!(
                         "unknown mount option `{option}`; known are allow_other, backing=DIR, \
                          dbus=BUS, kbus=DEVICE, kbus_prefix=NAME, linger=TIME, \
-                         mode=OCTAL, threads=N, passthrough, nopassthrough"
+                         manifest=FILE, mode=OCTAL, threads=N, passthrough, nopassthrough"
                     ));
                 }
             }
@@ -230,6 +235,10 @@ pub struct Arguments {
     #[arg(long, value_name = "MODE", value_parser = mode)]
     pub root_mode: Option<u32>,
 
+    /// File that lists persistent states: those it lists come back now, those made persistent later join it
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+
     /// How long a new state outlives its last subscriber, as 500ms or 2s
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub linger: Duration,
@@ -257,7 +266,7 @@ pub struct Arguments {
     pub dbus: Option<Bus>,
 
     /// Options as mount(8) has them: allow_other, backing=DIR, dbus=BUS, kbus=DEVICE,
-    /// kbus_prefix=NAME, linger=TIME, mode=OCTAL, threads=N, passthrough,
+    /// kbus_prefix=NAME, linger=TIME, manifest=FILE, mode=OCTAL, threads=N, passthrough,
     /// nopassthrough; those for any file system, but ro, change nothing
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub options: Vec<String>,
@@ -275,6 +284,7 @@ impl Arguments {
             passthrough: self.passthrough,
             allow_other: self.allow_other,
             root_mode: self.root_mode,
+            manifest: self.manifest,
             linger: self.linger,
             threads: self.threads,
             notify_by: self.notify_by,

@@ -22,6 +22,8 @@ macro_rules! errnos {
 
 errnos!(
     EACCES,
+    EADDRINUSE,
+    EAGAIN,
     EBADF,
     EBUSY,
     EEXIST,
@@ -30,6 +32,13 @@ errnos!(
     EINVAL,
     EIO,
     EISDIR,
+    EOWNERDEAD,
+    ENOTEMPTY,
+    ENOTUNIQ,
+    EPROTONOSUPPORT,
+    EPROTOTYPE,
+    EUCLEAN,
+    EXDEV,
     ENAMETOOLONG,
     ENFILE,
     ENODATA,

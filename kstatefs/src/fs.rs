@@ -10,11 +10,13 @@ mod files;
 #[cfg(fuzzing)]
 mod left;
 mod names;
+mod persist;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
@@ -32,6 +34,7 @@ use crate::intents::Intents;
 use crate::leave::Leaving;
 use crate::ledger::Ledger;
 use crate::metrics::Requests;
+use crate::persist::{Flusher, Manifest};
 use crate::poll::{Hub, Poller, Pollers};
 use crate::reaper::Reaper;
 use crate::registry::RegistryFile;
@@ -45,6 +48,7 @@ pub(crate) use files::Opened;
 #[cfg(fuzzing)]
 pub(crate) use files::Region;
 pub(crate) use names::{Change, Entry};
+pub(crate) use persist::Refused;
 
 /// Who makes a call.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) root_mode: u32,
     pub(crate) linger: Duration,
     pub(crate) announce: announce::Settings,
+    /// Where the list of persistent states is.
+    pub(crate) manifest: Option<PathBuf>,
 }
 
 /// What a mount has had since it began, be it with a daemon before this one.
@@ -83,12 +89,18 @@ pub(crate) struct Shared {
     pub(crate) common: Common,
     pub(crate) reaper: Reaper,
     pub(crate) registry: RegistryFile,
-    /// The socket; none where passthrough makes it needless.
-    pub(crate) desk: Option<Desk>,
+    pub(crate) desk: Desk,
     pub(crate) hub: Arc<Hub>,
     pub(crate) announcer: Announcer,
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
+    pub(crate) flusher: Arc<Flusher>,
+    /// The list of persistent states, where there is one.
+    manifest: Option<Manifest>,
+    /// States of the list that did not come back.
+    not_restored: AtomicU64,
+    /// Device number of the mount.
+    device: OnceLock<u64>,
     pub(crate) leaving: Leaving,
     transport: Transport,
     mount_id: u64,
@@ -126,6 +138,8 @@ impl Shared {
         let ledger = Arc::new(origin.ledger);
         let intents = Arc::new(Intents::new(ledger.clone()));
         let reaper = Reaper::new(intents.clone())?;
+        let manifest = settings.manifest.as_deref().map(Manifest::open);
+        let manifest = manifest.transpose()?;
         let registry = match origin.is_left {
             true => RegistryFile::inherit(&backing, transport)?,
             false => RegistryFile::create(&backing, transport)?,
@@ -142,12 +156,13 @@ impl Shared {
             common,
             reaper,
             registry,
-            desk: match transport {
-                Transport::Passthrough => None,
-                // Who may not search the mount has nothing to ask for.
-                Transport::Socket => Some(Desk::open(settings.root_mode & 0o077 != 0)?),
-            },
+            // Who may not search the mount has nothing to ask for.
+            desk: Desk::open(settings.root_mode & 0o077 != 0)?,
             announcer: Announcer::new(settings.announce.clone(), &hub),
+            flusher: Arc::new(Flusher::new(hub.clone())),
+            manifest,
+            not_restored: AtomicU64::new(0),
+            device: OnceLock::new(),
             hub,
             backing,
             requests: Requests::default(),

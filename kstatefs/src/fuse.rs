@@ -18,6 +18,9 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use kstate_sys::ioctl;
+use kstate_sys::region;
+
 use crate::backing::Transport;
 use crate::blocked::{BlockedRead, Given};
 use crate::capabilities;
@@ -25,7 +28,7 @@ use crate::errno::Errno;
 use crate::fs::{Change, Opened, Shared};
 use crate::metrics::Request as Counted;
 use crate::poll::Poller;
-use crate::xattr::Mode;
+use crate::xattr::{self, Mode};
 
 use convert::{
     NO_CACHE, caller, errno, file_attr, file_type, open_flags, sized, skipped, valid_for,
@@ -56,8 +59,8 @@ impl Fuse {
     }
 
     /// The file system, for a request.
-    fn fs(&self, request: Counted) -> Result<&Shared, Errno> {
-        let fs = self.shared.get().map(Arc::as_ref).ok_or(Errno::EIO)?;
+    fn fs(&self, request: Counted) -> Result<&Arc<Shared>, Errno> {
+        let fs = self.shared.get().ok_or(Errno::EIO)?;
         fs.requests.count(request);
         Ok(fs)
     }
@@ -200,10 +203,13 @@ impl Filesystem for Fuse {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let done = self
-            .fs(Counted::Other)
-            .and_then(|fs| fs.unlink(caller(request), parent.0, name.as_bytes()));
-        reply!(reply, done, () => reply.ok());
+        let (caller, name) = (caller(request), name.as_bytes().to_owned());
+        match self.fs(Counted::Other) {
+            Ok(fs) => fs.unlink_in_time(caller, parent.0, name, move |done| {
+                reply!(reply, done, () => reply.ok());
+            }),
+            Err(error) => reply.error(errno(error)),
+        }
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -336,12 +342,17 @@ impl Filesystem for Fuse {
         &self,
         _: &Request,
         _ino: INodeNo,
-        _file: FileHandle,
+        file: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        // A transient state is as durable as it gets.
-        reply.ok();
+        match self.fs(Counted::Other) {
+            Ok(fs) => fs.fsync(
+                file.0,
+                Box::new(move |done| reply!(reply, done, _ => reply.ok())),
+            ),
+            Err(error) => reply.error(errno(error)),
+        }
     }
 
     fn fallocate(
@@ -448,7 +459,7 @@ impl Filesystem for Fuse {
     }
 
     fn statfs(&self, _: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        reply!(reply, self.fs(Counted::Other).and_then(Shared::space), (space, states) => {
+        reply!(reply, self.fs(Counted::Other).and_then(|fs| fs.space()), (space, states) => {
             let block = u32::try_from(space.block).unwrap_or(4096);
             let longest = u32::try_from(kstate_sys::name::MAX_NAME_BYTES).unwrap_or(247);
             // A state takes two blocks at least.
@@ -468,10 +479,18 @@ impl Filesystem for Fuse {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let done = self.fs(Counted::Other).and_then(|fs| {
-            let (name, mode) = (name.to_string_lossy(), Mode::from_flags(flags));
-            fs.set_xattr(caller(request), ino.0, &name, Some(value), mode)
-        });
+        let (name, caller) = (name.to_string_lossy(), caller(request));
+        let fs = match self.fs(Counted::Other) {
+            Ok(fs) => fs,
+            Err(error) => return reply.error(errno(error)),
+        };
+        if name == xattr::PERSISTENT {
+            return fs.persist_by_path(caller, ino.0, value, move |done| {
+                let done = done.map_err(|refused| refused.errno);
+                reply!(reply, done, () => reply.ok());
+            });
+        }
+        let done = fs.set_xattr(caller, ino.0, &name, Some(value), Mode::from_flags(flags));
         reply!(reply, done, () => reply.ok());
     }
 
@@ -514,9 +533,19 @@ impl Filesystem for Fuse {
         out_size: u32,
         reply: ReplyIoctl,
     ) {
-        let answer = self
-            .fs(Counted::Ioctl)
-            .and_then(|fs| fs.ioctl(caller(request), file.0, command, argument));
+        let fs = match self.fs(Counted::Ioctl) {
+            Ok(fs) => fs,
+            Err(error) => return reply.error(errno(error)),
+        };
+        if command == ioctl::SYNC {
+            let done = move |done: Result<region::Generation, Errno>| {
+                reply!(reply, done, generation => {
+                    reply.ioctl(0, &generation.0.to_ne_bytes());
+                });
+            };
+            return fs.sync_file(file.0, argument, Box::new(done));
+        }
+        let answer = fs.ioctl(caller(request), file.0, command, argument);
         reply!(reply, answer, bytes => {
             // The number says how much the caller has room for.
             let room = bytes.len().min(out_size as usize);

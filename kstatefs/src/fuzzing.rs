@@ -137,9 +137,7 @@ impl Requests {
     pub fn remove(&self) {
         for daemon in &self.daemons {
             daemon.shared.backing.remove();
-            if let Some(desk) = &daemon.shared.desk {
-                desk.remove();
-            }
+            daemon.shared.desk.remove();
         }
     }
 }
@@ -156,6 +154,7 @@ impl Daemon {
             root_mode: 0o1777,
             linger: Duration::ZERO,
             announce: crate::announce::Settings::default(),
+            manifest: None,
         };
         let origin = Origin::fresh().expect("randomness");
         Self {
@@ -247,9 +246,7 @@ impl Run<'_> {
 
     /// A message to the socket: a ticket, or not.
     fn show(&mut self, input: &mut Input<'_>) {
-        let Some(desk) = &self.shared.desk else {
-            return;
-        };
+        let desk = &self.shared.desk;
         let uid = [ROOT_USER, ALICE, BOB][input.below(3)];
         let chosen = match self.tickets.len() {
             0 => None,

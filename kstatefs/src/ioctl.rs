@@ -1,6 +1,5 @@
 //! The daemon's side of the ioctls of `kstate_sys::ioctl`.
 
-use std::io;
 use std::time::Duration;
 
 use kstate_sys::abi::{ABI_VERSION, page_size};
@@ -119,13 +118,21 @@ pub(crate) fn on_state(
             shared.announce(state, sinks)?;
             Ok(Vec::new())
         }
+        ioctl::SET_DURABILITY => {
+            let nanos = u64::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            if caller.uid != 0 && caller.uid != state.attributes().uid {
+                return Err(Errno::EPERM);
+            }
+            shared.set_durability(state, Duration::from_nanos(nanos))?;
+            Ok(Vec::new())
+        }
         ioctl::INFO => Ok(info(handle)?.as_bytes().to_vec()),
         ioctl::TICKET => {
             // The descriptor can be read, as a file open for writing alone cannot.
             if !handle.mode.read {
                 return Err(Errno::EACCES);
             }
-            let right = Right::new(state.region_file(), handle.mode.write);
+            let right = Right::of_state(state, handle.mode.write);
             ticket(shared, right, caller, handle.id)
         }
         ioctl::SETTLE => settle(shared, handle, caller, argument),
@@ -320,6 +327,10 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
     if state.overdue().is_some() {
         flags |= info_flags::OVERDUE;
     }
+    let store = state.store();
+    if store.is_some() {
+        flags |= info_flags::PERSISTENT;
+    }
     let sinks = state.sinks();
     if sinks.contains(Sinks::KBUS) {
         flags |= info_flags::KBUS;
@@ -334,7 +345,7 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
         layout_id: state.layout().map_or(0, |layout| layout.id),
         linger_ms: millis(attributes.linger),
         deadline_ns: state.deadline().map_or(0, nanos),
-        durable: 0,
+        durable: store.map_or(0, |store| store.durable().0),
         length: version.length,
         capacity: state.capacity(),
         subscribers: counts.subscribers,
@@ -345,9 +356,9 @@ fn info(handle: &Handle) -> Result<Info, Errno> {
 }
 
 fn ticket(shared: &Shared, right: Right, caller: Caller, file: u64) -> Result<Vec<u8>, Errno> {
-    let desk = shared
+    Ok(shared
         .desk
-        .as_ref()
-        .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTTY))?;
-    Ok(desk.issue(right, caller.uid, file)?.as_bytes().to_vec())
+        .issue(right, caller.uid, file)?
+        .as_bytes()
+        .to_vec())
 }

@@ -39,6 +39,7 @@ mod ledger;
 mod metrics;
 pub mod mountpoint;
 mod namespace;
+pub mod persist;
 mod poll;
 mod private;
 mod process;

@@ -56,7 +56,7 @@ struct Figure {
     of: fn(&Totals, &Counts) -> u64,
 }
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 10] = [
     Figure {
         name: "commits_total",
         kind: "counter",
@@ -80,6 +80,24 @@ const FIGURES: [Figure; 7] = [
         kind: "counter",
         help: "Commits that woke whoever waited, as the writers count them.",
         of: |totals, _| totals.wakes,
+    },
+    Figure {
+        name: "flushes_total",
+        kind: "counter",
+        help: "Versions written to files of persistent states, each of which is then on the medium.",
+        of: |totals, _| totals.flushed.flushes,
+    },
+    Figure {
+        name: "flushed_bytes_total",
+        kind: "counter",
+        help: "Bytes written to files of persistent states.",
+        of: |totals, _| totals.flushed.bytes,
+    },
+    Figure {
+        name: "flush_errors_total",
+        kind: "counter",
+        help: "Times that a version could not be written to its state's file.",
+        of: |totals, _| totals.flushed.errors,
     },
     Figure {
         name: "subscribers",
@@ -122,6 +140,14 @@ pub(crate) fn write(shared: &Shared, reader: &Credentials) -> Vec<u8> {
         let count = shared.requests.get(request);
         line(&mut text, "kstate_requests_total", label, count);
     }
+    let help = "Persistent states that did not come back when it was mounted.";
+    family(&mut text, "kstate_states_not_restored", "gauge", help);
+    line(
+        &mut text,
+        "kstate_states_not_restored",
+        None,
+        shared.not_restored(),
+    );
     announcements(&mut text, shared);
     let past = (past, Counts::default());
     for figure in &FIGURES {

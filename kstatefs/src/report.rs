@@ -60,6 +60,7 @@ fn describe(state: &State) -> Value {
     let modified = modified.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let layout = state.layout();
+    let store = state.store();
     json!({
         "state": state.name().as_str(),
         "id": state.ino(),
@@ -80,6 +81,11 @@ fn describe(state: &State) -> Value {
         "waiters": counts.waiters,
         "linger_ns": nanos(attributes.linger),
         "kept": attributes.is_kept(),
+        "file": store.as_ref().map(|store| store.path().to_string_lossy()),
+        "durable_generation": store.as_ref().map(|store| store.durable().0),
+        "within_ns": store.as_ref().map(|store| nanos(store.within())),
+        "flushed_bytes": store.as_ref().map(|store| store.figures().bytes),
+        "flush_errors": store.as_ref().map(|store| store.figures().errors),
         "deadline_ns": state.deadline().map(nanos),
         "overdue": state.overdue().is_some(),
         "announce": state.sinks().to_string(),

@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::fs::Caller;
+use crate::persist::opening::Ids;
 use crate::state::Attributes;
 
 /// Who somebody is, as far as rights go. A file once open keeps those of whoever opened it.
@@ -29,6 +30,15 @@ impl Credentials {
 
     pub(crate) fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// To open something with them.
+    pub(crate) fn ids(&self) -> Ids {
+        Ids {
+            uid: self.uid,
+            gid: self.gid,
+            groups: self.groups.clone(),
+        }
     }
 
     /// Whether the mode bits let them read, by the rules of path_resolution(7).

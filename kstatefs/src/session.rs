@@ -236,6 +236,7 @@ impl Server {
                 .unwrap_or(if allow_other { 0o1777 } else { 0o700 }),
             linger: config.linger,
             announce: config.announce(),
+            manifest: config.manifest.clone(),
         };
         // From the table and not by a look at the mount, which nobody serves yet.
         let minor = mountpoint::connection(&path)?;
@@ -252,6 +253,7 @@ impl Server {
             takeover::restore(&shared, model);
         }
         if let Some(minor) = minor {
+            shared.is_mounted_as(minor);
             shared.backing.mounted(minor);
             shared.common.ledger.note_end(Event::Mounted(minor));
         }
@@ -260,6 +262,16 @@ impl Server {
         helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
         let announcing = shared.announcer.start();
         announcing.map_err(system("cannot start a thread"))?;
+        let weak = Arc::downgrade(&shared);
+        shared.desk.on_persist(move |asked| {
+            if let Some(shared) = weak.upgrade() {
+                shared.persist_as_asked(asked);
+            }
+        });
+        if let Some(model) = &model {
+            shared.reattach(model);
+        }
+        shared.restore_listed();
         let device = session
             .as_fd()
             .try_clone_to_owned()
@@ -399,13 +411,14 @@ impl Server {
 
     /// Ends them, that of the session if it is `over`.
     fn end_threads(self, over: bool) {
+        // Nobody asks for anything any more; who has mapped a state may still commit.
+        let end = !self.shared.common.ledger.is_left();
+        self.shared.flusher.finish(end);
         self.shared.announcer.stop(&self.shared.states());
         self.shared.hub.stop();
         self.shared.reaper.stop();
         self.shared.common.timer.stop();
-        if let Some(desk) = &self.shared.desk {
-            desk.stop();
-        }
+        self.shared.desk.stop();
         for helper in self.helpers {
             if helper.join().is_err() {
                 tracing::error!("a thread of the daemon panicked");
@@ -414,9 +427,7 @@ impl Server {
         if over && self.session.join().is_err() {
             tracing::error!("the FUSE session panicked");
         }
-        if let Some(desk) = &self.shared.desk {
-            desk.remove();
-        }
+        self.shared.desk.remove();
     }
 }
 
@@ -439,15 +450,8 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
     let theirs = shared.clone();
     let time = move || theirs.common.timer.run(|look| theirs.look(look));
     threads.push(spawn("kstate-timer", Box::new(time))?);
-    if shared.desk.is_some() {
-        let theirs = shared.clone();
-        let serve = move || {
-            if let Some(desk) = &theirs.desk {
-                desk.run();
-            }
-        };
-        threads.push(spawn("kstate-socket", Box::new(serve))?);
-    }
+    let theirs = shared.clone();
+    threads.push(spawn("kstate-socket", Box::new(move || theirs.desk.run()))?);
     Ok(threads)
 }
 

@@ -1,4 +1,5 @@
-//! Hands region descriptors to programs where the kernel cannot pass their maps through.
+//! Descriptors to and from programs: those of regions, where the kernel cannot pass their maps through, and
+//! those of the files that states are to be kept in.
 //!
 //! A program that has opened a state asks for a ticket by ioctl and shows it here. The ticket
 //! stands for the rights of that open file, so the mode bits have been checked by the kernel; the
@@ -6,26 +7,32 @@
 
 use std::collections::HashMap;
 use std::fs::Permissions;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use kstate_sys::ioctl::Ticket;
+use kstate_sys::persist::{Answer, Request, outcome};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    getsockopt, listen, recv, sendmsg, socket, sockopt,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, accept4, bind, getsockopt, listen, recvmsg, sendmsg, socket, sockopt,
 };
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::backing::RegionFile;
 use crate::descriptors;
 use crate::errno::{Errno, Seldom};
+use crate::fs::{Caller, Refused};
 use crate::private::PrivateDirectory;
+use crate::state::State;
 
+/// Bytes of a ticket's secret.
+const SECRET_BYTES: usize = 16;
 /// How long a ticket is good.
 const TICKET_LIFE: Duration = Duration::from_secs(5);
 /// How long a connection may take to show its ticket.
@@ -36,12 +43,13 @@ const MAX_SILENT: usize = 32;
 const MAX_TICKETS: usize = 1024;
 
 /// The socket, and the tickets that are good there.
-#[derive(Debug)]
 pub(crate) struct Desk {
     directory: PrivateDirectory,
     path: PathBuf,
     listener: OwnedFd,
     tickets: Mutex<HashMap<[u8; 16], Issued>>,
+    /// Makes states persistent.
+    persist: OnceLock<Persist>,
     stopped: AtomicBool,
 }
 
@@ -56,32 +64,83 @@ struct Issued {
 
 /// What a ticket is good for. It is no descriptor yet, so that who hoards tickets hoards none, and
 /// keeps no region from going.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Right {
     region: Weak<RegionFile>,
     writable: bool,
+    /// Of a state's file.
+    state: Option<Weak<State>>,
 }
 
 impl Right {
+    /// To the descriptor of a region, one that can be mapped writable or not.
     pub(crate) fn new(region: &Arc<RegionFile>, writable: bool) -> Self {
         Self {
             region: Arc::downgrade(region),
             writable,
+            state: None,
         }
     }
 
-    /// The descriptor; `ESTALE` when the state has gone.
+    /// To what concerns a state besides.
+    pub(crate) fn of_state(state: &Arc<State>, writable: bool) -> Self {
+        Self {
+            state: Some(Arc::downgrade(state)),
+            ..Self::new(state.region_file(), writable)
+        }
+    }
+
+    /// The descriptor; `ESTALE` when the state has gone, `ENOTTY` where programs map by themselves.
     fn exercise(&self) -> Result<OwnedFd, Errno> {
         let region = self.region.upgrade().ok_or(Errno::ESTALE)?;
         Ok(region.for_program(self.writable)?)
     }
+
+    fn state(&self) -> Result<Arc<State>, Errno> {
+        let state = self.state.as_ref().ok_or(Errno::EINVAL)?;
+        state.upgrade().ok_or(Errno::ESTALE)
+    }
 }
+
+/// A state that somebody wants to be persistent, by a ticket.
+pub(crate) struct Asked {
+    pub(crate) state: Arc<State>,
+    pub(crate) request: Box<Request>,
+    /// The file as the program has it open.
+    pub(crate) file: OwnedFd,
+    pub(crate) caller: Caller,
+    pub(crate) answer: PersistAnswer,
+}
+
+/// Where the answer to that goes.
+pub(crate) struct PersistAnswer(OwnedFd);
+
+impl PersistAnswer {
+    /// Answers.
+    pub(crate) fn say(self, result: Result<(), Refused>) {
+        let answer = match result {
+            Ok(()) => Answer {
+                errno: 0,
+                outcome: outcome::OK,
+            },
+            Err(refused) => Answer {
+                errno: refused.errno.code(),
+                outcome: refused.outcome,
+            },
+        };
+        if let Err(error) = say(&self.0, answer.as_bytes(), &[]) {
+            tracing::debug!(%error, "a program was not told that its state is persistent");
+        }
+    }
+}
+
+type Persist = Box<dyn Fn(Asked) + Send + Sync>;
 
 /// A connection that has not shown its ticket yet.
 #[derive(Debug)]
 struct Peer {
     connection: OwnedFd,
-    uid: u32,
+    caller: Caller,
     until: Instant,
 }
 
@@ -137,8 +196,15 @@ impl Desk {
             path,
             listener,
             tickets: Mutex::default(),
+            persist: OnceLock::new(),
             stopped: AtomicBool::new(false),
         })
+    }
+
+    /// Has `persist` called when somebody wants a state to be persistent. It must not take long.
+    pub(crate) fn on_persist(&self, persist: impl Fn(Asked) + Send + Sync + 'static) {
+        // Set once, when the session is made.
+        let _ = self.persist.set(Box::new(persist));
     }
 
     /// Removes the socket and its directory; again, nothing.
@@ -202,16 +268,16 @@ impl Desk {
             let mut speaks = ready[1..].iter();
             let spoke = silent.extract_if(.., |_| speaks.next() == Some(&true));
             for peer in spoke {
-                if let Err(error) = self.serve(&peer) {
+                if let Err(error) = self.serve(peer) {
                     tracing::debug!(%error, "a program was not served at the socket");
                 }
             }
             if ready[0] {
                 match self.accept() {
                     Ok(peer) => {
-                        let theirs = |known: &&Peer| known.uid == peer.uid;
+                        let theirs = |known: &&Peer| known.caller.uid == peer.caller.uid;
                         if silent.iter().filter(theirs).count() >= MAX_SILENT
-                            && let Some(oldest) = silent.iter().position(|p| p.uid == peer.uid)
+                            && let Some(oldest) = silent.iter().position(|p| theirs(&p))
                         {
                             silent.remove(oldest);
                         } else if descriptors::is_of_the_last(&peer.connection)
@@ -247,10 +313,14 @@ impl Desk {
         #[expect(unsafe_code, reason = "nix returns a bare number")]
         // SAFETY: a new descriptor that nobody else owns.
         let connection = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(connection) };
-        let uid = getsockopt(&connection, sockopt::PeerCredentials)?.uid();
+        let peer = getsockopt(&connection, sockopt::PeerCredentials)?;
         Ok(Peer {
             connection,
-            uid,
+            caller: Caller {
+                uid: peer.uid(),
+                gid: peer.gid(),
+                tid: u32::try_from(peer.pid()).unwrap_or(0),
+            },
             until: Instant::now() + PATIENCE,
         })
     }
@@ -265,32 +335,67 @@ impl Desk {
         }
     }
 
-    fn serve(&self, peer: &Peer) -> io::Result<()> {
-        // One byte more than a ticket, so that a longer message is seen as such.
-        let mut secret = [0; 17];
-        let connection = peer.connection.as_raw_fd();
-        let length = recv(connection, &mut secret, MsgFlags::empty())?;
-        let right = match <[u8; 16]>::try_from(&secret[..length]) {
-            Ok(secret) => self.redeem(&secret, peer.uid),
-            Err(_) => None,
-        };
-        let right = right.ok_or(Errno::EACCES);
-        match right.and_then(|right| right.exercise()) {
-            Ok(descriptor) => {
-                let descriptors = [descriptor.as_fd().as_raw_fd()];
-                let rights = [ControlMessage::ScmRights(&descriptors)];
-                answer(&peer.connection, 0, &rights)
+    fn serve(&self, peer: Peer) -> io::Result<()> {
+        // One byte more than the longest message, so that a longer one is seen as such.
+        let mut message = [0; size_of::<Request>() + 1];
+        let (length, file) = receive(&peer.connection, &mut message)?;
+        let secret = <[u8; SECRET_BYTES]>::read_from_prefix(&message[..length]);
+        let redeemed = secret
+            .ok()
+            .and_then(|(secret, _)| self.redeem(&secret, peer.caller.uid));
+        let right = redeemed.ok_or(Errno::EACCES);
+        match length {
+            SECRET_BYTES => match right.and_then(|right| right.exercise()) {
+                Ok(descriptor) => {
+                    let descriptors = [descriptor.as_fd().as_raw_fd()];
+                    let rights = [ControlMessage::ScmRights(&descriptors)];
+                    say(&peer.connection, &0_i32.to_ne_bytes(), &rights)
+                }
+                Err(error) => say(&peer.connection, &error.code().to_ne_bytes(), &[]),
+            },
+            _ => {
+                let request = Request::read_from_bytes(&message[..length]);
+                self.persist(peer, request.ok(), right, file);
+                Ok(())
             }
-            Err(error) => answer(&peer.connection, error.code(), &[]),
+        }
+    }
+
+    fn persist(
+        &self,
+        peer: Peer,
+        request: Option<Request>,
+        right: Result<Right, Errno>,
+        file: Option<OwnedFd>,
+    ) {
+        let answer = PersistAnswer(peer.connection);
+        let asked = || {
+            let (request, file) = request.zip(file).ok_or(Errno::EINVAL)?;
+            Ok((right?.state()?, request, file))
+        };
+        match (asked(), self.persist.get()) {
+            (Ok((state, request, file)), Some(persist)) => persist(Asked {
+                state,
+                request: Box::new(request),
+                file,
+                caller: peer.caller,
+                answer,
+            }),
+            (Ok(_), None) => answer.say(Err(Errno::EOPNOTSUPP.into())),
+            (Err(errno), _) => answer.say(Err(Errno::into(errno))),
         }
     }
 
     /// Answers what a program of that user has said.
     #[cfg(fuzzing)]
     pub(crate) fn serve_as(&self, connection: OwnedFd, uid: u32) -> io::Result<()> {
-        self.serve(&Peer {
+        self.serve(Peer {
             connection,
-            uid,
+            caller: Caller {
+                uid,
+                gid: uid,
+                tid: 0,
+            },
             until: Instant::now() + PATIENCE,
         })
     }
@@ -311,16 +416,39 @@ impl Desk {
     }
 }
 
-fn answer(peer: &OwnedFd, errno: i32, rights: &[ControlMessage<'_>]) -> io::Result<()> {
-    let errno = errno.to_ne_bytes();
-    let parts = [IoSlice::new(&errno)];
-    // A peer that has gone must not end the daemon by SIGPIPE.
-    sendmsg::<UnixAddr>(
-        peer.as_raw_fd(),
-        &parts,
-        rights,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
+/// One message, with the last of the descriptors that came with it.
+fn receive(connection: &OwnedFd, message: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut parts = [IoSliceMut::new(message)];
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let connection = connection.as_raw_fd();
+    let received = recvmsg::<()>(connection, &mut parts, Some(&mut control), flags)?;
+    let mut descriptor = None;
+    for part in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = part {
+            for number in numbers {
+                #[expect(unsafe_code, reason = "nix returns a bare number")]
+                // SAFETY: a new descriptor that nobody else owns.
+                let received = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) };
+                descriptor = Some(received);
+            }
+        }
+    }
+    Ok((received.bytes, descriptor))
+}
+
+fn say(peer: &OwnedFd, text: &[u8], rights: &[ControlMessage<'_>]) -> io::Result<()> {
+    let parts = [IoSlice::new(text)];
+    // A peer that has gone must not end the daemon by SIGPIPE, nor one that does not read hold it up.
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<UnixAddr>(peer.as_raw_fd(), &parts, rights, flags, None)?;
     Ok(())
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
 }

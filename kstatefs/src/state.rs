@@ -10,6 +10,7 @@ mod deadline;
 mod intents;
 mod interest;
 mod live;
+mod persist;
 mod turn;
 mod value;
 mod waits;
@@ -17,13 +18,13 @@ mod waits;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::clock::Clock;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Head, Memory, Writer};
 
 pub(crate) use adopt::mark_deleted;
 use announce::Announced;
@@ -42,6 +43,7 @@ use crate::errno::Errno;
 use crate::handle::OpenMode;
 use crate::intents::Intents;
 use crate::ledger::{Event, Ledger};
+use crate::persist::{Figures, Store};
 use crate::poll::Pollers;
 use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
@@ -115,6 +117,8 @@ pub(crate) struct Totals {
     pub(crate) conflicts: u64,
     pub(crate) reads: u64,
     pub(crate) wakes: u64,
+    /// Of its file.
+    pub(crate) flushed: Figures,
 }
 
 impl std::ops::AddAssign for Totals {
@@ -123,6 +127,7 @@ impl std::ops::AddAssign for Totals {
         self.conflicts = self.conflicts.saturating_add(other.conflicts);
         self.reads = self.reads.saturating_add(other.reads);
         self.wakes = self.wakes.saturating_add(other.wakes);
+        self.flushed += other.flushed;
     }
 }
 
@@ -149,6 +154,10 @@ pub(crate) struct State {
     overdue: AtomicU64,
     /// `read(2)`s answered.
     reads: AtomicU64,
+    /// Held while it is made persistent.
+    persisting: Mutex<()>,
+    /// The head of a state that has gone, which is sealed then; looked at without the lock.
+    last: OnceLock<Head>,
     inner: Mutex<Inner>,
 }
 
@@ -181,6 +190,8 @@ struct Inner {
     watched: bool,
     deadline: Deadline,
     announced: Announced,
+    /// Its file, once it is persistent.
+    store: Option<Arc<Store>>,
     /// When the version that was asked for last was committed, which stays as it was told once.
     modified: Option<(Generation, SystemTime)>,
     armed: bool,
@@ -209,6 +220,7 @@ impl Inner {
             watched: false,
             deadline: Deadline::default(),
             announced: Announced::default(),
+            store: None,
             modified: None,
             armed: false,
             turn: Turns::default(),
@@ -218,7 +230,7 @@ impl Inner {
 
     fn abandoned_for(&self) -> Option<Duration> {
         let is_open = self.open > 0 || !self.absent.is_empty();
-        (!is_open && !self.attributes.is_kept() && !self.gone).then(|| {
+        (!is_open && !self.is_kept() && !self.gone).then(|| {
             let awaited = self.awaited_until.map_or(Duration::ZERO, |until| {
                 until.saturating_duration_since(Instant::now())
             });
@@ -272,6 +284,8 @@ impl State {
             mapping: RwLock::new(mapping),
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            persisting: Mutex::default(),
+            last: OnceLock::new(),
             inner: Mutex::new(inner),
         })
     }
@@ -312,6 +326,7 @@ impl State {
         attributes.changed = SystemTime::now();
         self.note(&inner, Event::Attributes(self.ino, attributes))?;
         inner.attributes = attributes;
+        inner.note_change();
         Ok(attributes)
     }
 
@@ -403,7 +418,12 @@ impl State {
         inner.gone = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();
-        mapped.header().raise(Notice::DELETED);
+        let last = mapped.header().seal();
+        // Under an intent the version that counts is still to be decided.
+        if !last.has_intent() {
+            // Once: it was not gone.
+            let _ = self.last.set(last);
+        }
         self.wake_all();
         Some(inner.take_all(|_| true))
     }
@@ -431,6 +451,7 @@ impl State {
                     .layout_id
                     .store(layout.id, std::sync::atomic::Ordering::Release);
                 inner.layout = Some(layout.clone());
+                inner.note_change();
                 Ok(())
             }
             None => Ok(()),
@@ -452,6 +473,9 @@ impl State {
             conflicts: header.conflicts.load(Ordering::Relaxed).min(MOST_COUNTED),
             reads: self.reads.load(Ordering::Relaxed),
             wakes: header.wakes.load(Ordering::Relaxed).min(MOST_COUNTED),
+            flushed: self
+                .store()
+                .map_or(Figures::default(), |store| store.figures()),
         }
     }
 

@@ -10,17 +10,25 @@ use crate::errno::Errno;
 use crate::fs::Shared;
 use crate::state::State;
 
+/// The file of a persistent state. Set by [`Shared::persist_by_path`].
+pub(crate) const PERSISTENT: &str = "user.kstate.persistent";
+
 /// Every attribute there is.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 17] = [
     "user.kstate.age_ns",
     "user.kstate.announce",
     "user.kstate.capacity",
     "user.kstate.deadline",
+    "user.kstate.durability",
+    "user.kstate.durable_generation",
+    "user.kstate.flush_errors",
+    "user.kstate.flushed_bytes",
     "user.kstate.generation",
     "user.kstate.layout",
     "user.kstate.length",
     "user.kstate.linger",
     "user.kstate.overdue",
+    PERSISTENT,
     "user.kstate.subscribers",
     "user.kstate.waiters",
     "user.kstate.writers",
@@ -43,6 +51,7 @@ pub(crate) fn list(state: &State) -> Vec<u8> {
 /// `ENODATA` for a name that is not listed, and where there is no value.
 pub(crate) fn get(state: &State, name: &str) -> Result<Vec<u8>, Errno> {
     let key = name.strip_prefix("user.kstate.").ok_or(Errno::ENODATA)?;
+    let store = || state.store().ok_or(Errno::ENODATA);
     let text = match key {
         "capacity" => state.capacity().to_string(),
         "generation" => state.describe()?.generation().to_string(),
@@ -59,6 +68,14 @@ pub(crate) fn get(state: &State, name: &str) -> Result<Vec<u8>, Errno> {
             let layout = state.layout().ok_or(Errno::ENODATA)?;
             format!("{:016x} {}", layout.id, layout.text)
         }
+        "durability" => match store()?.within() {
+            Duration::ZERO => EACH_COMMIT.to_owned(),
+            within => millis(within),
+        },
+        "durable_generation" => store()?.durable().to_string(),
+        "flush_errors" => store()?.figures().errors.to_string(),
+        "flushed_bytes" => store()?.figures().bytes.to_string(),
+        "persistent" => store()?.path().to_string_lossy().into_owned(),
         "deadline" => millis(state.deadline().ok_or(Errno::ENODATA)?),
         "linger" => millis(state.attributes().linger),
         "overdue" => u8::from(state.overdue().is_some()).to_string(),
@@ -73,6 +90,9 @@ pub(crate) fn get(state: &State, name: &str) -> Result<Vec<u8>, Errno> {
 fn millis(duration: Duration) -> String {
     format!("{}ms", duration.as_secs_f64() * 1e3)
 }
+
+/// How each commit is asked for, to be in the file as soon as can be.
+const EACH_COMMIT: &str = "each";
 
 /// What the flags of `setxattr(2)` ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +147,14 @@ pub(crate) fn set(
         Some("deadline") => {
             let after = parse_duration(value).ok_or(Errno::EINVAL)?;
             set_deadline(shared, state, Some(after))
+        }
+        Some("durability") => {
+            let text = std::str::from_utf8(value).unwrap_or_default().trim();
+            let within = match text {
+                EACH_COMMIT => Duration::ZERO,
+                text => parse_duration(text.as_bytes()).ok_or(Errno::EINVAL)?,
+            };
+            shared.set_durability(state, within)
         }
         Some("announce") => {
             let text = std::str::from_utf8(value).map_err(|_| Errno::EINVAL)?;

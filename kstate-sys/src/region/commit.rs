@@ -203,6 +203,32 @@ impl Writer {
         Err(CommitError::Contended)
     }
 
+    /// Puts `bytes` in place as the first version there is of a state, under the number it had when it
+    /// was kept elsewhere. Like any other first commit it comes too late where there is a version.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`]; the state is then unchanged.
+    pub fn restore<M: Memory>(
+        &mut self,
+        memory: &M,
+        generation: Generation,
+        bytes: &[u8],
+        time: Ticks,
+    ) -> Result<Head, CommitError> {
+        let slot = self.spare();
+        // ORDERING: Relaxed, as in `commit`.
+        let base = Head::from_raw(memory.header().head.load(Ordering::Relaxed));
+        if !base.generation().is_never() || base.has_intent() {
+            return Err(CommitError::Conflict { found: base });
+        }
+        if generation > MAX_GENERATION {
+            return Err(CommitError::Exhausted);
+        }
+        self.fill(memory, slot, bytes, time)?;
+        self.swap_to(memory, base, Head::new(generation, slot))
+    }
+
     /// Notes that `slot` became the newest version by a commit of several states.
     pub(super) fn took(&mut self, slot: Slot) {
         // INVARIANT: 2.
@@ -256,7 +282,21 @@ impl Writer {
         if base.generation() >= MAX_GENERATION {
             return Err(CommitError::Exhausted);
         }
-        let next = Head::new(Generation(base.generation().0 + 1), slot);
+        self.swap_to(
+            memory,
+            base,
+            Head::new(Generation(base.generation().0 + 1), slot),
+        )
+    }
+
+    #[inline]
+    fn swap_to<M: Memory>(
+        &mut self,
+        memory: &M,
+        base: Head,
+        next: Head,
+    ) -> Result<Head, CommitError> {
+        let slot = next.slot();
         // ORDERING: Release: whoever finds this tag finds the filling.
         memory
             .slot(slot)

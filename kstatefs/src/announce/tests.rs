@@ -75,6 +75,7 @@ impl Bench {
         let (hub, _thread) = Hub::start(NotifyBy::Auto, timer.clone()).unwrap();
         let hub = Arc::new(hub);
         let settings = fs::Settings {
+            manifest: None,
             uid: 0,
             gid: 0,
             root_mode: 0o1777,

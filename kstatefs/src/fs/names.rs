@@ -135,16 +135,25 @@ impl Shared {
         }
         let name = StateName::new(name)?;
         let process = process_of(i32::try_from(caller.tid).unwrap_or(0));
+        let state = self.named(&name)?;
+        if self.has_others(&state, process) {
+            return Err(Errno::EBUSY);
+        }
+        // Not with the table locked: it writes to a file. A state that stays after all is put back.
+        let listed = self.unlist(&state)?;
+        let deleted = self.delete(&state, process);
+        match deleted {
+            Ok(()) => self.let_go_of_store(&state),
+            Err(_) => self.list_again(listed),
+        }
+        deleted
+    }
+
+    fn delete(&self, state: &Arc<State>, process: Option<i32>) -> Result<(), Errno> {
         let mut table = self.table_mut();
-        let state = table.named(name.as_str()).cloned().ok_or(Errno::ENOENT)?;
-        let others = self.files().values().any(|file| match file {
-            OpenFile::State(handle) => {
-                Arc::ptr_eq(&handle.state, &state)
-                    && (handle.opener.is_none() || handle.opener != process)
-            }
-            _ => false,
-        });
-        if others {
+        let found = table.numbered(state.ino()).cloned();
+        let state = found.ok_or(Errno::ENOENT)?;
+        if self.has_others(&state, process) {
             return Err(Errno::EBUSY);
         }
         if self.common.ledger.is_left() {
@@ -155,6 +164,17 @@ impl Shared {
         drop(table);
         retired.tell();
         Ok(())
+    }
+
+    /// Whether another process than this one is subscribed.
+    fn has_others(&self, state: &Arc<State>, process: Option<i32>) -> bool {
+        self.files().values().any(|file| match file {
+            OpenFile::State(handle) => {
+                Arc::ptr_eq(&handle.state, state)
+                    && (handle.opener.is_none() || handle.opener != process)
+            }
+            _ => false,
+        })
     }
 
     /// What is in a directory, as it is now. Views, and streams of what begins alike, are not listed.

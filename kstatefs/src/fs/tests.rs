@@ -43,6 +43,7 @@ fn shared(transport: Transport) -> Shared {
         root_mode: 0o1777,
         linger: Duration::ZERO,
         announce: announce::Settings::default(),
+        manifest: None,
     };
     let origin = Origin::fresh().unwrap();
     Shared::new(backing, transport, timer, Arc::new(hub), settings, origin).unwrap()

@@ -1,7 +1,7 @@
 //! A state that a daemon before this one has left.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use kstate_sys::abi::{Class, Geometry};
@@ -73,6 +73,8 @@ impl State {
             mapping: RwLock::new(Arc::new(mapping)),
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            persisting: Mutex::default(),
+            last: OnceLock::new(),
             inner: Mutex::new(inner),
         })
     }
@@ -149,6 +151,7 @@ pub(crate) fn mark_deleted(file: &RegionFile, common: &Common) -> Result<(), Err
     let mapped = mapping.mapped();
     let header = mapped.header();
     header.raise(Notice::DELETED);
+    header.seal();
     header.stir_crowd();
     futex::wake_all(&header.head);
     futex::wake_all(&header.crowd);

@@ -25,6 +25,10 @@ pub(super) struct Announced {
 }
 
 impl Announced {
+    pub(super) fn sinks(&self) -> Sinks {
+        self.sinks
+    }
+
     /// Of a state that was taken over: what comes from now on is announced there.
     pub(super) fn adopted(sinks: Sinks, newest: Generation) -> Self {
         Self {
@@ -62,6 +66,7 @@ impl State {
             *inner.announced.upto(sink) = self.newest().unwrap_or(Generation::NEVER);
         }
         inner.announced.sinks = sinks;
+        inner.note_change();
         Ok(())
     }
 

@@ -80,6 +80,7 @@ impl State {
             // Slots of the bigger class may be written to from here on, but nobody is told so.
             (_, inner.capacity, inner.capacity_chosen) = before;
         })?;
+        inner.note_change();
         let mapping = self.mapping();
         let mapped = mapping.mapped();
         mapped.header().capacity.store(capacity, Ordering::Release);

@@ -26,6 +26,12 @@ pub(super) struct Deadline {
     last: Option<LastCommit>,
 }
 
+impl Deadline {
+    pub(super) fn after(&self) -> Option<Duration> {
+        self.after
+    }
+}
+
 /// The word that programs sleep on does not change when a state is overdue: whoever was about to sleep
 /// when it was marked is woken by this.
 const SECOND_WAKE: Duration = Duration::from_millis(5);
@@ -64,6 +70,7 @@ impl State {
             last: Some(LastCommit { generation, at }),
         };
         self.mark_overdue(&inner, None);
+        inner.note_change();
         Ok(())
     }
 

@@ -31,6 +31,8 @@ pub(crate) enum Purpose {
     Deadline,
     /// Something to announce, to the sink of these bits.
     Announce(u32),
+    /// Something to write to the state's file.
+    Flush,
 }
 
 /// That somebody wants to be called once when there is a version behind `beyond`.
@@ -118,6 +120,8 @@ impl State {
         let head = Head::from_raw(mapped.header().head.load(Ordering::SeqCst));
         let newest = match head.has_intent() {
             false => head.generation(),
+            // Sealed, most likely.
+            true if inner.gone => head.generation(),
             true => region::newest(&mapped)?.generation(),
         };
         if inner.gone {
@@ -267,7 +271,10 @@ impl Inner {
     /// How many interests are programs'.
     pub(super) fn programs_interested(&self) -> usize {
         let own = |(_, purpose): &&(u64, Purpose)| {
-            !matches!(purpose, Purpose::Deadline | Purpose::Announce(_))
+            !matches!(
+                purpose,
+                Purpose::Deadline | Purpose::Announce(_) | Purpose::Flush
+            )
         };
         self.interests.keys().filter(own).count()
     }

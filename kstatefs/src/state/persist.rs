@@ -1,0 +1,154 @@
+//! What is kept of a state in its file, and bringing it back from there.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use kstate_sys::clock::Ticks;
+use kstate_sys::region::{CommitError, Generation};
+
+use super::{Inner, Layout, State};
+use crate::errno::Errno;
+use crate::ledger::Event;
+use crate::persist::{Image, Store};
+
+impl State {
+    /// The file of a state that is persistent.
+    pub(crate) fn store(&self) -> Option<Arc<Store>> {
+        self.lock().store.clone()
+    }
+
+    /// Takes the file from a state that has gone.
+    pub(crate) fn take_store(&self) -> Option<Arc<Store>> {
+        self.lock().store.take()
+    }
+
+    /// Makes one at a time make it persistent.
+    pub(crate) fn persisting(&self) -> MutexGuard<'_, ()> {
+        self.persisting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the state persistent: from now on it stays without subscribers. `text` is noted for a later
+    /// daemon, where that is news.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` when it has gone, `ENOSPC`.
+    pub(crate) fn attach(&self, store: Arc<Store>, text: Option<String>) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        if inner.gone {
+            return Err(Errno::ESTALE);
+        }
+        if text.is_some() {
+            self.note(&inner, Event::Persistent(self.ino, text))?;
+        }
+        inner.store = Some(store);
+        Ok(())
+    }
+
+    /// The newest version, and all that brings the state back, to be written to its file.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` of a damaged region.
+    pub(crate) fn image(&self, store: &Store) -> Result<Image, Errno> {
+        self.image_within(store.within())
+    }
+
+    /// The same for a file that is not the state's yet.
+    pub(crate) fn image_within(&self, within: Duration) -> Result<Image, Errno> {
+        let mut inner = self.lock();
+        let (version, value) = self.read_version(&mut inner)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let age = self.age(&version);
+        let time = now
+            .ok()
+            .zip(age)
+            .and_then(|(now, age)| now.checked_sub(age));
+        let attributes = inner.attributes;
+        let generation = version.generation().0;
+        Ok(Image {
+            name: self.name.clone(),
+            generation,
+            ceiling: crate::persist::ceiling(generation, false),
+            clean: false,
+            mode: attributes.mode,
+            uid: attributes.uid,
+            gid: attributes.gid,
+            capacity: inner.capacity,
+            layout: inner.layout.clone().map(|layout| (layout.id, layout.text)),
+            linger: attributes.linger,
+            deadline: inner.deadline.after(),
+            announce: inner.announced.sinks().bits(),
+            within,
+            time,
+            value,
+        })
+    }
+
+    /// Puts the version of `image` in place, as the first one, under the number `generation`; its
+    /// layout and room first. Whoever has subscribed already sees it come.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTUNIQ` when the state has a version of its own, `EPROTOTYPE` when it has another layout, `EFBIG`, `ENOSPC`.
+    pub(crate) fn restore(&self, image: &Image, generation: Generation) -> Result<(), Errno> {
+        if let Some((id, text)) = &image.layout {
+            let layout = Layout {
+                id: *id,
+                text: text.clone(),
+            };
+            self.record_layout(&layout, true)?
+                .map_err(|_| Errno::EPROTOTYPE)?;
+        }
+        let length = u32::try_from(image.value.len()).map_err(|_| Errno::EFBIG)?;
+        let wanted = image.capacity.max(length);
+        if !self.newest()?.is_never() {
+            return Err(Errno::ENOTUNIQ);
+        }
+        if wanted > self.capacity() || !self.is_open() {
+            self.set_capacity(wanted.into())?;
+        }
+        if generation.is_never() {
+            return Ok(());
+        }
+        let mut inner = self.lock();
+        self.claim_for_daemon(&mut inner)?;
+        let mapping = self.mapping();
+        let mapped = mapping.mapped();
+        let time = image.time.map_or(Ticks::NONE, |time| self.ticks_of(time));
+        let writer = inner.writer.as_mut().ok_or(Errno::EIO)?;
+        match writer.restore(&mapped, generation, &image.value, time) {
+            Ok(_) => {}
+            Err(CommitError::Conflict { .. }) => return Err(Errno::ENOTUNIQ),
+            Err(error) => return Err(error.into()),
+        }
+        drop(inner);
+        self.after_commit(&mapped);
+        Ok(())
+    }
+
+    /// A time since the epoch by the mount's clock.
+    fn ticks_of(&self, time: Duration) -> Ticks {
+        let clock = self.common.clock;
+        let ago = SystemTime::now()
+            .duration_since(UNIX_EPOCH + time)
+            .unwrap_or_default();
+        clock.before(clock.now(), ago)
+    }
+}
+
+impl Inner {
+    /// Whether it stays without subscribers.
+    pub(super) fn is_kept(&self) -> bool {
+        self.store.is_some() || self.attributes.is_kept()
+    }
+
+    /// Something has changed that is kept in the state's file besides its value.
+    pub(super) fn note_change(&self) {
+        if let Some(store) = &self.store {
+            store.touch();
+        }
+    }
+}
