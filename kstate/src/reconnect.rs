@@ -22,6 +22,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use kstate_sys::abi::O_LIBRARY;
 use kstate_sys::access::Access;
@@ -109,6 +110,9 @@ pub(crate) struct Link {
     any_lost: AtomicBool,
 }
 
+/// All links of this process.
+static LINKS: Lock<Vec<Weak<Link>>> = Lock::new(Vec::new());
+
 /// The groups of a process. Those of a parent are not for its child.
 #[derive(Debug, Default)]
 struct Claims {
@@ -131,9 +135,9 @@ impl Claims {
 }
 
 impl Link {
-    pub(crate) fn new(descriptor: OwnedFd, identity: Identity, by_socket: bool) -> Self {
+    pub(crate) fn new(descriptor: OwnedFd, identity: Identity, by_socket: bool) -> Arc<Self> {
         // INVARIANT: 2: learnt through this very file.
-        Self {
+        let link = Arc::new(Self {
             descriptor,
             identity,
             by_socket: AtomicBool::new(by_socket),
@@ -141,7 +145,11 @@ impl Link {
             rounds: AtomicU64::new(0),
             claims: Lock::default(),
             any_lost: AtomicBool::new(false),
-        }
+        });
+        let mut links = LINKS.lock();
+        links.retain(|link| link.strong_count() > 0);
+        links.push(Arc::downgrade(&link));
+        link
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -179,11 +187,31 @@ impl Link {
 
     /// Has an open file in place whose daemon answers; `true` if it is another one than before the call.
     ///
+    /// The other links of this process to the state are connected as well: one of them is enough for the daemon not
+    /// to keep the state for this process any more, and who holds another one may never ask.
+    ///
     /// # Errors
     ///
     /// As [`request`](Self::request).
     #[cold]
     pub(crate) fn connect(&self) -> io::Result<bool> {
+        let is_new = self.connect_alone()?;
+        if is_new {
+            let links: Vec<_> = LINKS.lock().iter().filter_map(Weak::upgrade).collect();
+            for other in links.iter().filter(|other| other.is_of_state_of(self)) {
+                // It tries again itself when it asks.
+                let _ = other.connect_alone();
+            }
+        }
+        Ok(is_new)
+    }
+
+    fn is_of_state_of(&self, other: &Self) -> bool {
+        let key = |link: &Self| (link.identity.mount_id, link.identity.state_id);
+        key(self) == key(other) && !std::ptr::eq(self, other)
+    }
+
+    fn connect_alone(&self) -> io::Result<bool> {
         let _connecting = self.connecting.lock();
         // Another thread may have done it meanwhile.
         let mut version = 0;

@@ -27,7 +27,7 @@ use crate::ticket;
 /// stay: somebody may be reading through them.
 #[derive(Debug)]
 pub(crate) struct Subscription {
-    link: Link,
+    link: Arc<Link>,
     clock: Clock,
     geometry: Geometry,
     maps: [Once<Map>; CLASSES.len()],

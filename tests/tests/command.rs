@@ -228,3 +228,50 @@ fn a_state_of_another_layout_refuses_an_import_and_stays_as_it_is() {
         Some(3)
     );
 }
+
+#[test]
+fn a_state_is_kept_in_a_file_and_it_is_shown_how_far() {
+    let daemon = Daemon::start();
+    let file = daemon.home().join("file");
+    let shown = file.to_str().unwrap();
+    let out = |arguments: &[&str]| {
+        let output = run(&daemon, arguments, b"");
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(
+        run(&daemon, &["set", "x", "7", "--keep"], b"")
+            .status
+            .success()
+    );
+    assert_eq!(out(&["persist", "x"]), "x is in no file\n");
+    let refused = run(&daemon, &["sync", "x"], b"");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused).contains("not persistent"),
+        "{}",
+        text(&refused)
+    );
+    out(&["persist", "x", shown, "--within", "1h"]);
+    assert!(run(&daemon, &["set", "x", "8"], b"").status.success());
+    assert_eq!(out(&["sync", "x"]), "x: version 2 is in its file\n");
+    out(&["persist", "x", "--each"]);
+    let told: serde_json::Value = serde_json::from_str(&out(&["persist", "x", "--json"])).unwrap();
+    assert_eq!(told["persistent"]["file"], shown);
+    assert_eq!(told["persistent"]["within_ns"], 0);
+    assert_eq!(told["persistent"]["durable_generation"], 2);
+    for arguments in [&["persist", "x"][..], &["stat", "x"]] {
+        let text = out(arguments);
+        assert!(
+            text.contains(shown) && text.contains("the newest"),
+            "{text}"
+        );
+    }
+    assert!(out(&["ls", "-l"]).contains("persistent"));
+    let other = run(
+        &daemon,
+        &["persist", "x", "/tmp/no/such/directory/file"],
+        b"",
+    );
+    assert!(!other.status.success());
+}

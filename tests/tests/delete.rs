@@ -1,7 +1,5 @@
 //! Deleting a state, and what those hold then who had it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::time::Duration;
 
 use kstate::{

@@ -55,7 +55,7 @@ pub struct Header {
     /// Nanoseconds per tick in units of 2^-32 ns.
     pub clock_ns_per_tick_32: AtomicU64,
     reserved0: [AtomicU64; 2],
-    /// The state: see [`Head`](super::Head).
+    /// The state: see [`Head`].
     pub head: AtomicU64,
     /// The generation that no other has followed in time, plus one; 0 for none. Beside `head`, so
     /// that who reads that has it, too.

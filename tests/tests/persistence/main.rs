@@ -6,6 +6,7 @@ mod choosing;
 mod coming_back;
 mod deleting;
 mod flushing;
+mod library;
 
 use std::fs::{File, OpenOptions};
 use std::io;

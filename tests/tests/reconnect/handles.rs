@@ -189,3 +189,19 @@ fn a_raw_transaction_and_a_turn_go_on() {
         assert_eq!(state.snapshot().unwrap().value, 3);
     });
 }
+
+#[test]
+fn one_handle_that_asks_keeps_the_state_for_others_of_the_process() {
+    both(|daemon| {
+        let mount = daemon.library();
+        let silent = writer(&mount, "x");
+        silent.publish(&1).unwrap();
+        let asks = mount.subscribe("x").typed::<u64>().unwrap();
+        let daemon = daemon.kill_and_restart();
+        assert_eq!(asks.info().unwrap().subscribers, 2);
+        drop(asks);
+        silent.publish(&2).unwrap();
+        let other = daemon.library().subscribe("x").existing();
+        assert_eq!(other.typed::<u64>().unwrap().snapshot().unwrap().value, 2);
+    });
+}

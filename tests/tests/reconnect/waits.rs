@@ -245,7 +245,8 @@ fn a_state_that_is_not_there_yet_is_waited_for_from_one_daemon_to_the_next() {
         asleep.await_asleep();
         let daemon = daemon.kill_and_restart();
         let start = Instant::now();
-        writer(&daemon.library(), "late").publish(&7).unwrap();
+        let late = writer(&daemon.library(), "late");
+        late.publish(&7).unwrap();
         assert_eq!(asleep.join(), 7);
         assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
     });

@@ -1,12 +1,10 @@
-//! States that are kept in files, as the library asks for it.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! As the library asks for it.
 
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use kstate::{Durability, DurableError, Generation, Outcome, PersistError, State, SyncError};
-use kstate_tests::{Daemon, both_transports, eventually};
+use kstate_tests::{Daemon, Setup, both_transports, eventually};
 
 fn writer(daemon: &Daemon, name: &str) -> State<u64> {
     daemon.library().subscribe(name).write().typed().unwrap()
@@ -206,4 +204,47 @@ fn each_reason_against_a_file_is_told_apart_and_no_file_is_left() {
         );
         assert_eq!(state.info().unwrap().persistent, None);
     });
+}
+
+#[test]
+fn a_durable_commit_lasts_from_one_daemon_to_the_next() {
+    for setup in [Setup::default(), Setup::default().with("--passthrough=off")] {
+        let mut daemon = setup.start();
+        let state = writer(&daemon, "x");
+        let reader = state.reader();
+        state.set_persistent(daemon.home().join("file")).unwrap();
+        let first = state.publish_durable(&1).unwrap();
+        daemon.process().stop();
+        let (tell, told) = std::sync::mpsc::channel();
+        let committing = std::thread::spawn(move || {
+            tell.send(nix::unistd::gettid()).unwrap();
+            state.publish_durable(&2)
+        });
+        let path = format!("/proc/self/task/{}/syscall", told.recv().unwrap());
+        let asking = libc::SYS_ioctl.to_string();
+        eventually("it is asking", || {
+            let call = std::fs::read_to_string(&path).unwrap_or_default();
+            let asks = call.split_whitespace().next() == Some(&*asking);
+            (reader.generation() > first && asks).then_some(())
+        });
+        let _daemon = daemon.kill_and_restart();
+        let committed = committing.join().unwrap().unwrap();
+        let durable = reader.info().unwrap().persistent.unwrap().durable;
+        assert!(durable >= committed && committed == first.next());
+    }
+}
+
+#[test]
+fn a_commit_without_a_daemon_is_said_to_be_committed_and_not_durable() {
+    let mut daemon = Daemon::start();
+    let state = writer(&daemon, "x");
+    state.set_persistent(daemon.home().join("file")).unwrap();
+    daemon.kill();
+    let refused = state.publish_durable(&2).unwrap_err();
+    assert!(refused.is_committed(), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.contains("was committed, but"), "{text}");
+    assert_eq!(state.snapshot().unwrap().value, 2);
+    let _daemon = daemon.kill_and_restart();
+    assert_eq!(state.sync().unwrap(), state.generation());
 }
