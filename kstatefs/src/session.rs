@@ -230,18 +230,27 @@ impl Server {
     ///
     /// The mount could not be undone.
     pub fn wait(self) -> Result<(), ServeError> {
+        self.until_ended()?;
+        self.stop()
+    }
+
+    /// Returns once somebody has unmounted it or a signal says that it is to end.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub(crate) fn until_ended(&self) -> Result<(), ServeError> {
         let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
         if let Some(signals) = &self.signals {
             fds.push(PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN));
         }
         loop {
             match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) => break,
+                Ok(_) => return Ok(()),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(errno_system(error)),
             }
         }
-        self.stop()
     }
 
     /// Unmounts, ends all threads and removes what was kept.
