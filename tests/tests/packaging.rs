@@ -81,10 +81,7 @@ const RESTRICTIONS: [&str; 10] = [
 const FILTER: &str = "SystemCallFilter";
 
 fn units() -> [(&'static str, Unit); 2] {
-    [
-        ("system", Unit::parse(SYSTEM)),
-        ("user", Unit::parse(USER)),
-    ]
+    [("system", Unit::parse(SYSTEM)), ("user", Unit::parse(USER))]
 }
 
 #[test]
@@ -103,9 +100,21 @@ fn every_key_of_the_units_is_one_of_its_section_in_a_manual_page() {
 /// systemd.exec(5) says of each of these that it makes a mount namespace, or of the last ones that they imply one that does.
 #[test]
 fn no_key_gives_the_unit_a_mount_namespace_of_its_own() {
-    let begins = ["Private", "Protect", "Root", "Mount", "Bind", "TemporaryFile"];
+    let begins = [
+        "Private",
+        "Protect",
+        "Root",
+        "Mount",
+        "Bind",
+        "TemporaryFile",
+    ];
     let ends = ["Paths", "Images", "Image", "Directories"];
-    let others = ["DynamicUser", "ProcSubset", "ExtensionImages", "RuntimeDirectory"];
+    let others = [
+        "DynamicUser",
+        "ProcSubset",
+        "ExtensionImages",
+        "RuntimeDirectory",
+    ];
     for (which, unit) in units() {
         for setting in unit.settings() {
             let key = setting.key.as_str();
@@ -114,7 +123,10 @@ fn no_key_gives_the_unit_a_mount_namespace_of_its_own() {
                 || others.contains(&key);
             assert!(!bad, "{which}: {setting:?}");
             // `StateDirectory=a:b` makes a link, which takes one.
-            assert!(key != "StateDirectory" || !setting.value.contains(':'), "{which}");
+            assert!(
+                key != "StateDirectory" || !setting.value.contains(':'),
+                "{which}"
+            );
         }
     }
 }
@@ -214,9 +226,15 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 #[test]
 fn the_mount_point_is_made_for_everybody_to_enter() {
     let lines = TMPFILES.lines().filter(|line| !line.starts_with('#'));
-    let lines: Vec<Vec<_>> = lines.map(|line| line.split_whitespace().collect()).collect();
+    let lines: Vec<Vec<_>> = lines
+        .map(|line| line.split_whitespace().collect())
+        .collect();
     assert_eq!(lines, [["d", "/run/kstate", "0755", "root", "root", "-"]]);
-    assert!(Unit::parse(SYSTEM).value("ExecStart").ends_with(" /run/kstate"));
+    assert!(
+        Unit::parse(SYSTEM)
+            .value("ExecStart")
+            .ends_with(" /run/kstate")
+    );
     let home = tempfile::tempdir().unwrap();
     let (rule, root) = (home.path().join("kstate.conf"), home.path().join("root"));
     // Only root may give it to root.
