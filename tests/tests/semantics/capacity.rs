@@ -118,9 +118,10 @@ fn growers_at_once_agree_on_the_largest_asked_for_while_a_writer_writes(setup: S
     let step = page() / (EACH + 1);
     let asked = |grower: u32, round: u32| round * step + grower;
     let largest = asked(3, EACH);
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let writing = scope.spawn(|| {
+    let done = &AtomicBool::new(false);
+    let (writer, reader) = std::thread::scope(|scope| {
+        let there = &daemon;
+        let writing = scope.spawn(move || {
             let mut written = 0_u64;
             while !done.load(Ordering::Relaxed) {
                 let capacity = usize::try_from(writer.capacity()).unwrap();
@@ -128,22 +129,22 @@ fn growers_at_once_agree_on_the_largest_asked_for_while_a_writer_writes(setup: S
                 writer.publish(&vec![byte; capacity]).unwrap();
                 written += 1;
             }
-            written
+            (writer, written)
         });
-        let reading = scope.spawn(|| {
+        let reading = scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
                 let seen = reader.snapshot().unwrap().value;
                 assert!(seen.iter().all(|byte| *byte == seen[0]), "torn");
-                let plain = value(&daemon, "x");
+                let plain = value(there, "x");
                 assert!(plain.iter().all(|byte| *byte == plain[0]), "torn");
             }
+            reader
         });
         let growers: Vec<_> = (0..3)
             .map(|grower| {
-                let daemon = &daemon;
                 scope.spawn(move || {
-                    let state = daemon.library().subscribe("x").write().bytes().unwrap();
-                    let file = create(daemon, "x");
+                    let state = there.library().subscribe("x").write().bytes().unwrap();
+                    let file = create(there, "x");
                     for round in 1..=EACH {
                         let bytes = asked(grower, round);
                         let refused = match grower {
@@ -169,10 +170,11 @@ print(refused <= {{None, 'EINVAL'}})
         let process = python(&program, &daemon.file("x"));
         let grown: Vec<_> = growers.into_iter().map(|grower| grower.join()).collect();
         done.store(true, Ordering::Relaxed);
-        assert!(writing.join().unwrap() > 0);
-        reading.join().unwrap();
+        let (writer, written) = writing.join().unwrap();
+        assert!(written > 0);
         assert!(grown.iter().all(Result::is_ok));
         assert_eq!(process, "True\n");
+        (writer, reading.join().unwrap())
     });
     assert_capacity(&daemon, largest);
     assert_eq!(writer.capacity(), largest);
