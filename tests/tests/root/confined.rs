@@ -132,7 +132,7 @@ pub(crate) fn it_serves_with_no_more_rights_than_its_unit_has() {
     }
 }
 
-/// But two: without the first nothing is mounted, and the last is for `/proc` mounted in another way.
+/// But for two: without CAP_SYS_ADMIN nothing is mounted, and CAP_SYS_PTRACE is for a `/proc` that hides processes.
 pub(crate) fn each_right_of_the_unit_is_needed() {
     let unit = Unit::parse(UNIT);
     let rights = unit.words("CapabilityBoundingSet");

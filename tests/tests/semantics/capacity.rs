@@ -24,11 +24,13 @@ kstate::layout! {
 }
 
 fn page() -> u32 {
-    u32::try_from(kstate_sys::abi::page_size()).unwrap()
+    kstate_sys::abi::page_size()
 }
 
-/// By each way there is; the errno where it is refused.
-const WAYS: [fn(&Daemon, u32) -> Result<(), i32>; 3] = [
+/// Sets the capacity; the errno where it is refused.
+type Way = fn(&Daemon, u32) -> Result<(), i32>;
+
+const WAYS: [Way; 3] = [
     |daemon, bytes| {
         let file = create(daemon, "x");
         file.set_len(bytes.into()).map_err(number)

@@ -259,17 +259,17 @@ fn a_map_alone_keeps_its_value_and_not_the_state(setup: Setup) {
 }
 
 fn time_to_linger_set_in_any_way_counts_from_the_last_close(setup: Setup) {
-    const LINGER: Duration = Duration::from_millis(300);
+    const LINGER: Duration = Duration::from_millis(600);
     let daemon = setup.start();
     let by_attribute = || {
         let file = create(&daemon, "x");
-        let program = "os.setxattr(path, 'user.kstate.linger', b'300ms')";
+        let program = "os.setxattr(path, 'user.kstate.linger', b'600ms')";
         python(program, &daemon.file("x"));
         OwnedFd::from(file)
     };
     let by_ioctl = || {
         let file = create(&daemon, "x");
-        call::set_linger(&file, 300).unwrap();
+        call::set_linger(&file, 600).unwrap();
         OwnedFd::from(file)
     };
     let by_library = || {
