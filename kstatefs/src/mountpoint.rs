@@ -14,6 +14,7 @@ use nix::mount::{MntFlags, umount2};
 use crate::takeover;
 
 use self::table::{MountEntry, MountTable};
+use crate::service::ServiceManager;
 
 /// The file system type in the mount table.
 pub(crate) const FILE_SYSTEM_TYPE: &str = "fuse.kstatefs";
@@ -327,7 +328,7 @@ pub(crate) fn detach(path: &Path, how: Unmount) -> Result<(), MountPointError> {
         // An ordinary user's mount is undone by the helper that made it.
         Err(refused @ nix::errno::Errno::EPERM) => {
             let mut command = Command::new("fusermount3");
-            command.arg("-u").arg("-q");
+            ServiceManager::hide_from(&mut command).args(["-u", "-q"]);
             if how == Unmount::Lazy {
                 command.arg("-z");
             }

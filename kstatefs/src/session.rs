@@ -145,6 +145,15 @@ pub fn serve(config: Config, on_mounted: impl FnOnce(&Mounted)) -> Result<(), Se
     server.wait()
 }
 
+/// How a daemon's time ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Its states go.
+    Over,
+    /// Another daemon takes them over.
+    Left,
+}
+
 impl Server {
     /// Mounts, and serves from threads of this process.
     ///
@@ -327,6 +336,17 @@ impl Server {
     ///
     /// The mount could not be undone.
     pub fn wait(self) -> Result<(), ServeError> {
+        let ending = self.until_ended()?;
+        self.end(ending)
+    }
+
+    /// Returns once somebody has unmounted it, a signal says that it is to end, or another daemon that it is to
+    /// make room.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub(crate) fn until_ended(&self) -> Result<Ending, ServeError> {
         let mut fds = vec![
             PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.shared.leaving.awaited(), PollFlags::POLLIN),
@@ -343,11 +363,23 @@ impl Server {
         }
         let ended = |fd: &PollFd<'_>| fd.any() == Some(true);
         match ended(&fds[1]) && !ended(&fds[0]) && !fds.get(2).is_some_and(ended) {
-            true => {
+            true => Ok(Ending::Left),
+            false => Ok(Ending::Over),
+        }
+    }
+
+    /// Ends as [`until_ended`](Self::until_ended) has said.
+    ///
+    /// # Errors
+    ///
+    /// The mount could not be undone.
+    pub(crate) fn end(self, ending: Ending) -> Result<(), ServeError> {
+        match ending {
+            Ending::Over => self.stop(),
+            Ending::Left => {
                 self.leave();
                 Ok(())
             }
-            false => self.stop(),
         }
     }
 
