@@ -11,6 +11,7 @@ mod bare_trap;
 mod bare_wake;
 mod case;
 mod commit;
+mod durable;
 mod file;
 mod place;
 mod read;
@@ -21,6 +22,7 @@ mod transaction;
 mod value;
 mod wake;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -59,6 +61,15 @@ enum Question {
     /// one, on the writer's processor and on another, medians and 99th percentiles; and for the
     /// writer, with up to a hundred asleep
     Wake(Options),
+    /// What keeping a state in a file costs its writer: nothing in the background, in time, instructions and
+    /// system calls; durably beside bare fdatasync; and what is written to the medium
+    Durable {
+        #[command(flatten)]
+        options: Options,
+        /// Where files are made, on the disk that is asked about [default: the temporary directory]
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
     /// How often transactions are tried before they commit, and how long that takes
     Retry {
         /// Print an array of objects {case, commits, given_up, attempts_p50, …} instead of a table
@@ -93,6 +104,9 @@ fn main() -> ExitCode {
         Question::Several(options) => (options, several::run(options.blocks)),
         Question::File(options) => (options, file::run(options.blocks)),
         Question::Wake(options) => (options, wake::run(options.blocks)),
+        Question::Durable { options, directory } => {
+            (options, durable::run(options.blocks, directory.as_deref()))
+        }
         Question::Retry { json } => return contests(json),
         Question::Worker(worker) => return setup::work(&worker),
     };

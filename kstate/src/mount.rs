@@ -309,6 +309,38 @@ pub(crate) fn identity(root: &Path) -> io::Result<(u64, u64)> {
     Ok((id, registry.metadata()?.dev()))
 }
 
+/// Opens something below `root`, where the mount `mount_id` is. That it is not there counts only if the mount was,
+/// all the time: between two daemons there is nothing.
+///
+/// # Errors
+///
+/// That of `open`; [`errno::daemon_died`] and [`errno::replaced`] where that mount is not there.
+pub(crate) fn open_below<R>(
+    root: &Path,
+    mount_id: u64,
+    mut open: impl FnMut() -> io::Result<R>,
+) -> io::Result<R> {
+    let is_absent = |opened: &io::Result<R>| {
+        let error = opened.as_ref().err().map(errno::refusal);
+        matches!(error, Some(Refusal::NotFound | Refusal::NotDirectory))
+    };
+    let device = || match identity(root) {
+        Ok((found, device)) if found == mount_id => Ok(device),
+        Ok(_) => Err(errno::replaced()),
+        Err(_) => Err(errno::daemon_died()),
+    };
+    let opened = open();
+    if !is_absent(&opened) {
+        return opened;
+    }
+    let before = device()?;
+    let opened = open();
+    match is_absent(&opened) && device()? != before {
+        true => Err(errno::daemon_died()),
+        false => opened,
+    }
+}
+
 fn open_registry(path: &Path) -> Result<File, MountError> {
     open_for_library(&path.join(REGISTRY)).map_err(|error| refused(path, error))
 }

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::access::Access;
@@ -15,15 +16,20 @@ use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Generation, Head, Mapped, Memory, Notice};
 
 use crate::content::Content;
+use crate::errno::{self, Refusal};
 use crate::info::{self, Info};
 use crate::intent::Region;
 use crate::mapping::Map;
+use crate::retry::Backoff;
 use crate::snapshot::{ReadError, Snapshot};
 use crate::stamp::ClockWord;
 use crate::subscription::Subscription;
 
 /// Records that are mapped for one reading. Two are rare; who names more of them forges them.
 const MAX_RECORDS: u32 = 100;
+
+/// How long a commit of several states may be undecided for who cannot map its record.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A state as a reader sees it: shared between threads, cloned at the price of a counter.
 ///
@@ -144,6 +150,7 @@ impl<T> Reader<T> {
         mut read: impl FnMut(&Region<'_>) -> Result<R, region::ReadError>,
     ) -> Result<R, ReadError> {
         let mut records = 0;
+        let mut backoff = Backoff::new(Duration::from_millis(1));
         loop {
             return Err(match read(&self.region()) {
                 Ok(done) => return Ok(done),
@@ -159,6 +166,16 @@ impl<T> Reader<T> {
                     records += 1;
                     match self.subscription.records().map(record) {
                         Ok(()) => continue,
+                        // Who commits decides in a moment, if it lives; nobody else can until there is a
+                        // daemon again.
+                        Err(error)
+                            if errno::refusal(&error) == Refusal::DaemonDied
+                                && backoff.delay() < PATIENCE =>
+                        {
+                            records -= 1;
+                            backoff.pause();
+                            continue;
+                        }
                         Err(source) => ReadError::Undecided {
                             name: self.name().clone(),
                             source,

@@ -249,7 +249,11 @@ impl Link {
             .read(true)
             .write(access.is_write())
             .custom_flags(O_LIBRARY);
-        let open = || errno::uninterrupted(|| options.open(&path));
+        let open = || {
+            mount::open_below(root, self.identity.mount_id, || {
+                errno::uninterrupted(|| options.open(&path))
+            })
+        };
         let mut opened = open();
         for _ in 0..MAX_ATTEMPTS {
             match &opened {
@@ -258,7 +262,7 @@ impl Link {
             }
         }
         let file = opened.map_err(|error| match errno::refusal(&error) {
-            Refusal::NotFound | Refusal::NotDirectory => self.absent(),
+            Refusal::NotFound | Refusal::NotDirectory => errno::deleted(),
             _ => error,
         })?;
         let mut argument = ioctl::Subscribe::default();
@@ -278,16 +282,6 @@ impl Link {
         self.by_socket
             .store(argument.transport == transport::SOCKET, Ordering::Relaxed);
         Ok(file)
-    }
-
-    /// Why there is no such file.
-    fn absent(&self) -> io::Error {
-        match mount::identity(&self.identity.root) {
-            Ok((id, _)) if id == self.identity.mount_id => errno::deleted(),
-            Ok(_) => errno::replaced(),
-            // Between two daemons, or for good: the directory is not mounted.
-            Err(_) => errno::daemon_died(),
-        }
     }
 
     /// Has what this process claimed through the file that is gone belong to the one in its place.

@@ -113,7 +113,9 @@ impl Records {
     #[cold]
     pub(crate) fn map(&self, number: u32) -> io::Result<()> {
         // Not under the lock, which others wait for.
-        let found = match self.page(&ioctl::record_file(number), false) {
+        let file = ioctl::record_file(number);
+        let page = mount::open_below(&self.root, self.mount_id, || self.page(&file, false));
+        let found = match page {
             Ok(page) => Known::Mapped(page),
             Err(error) => match errno::refusal(&error) {
                 Refusal::NotFound | Refusal::Deleted => Known::Gone,

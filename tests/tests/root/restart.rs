@@ -203,7 +203,7 @@ pub(crate) fn a_daemon_that_is_killed_again_and_again_leaves_nothing_behind() {
         }
         let mount = daemon.mount().to_owned();
         drop(daemon);
-        assert_eq!(directories_of(&mount), [PathBuf::new(); 0]);
+        assert_eq!(directories_of(&mount), Vec::<PathBuf>::new());
         assert_eq!(mounts_at(&mount), 0);
         eventually("the holder ends", || {
             (holders(home.path()) == 0).then_some(())
@@ -451,7 +451,7 @@ pub(crate) fn a_daemon_takes_the_place_of_one_that_serves() {
         });
         let mount = daemon.mount().to_owned();
         drop(daemon);
-        assert_eq!(directories_of(&mount), [PathBuf::new(); 0]);
+        assert_eq!(directories_of(&mount), Vec::<PathBuf>::new());
     });
     // Where nobody serves it is a start as any other.
     let daemon = Setup::default().with("--replace").start();
@@ -528,7 +528,7 @@ pub(crate) fn undoing_a_dead_mount_gives_its_states_up() {
         daemon.kill();
         assert_eq!(directories_of(&mount).len(), 1);
         kstate_tests::unmount(&mount);
-        assert_eq!(directories_of(&mount), [PathBuf::new(); 0]);
+        assert_eq!(directories_of(&mount), Vec::<PathBuf>::new());
         eventually("the holder ends", || {
             (holders(home.path()) == 0).then_some(())
         });

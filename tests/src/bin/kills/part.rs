@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use kstate::{
-    DurableError, Generation, ManyOutcome, Mount, Notifier, Outcome, Reader, State,
+    DurableError, Generation, ManyOutcome, Mount, Notifier, Outcome, Reader, State, TouchError,
     TransactManyError, Wait, cut, transact_many,
 };
 use kstate_tests::{Board, Checked, bytes_of, checked, number_of, number_of_bytes};
@@ -177,7 +177,20 @@ fn add_to_both(a: &State<Checked>, b: &State<Checked>, note: &Note) -> Result {
             }
             Ok::<_, TransactManyError<&str>>(())
         });
-        let added = added.map_err(|error| format!("{error:?}"))?;
+        let added = match added {
+            Ok(added) => added,
+            // Its peer was killed together with the daemon, who alone could settle what it left.
+            Err(TransactManyError::Touch(TouchError::Read(error))) => {
+                let errno = kstate::Error::from(error).errno();
+                if !is_alone(errno) {
+                    return Err(format!("errno {errno}").into());
+                }
+                note.alone();
+                std::thread::sleep(ALONE);
+                continue;
+            }
+            Err(error) => return Err(format!("{error:?}").into()),
+        };
         match added.outcome {
             ManyOutcome::Committed { generations } => {
                 for (state, generation) in PAIR.into_iter().zip(generations.iter()) {
@@ -294,10 +307,10 @@ fn read(mount: &Mount, note: &Note) -> Result {
     let (mut seen, mut seen_in_cuts) = (Seen::default(), Seen::default());
     loop {
         for (state, reader) in readers.iter().enumerate() {
-            let now = reader.snapshot()?;
+            let now = asked(note, || reader.snapshot())?;
             seen.look(note, state, now.generation().0, number_of(&now.value));
         }
-        let (a, b) = cut((&readers[PAIR[0]], &readers[PAIR[1]]))?;
+        let (a, b) = asked(note, || cut((&readers[PAIR[0]], &readers[PAIR[1]])))?;
         for (state, now) in PAIR.into_iter().zip([&a, &b]) {
             seen_in_cuts.look(note, state, now.generation().0, number_of(&now.value));
         }
@@ -314,7 +327,7 @@ fn wait(mount: &Mount, note: &Note) -> Result {
     let mut last = Generation::NEVER;
     loop {
         let _ = asked(note, || Wait::new().timeout(WAIT).for_change(&reader, last))?;
-        let now = reader.snapshot()?;
+        let now = asked(note, || reader.snapshot())?;
         last = now.generation();
         seen.look(note, ADDED, last.0, number_of(&now.value));
     }
@@ -334,7 +347,7 @@ fn be_notified(mount: &Mount, note: &Note) -> Result {
     loop {
         asked(note, || notifier.wait(Some(WAIT)).map(drop))?;
         for (state, reader) in followed.into_iter().zip(&readers) {
-            let now = reader.snapshot()?;
+            let now = asked(note, || reader.snapshot())?;
             seen.look(note, state, now.generation().0, number_of(&now.value));
         }
     }
