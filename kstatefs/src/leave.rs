@@ -66,7 +66,7 @@ pub(crate) fn replace(backing: Option<&Path>, mount: &Path) -> io::Result<Left> 
     let start = Instant::now();
     loop {
         if let Search::Found(left) = takeover::search(backing, mount) {
-            return Ok(left);
+            return Ok(*left);
         }
         if start.elapsed() >= PATIENCE {
             return Err(io::ErrorKind::TimedOut.into());

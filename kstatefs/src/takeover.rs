@@ -70,7 +70,7 @@ impl Left {
 /// What a search has found.
 #[derive(Debug)]
 pub(crate) enum Search {
-    Found(Left),
+    Found(Box<Left>),
     /// Somebody else has it: a daemon that serves, one that ends, or one that only looks.
     Locked,
     Nothing,
@@ -86,7 +86,7 @@ pub(crate) fn find(backing: Option<&Path>, mount: &Path) -> Option<Left> {
     let start = Instant::now();
     loop {
         match search(backing, mount) {
-            Search::Found(left) => return Some(left),
+            Search::Found(left) => return Some(*left),
             Search::Locked if start.elapsed() < WHILE_LOCKED => std::thread::sleep(PAUSE),
             Search::Locked | Search::Nothing => return None,
         }
@@ -108,7 +108,7 @@ pub(crate) fn search(backing: Option<&Path>, mount: &Path) -> Search {
         let directory = PrivateDirectory::adopt(&path);
         match (directory, Ledger::look(&path)) {
             (Some(directory), Ok(model)) if is_it(&model) => {
-                return Search::Found(Left { directory, model });
+                return Search::Found(Box::new(Left { directory, model }));
             }
             (None, Ok(model)) if is_it(&model) => found = Search::Locked,
             (Some(directory), Err(error)) if Ledger::is_in(&path) => {
