@@ -289,6 +289,9 @@ impl Server {
         let ended = Arc::new(ended);
         let theirs = ended.clone();
         let serving = shared.clone();
+        // What is mounted keeps others away from here on. Not later: who finds it served must not find the
+        // gate closed.
+        drop(gate);
         let session = std::thread::Builder::new()
             .name("kstate-fuse".into())
             .spawn(move || {
@@ -307,7 +310,6 @@ impl Server {
             })
             .map_err(system("cannot start a thread"))?;
         unmount.disarm();
-        drop(gate);
         let mounted = Mounted {
             path,
             transport,

@@ -195,11 +195,13 @@ pub(crate) fn a_daemon_that_is_killed_again_and_again_leaves_nothing_behind() {
             assert_eq!(mounts_at(daemon.mount()), 1);
             assert_eq!(directories_of(daemon.mount()).len(), 1);
             assert_eq!(holders(home.path()), expected);
-            let now = open_descriptors(daemon.pid());
             if value == 1 {
-                descriptors = now;
+                descriptors = open_descriptors(daemon.pid());
             }
-            assert!(value < 2 || now <= descriptors, "{now} of {descriptors}");
+            // One is open for a moment here and there.
+            eventually("it has as many descriptors as at first", || {
+                (value < 2 || open_descriptors(daemon.pid()) <= descriptors).then_some(())
+            });
         }
         let mount = daemon.mount().to_owned();
         drop(daemon);
