@@ -1,6 +1,6 @@
 //! `kstate mount`: serves a kstate file system.
 
-use kstatefs::Transport;
+use kstatefs::{ServiceManager, Transport};
 
 use crate::cli::{Context, Run};
 use crate::error::CommandError;
@@ -32,10 +32,11 @@ impl Run for Arguments {
     fn run(self, _context: &Context) -> Result<(), CommandError> {
         kstatefs::log_to_stderr();
         let config = self.daemon.into_config().map_err(CommandError::Usage)?;
+        let manager = ServiceManager::of_environment();
         if self.in_background {
-            return Ok(kstatefs::daemonize::run(config)?);
+            return Ok(kstatefs::daemonize::run(config, &manager)?);
         }
-        Ok(kstatefs::serve(config, |mounted| {
+        Ok(manager.serve(config, |mounted| {
             let place = mounted.path.display();
             let maps = match mounted.transport {
                 Transport::Passthrough => "maps are passed through",

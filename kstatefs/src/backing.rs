@@ -208,7 +208,9 @@ impl Backing {
         self.inherited_regions().remove(&ino);
         if transport == Transport::Passthrough {
             let path = self.directory().join(ino.to_string());
-            if let Err(error) = std::fs::remove_file(&path) {
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %path.display(), %error, "region file left behind");
             }
         }

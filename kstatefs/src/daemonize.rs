@@ -1,17 +1,18 @@
 #![expect(unsafe_code, reason = "fork(2)")]
 //! Serving from the background: the caller returns once the file system is mounted.
 
-use std::cell::RefCell;
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 
 use nix::unistd::{ForkResult, fork, setsid};
 
 use crate::config::Config;
-use crate::session::{ServeError, serve};
+use crate::service::{ServiceManager, status};
+use crate::session::{ServeError, Server};
 
-/// What the daemon says once it is mounted; anything else is an error's text.
-const MOUNTED: &str = "mounted\n";
+/// What the daemon says once it is mounted, before its process id, a space and its status; anything else is an
+/// error's text.
+const MOUNTED: &str = "mounted ";
 
 /// Why there is no daemon.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +31,8 @@ pub enum DaemonizeError {
 
 /// Mounts and serves from a process of its own, in a session of its own, with its standard
 /// streams on `/dev/null` (errors go to standard error until it is mounted). Returns in the caller
-/// once the file system can be used.
+/// once the file system can be used, when `manager` has been told which process serves now: it listens to
+/// the one that it has started.
 ///
 /// # Errors
 ///
@@ -39,7 +41,12 @@ pub enum DaemonizeError {
 /// # Panics
 ///
 /// Never; but it must be called before any thread is started, as with any fork.
-pub fn run(config: Config) -> Result<(), DaemonizeError> {
+pub fn run(config: Config, manager: &ServiceManager) -> Result<(), DaemonizeError> {
+    let done = split_off(config, manager);
+    done.inspect_err(|error| manager.failed(error))
+}
+
+fn split_off(config: Config, manager: &ServiceManager) -> Result<(), DaemonizeError> {
     let (mut reader, writer) = std::io::pipe()?;
     // SAFETY: the caller has no other thread, by the contract above, so the child may do
     // whatever a process may.
@@ -50,15 +57,22 @@ pub fn run(config: Config) -> Result<(), DaemonizeError> {
             reader.read_to_string(&mut said)?;
             // The child has split off the daemon and ended, or will in a moment.
             let _ = nix::sys::wait::waitpid(child, None);
-            match said.as_str() {
-                MOUNTED => Ok(()),
-                "" => Err(DaemonizeError::Silent),
-                error => Err(DaemonizeError::Serve(error.trim_end().to_owned())),
+            let mounted = said.strip_prefix(MOUNTED);
+            let daemon = mounted.and_then(|said| said.split_once(' '));
+            match (daemon, said.as_str()) {
+                (Some((daemon, status)), _) => {
+                    if let Ok(daemon) = daemon.parse() {
+                        manager.handed_over(daemon, status);
+                    }
+                    Ok(())
+                }
+                (None, "") => Err(DaemonizeError::Silent),
+                (None, error) => Err(DaemonizeError::Serve(error.trim_end().to_owned())),
             }
         }
         ForkResult::Child => {
             drop(reader);
-            std::process::exit(match split(config, writer) {
+            std::process::exit(match split(config, manager, writer) {
                 Ok(()) => 0,
                 Err(_) => 1,
             })
@@ -68,7 +82,7 @@ pub fn run(config: Config) -> Result<(), DaemonizeError> {
 
 /// In the child: a session of its own, then a second fork, so that no terminal can be gained.
 /// What becomes of it goes to `tell`: that it is mounted, or why not.
-fn split(config: Config, tell: PipeWriter) -> Result<(), ServeError> {
+fn split(config: Config, manager: &ServiceManager, tell: PipeWriter) -> Result<(), ServeError> {
     let failed = |error: nix::errno::Errno| ServeError::System {
         doing: "cannot go to the background",
         source: error.into(),
@@ -78,30 +92,28 @@ fn split(config: Config, tell: PipeWriter) -> Result<(), ServeError> {
     if let ForkResult::Parent { .. } = unsafe { fork() }.map_err(failed)? {
         return Ok(());
     }
-    let tell = RefCell::new(Some(tell));
-    let say = |text: &str| {
-        if let Some(mut tell) = tell.take() {
-            // A caller that has gone does not need to know.
-            let _ = tell.write_all(text.as_bytes());
+    // A caller that has gone does not need to know.
+    let say = |mut tell: PipeWriter, text: &str| drop(tell.write_all(text.as_bytes()));
+    let server = match Server::start(config) {
+        Ok(server) => server,
+        Err(error) => {
+            say(tell, &error.to_string());
+            return Err(error);
         }
     };
-    let result = serve(config, |_| {
-        // The mount point is kept as an absolute path; no other directory is held busy.
-        let _ = std::env::set_current_dir("/");
-        if let Ok(null) = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-        {
-            let null = null.as_fd();
-            let _ = nix::unistd::dup2_stdin(null);
-            let _ = nix::unistd::dup2_stdout(null);
-            let _ = nix::unistd::dup2_stderr(null);
-        }
-        say(MOUNTED);
-    });
-    if let Err(error) = &result {
-        say(&error.to_string());
+    // The mount point is kept as an absolute path; no other directory is held busy.
+    let _ = std::env::set_current_dir("/");
+    if let Ok(null) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
+        let null = null.as_fd();
+        let _ = nix::unistd::dup2_stdin(null);
+        let _ = nix::unistd::dup2_stdout(null);
+        let _ = nix::unistd::dup2_stderr(null);
     }
-    result
+    let (own, status) = (std::process::id(), status(server.mounted()));
+    say(tell, &format!("{MOUNTED}{own} {status}"));
+    manager.watch_over(server)
 }

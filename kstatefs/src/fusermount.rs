@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
+use crate::service::ServiceManager;
+
 /// Mounts on `path`, and returns the device that the file system is served through.
 ///
 /// # Errors
@@ -20,7 +22,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 pub(crate) fn mount(path: &Path, options: &str) -> io::Result<OwnedFd> {
     let (theirs, ours) = UnixStream::pair()?;
     // It sends the device through the descriptor that this variable names.
-    let helper = Command::new("fusermount3")
+    let helper = ServiceManager::hide_from(&mut Command::new("fusermount3"))
         .args(["-o", options, "--"])
         .arg(path)
         .env("_FUSE_COMMFD", "0")

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use kstate_sys::ioctl::call;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::takeover::{self, Left};
+use crate::mountpoint;
+use crate::takeover::{self, Left, Search};
 
 /// How long a daemon may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,11 +57,15 @@ impl Leaving {
 /// `EPERM` for somebody else's, `EOPNOTSUPP` for one that keeps no notes, `ETIMEDOUT`.
 pub(crate) fn replace(backing: Option<&Path>, mount: &Path) -> io::Result<Left> {
     let registry = File::open(mount.join(".kstate/registry"))?;
-    call::leave(registry.as_fd())?;
+    match call::leave(registry.as_fd()) {
+        // It may be gone before its answer is here.
+        Err(error) if !mountpoint::is_dead(&error) => return Err(error),
+        _ => {}
+    }
     drop(registry);
     let start = Instant::now();
     loop {
-        if let Some(left) = takeover::find(backing, mount) {
+        if let Search::Found(left) = takeover::search(backing, mount) {
             return Ok(left);
         }
         if start.elapsed() >= PATIENCE {

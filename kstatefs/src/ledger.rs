@@ -144,6 +144,13 @@ impl Ledger {
         kept.file.shorten(&kept.model);
     }
 
+    /// Of the device numbers it was mounted under only these count any more.
+    pub(crate) fn keep_minors(&self, kept: impl Fn(u64) -> bool) {
+        if let Some(mut held) = self.lock() {
+            held.model.head.minors.retain(|minor| kept(*minor));
+        }
+    }
+
     /// What it says, where there is one.
     pub(crate) fn model<R>(&self, look: impl FnOnce(&Model) -> R) -> Option<R> {
         self.lock().map(|kept| look(&kept.model))

@@ -48,6 +48,7 @@ mod region;
 mod registry;
 mod report;
 mod rights;
+mod service;
 mod session;
 mod socket;
 mod state;
@@ -55,10 +56,12 @@ mod table;
 mod takeover;
 mod timer;
 mod view;
+mod watchdog;
 mod xattr;
 
 pub use backing::Transport;
 pub use config::Config;
+pub use service::ServiceManager;
 pub use session::{Mounted, ServeError, Server, serve};
 
 /// Has what the daemon has to say written to standard error: warnings and errors, or what

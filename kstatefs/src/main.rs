@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+use kstatefs::ServiceManager;
 use kstatefs::config::Arguments;
 
 /// Serve live states as files: a FUSE file system in which every file is a named, typed,
@@ -55,10 +56,11 @@ fn main() -> ExitCode {
     if call.is_fake {
         return ExitCode::SUCCESS;
     }
+    let manager = ServiceManager::of_environment();
     let result = if background {
-        kstatefs::daemonize::run(config).map_err(|error| error.to_string())
+        kstatefs::daemonize::run(config, &manager).map_err(|error| error.to_string())
     } else {
-        kstatefs::serve(config, |mounted| {
+        manager.serve(config, |mounted| {
             tracing::info!(path = %mounted.path.display(), transport = ?mounted.transport, "mounted");
         })
         .map_err(|error| error.to_string())

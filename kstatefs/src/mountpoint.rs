@@ -14,6 +14,7 @@ use nix::mount::{MntFlags, umount2};
 use crate::takeover;
 
 use self::table::{MountEntry, MountTable};
+use crate::service::ServiceManager;
 
 /// The file system type in the mount table.
 pub(crate) const FILE_SYSTEM_TYPE: &str = "fuse.kstatefs";
@@ -103,13 +104,7 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
         doing: "cannot look at it",
         source,
     };
-    if is_ours(&path)? {
-        match look(&path) {
-            None => return Err(MountPointError::Silent(path)),
-            Some(Ok(_)) => return Err(MountPointError::Busy(path)),
-            Some(Err(error)) if !is_dead(&error) => return Err(cannot_look(path, error)),
-            Some(Err(_)) => {}
-        }
+    if examine(&path)? {
         tracing::info!(path = %path.display(), "replacing the mount of a daemon that is gone");
         // Lazily: open files of the dead mount hold it, and nothing else ever frees it.
         detach(&path, Unmount::Lazy)?;
@@ -128,8 +123,30 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
     }
 }
 
+/// Whether a kstate file system that nobody serves is mounted at `path`.
+///
+/// # Errors
+///
+/// [`MountPointError`] where somebody serves one, or seems to.
+pub(crate) fn examine(path: &Path) -> Result<bool, MountPointError> {
+    if !is_ours(path)? {
+        return Ok(false);
+    }
+    let path = path.to_owned();
+    match look(&path) {
+        None => Err(MountPointError::Silent(path)),
+        Some(Ok(())) => Err(MountPointError::Busy(path)),
+        Some(Err(error)) if is_dead(&error) => Ok(true),
+        Some(Err(source)) => Err(MountPointError::System {
+            path,
+            doing: "cannot look at it",
+            source,
+        }),
+    }
+}
+
 /// Whether nobody serves a file system any more, as a look at it says.
-fn is_dead(error: &io::Error) -> bool {
+pub(crate) fn is_dead(error: &io::Error) -> bool {
     // Aborted: the daemon died while it was asked.
     matches!(
         error.raw_os_error(),
@@ -178,6 +195,27 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
     // Of a daemon that lives nobody else can have it; it removes it itself.
     takeover::discard(&path);
     Ok(())
+}
+
+/// Cuts the connection of the kstate file system with that device number at `path`, which stays mounted.
+///
+/// # Errors
+///
+/// `EBUSY` when it is not the uppermost there, and what the kernel says.
+pub(crate) fn cut(path: &Path, minor: u64) -> io::Result<()> {
+    let is_it = || connection(path).is_ok_and(|found| found == Some(minor));
+    if !is_it() {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // Held, so that it is not unmounted: the kernel cuts first and looks whether it is in use then
+    // (fs/namespace.c, do_umount). Such an open asks the daemon nothing.
+    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
+    let flags = flags | nix::fcntl::OFlag::O_CLOEXEC;
+    let _held = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())?;
+    match umount2(path, MntFlags::MNT_FORCE) {
+        Err(nix::errno::Errno::EBUSY) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether a daemon serves a kstate file system at `path`.
@@ -290,7 +328,7 @@ pub(crate) fn detach(path: &Path, how: Unmount) -> Result<(), MountPointError> {
         // An ordinary user's mount is undone by the helper that made it.
         Err(refused @ nix::errno::Errno::EPERM) => {
             let mut command = Command::new("fusermount3");
-            command.arg("-u").arg("-q");
+            ServiceManager::hide_from(&mut command).args(["-u", "-q"]);
             if how == Unmount::Lazy {
                 command.arg("-z");
             }

@@ -177,11 +177,16 @@ fn sweep(parent: &Path) {
 }
 
 /// The directories of ours below `parent` that dead daemons have left, each locked as it comes.
-pub(crate) fn left_in(parent: &Path) -> impl Iterator<Item = PrivateDirectory> + use<> {
+fn left_in(parent: &Path) -> impl Iterator<Item = PrivateDirectory> + use<> {
+    ours_in(parent).filter_map(|path| PrivateDirectory::adopt(&path))
+}
+
+/// The directories of daemons of this user below `parent`.
+pub(crate) fn ours_in(parent: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let ours = nix::unistd::geteuid().as_raw();
     let entries = fs::read_dir(parent).into_iter().flatten();
     let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-    paths.filter_map(move |path| {
+    paths.filter(move |path| {
         // The name first: what else is in there may be a mount that nobody serves, at which a
         // look would not come back.
         let is_named = path
@@ -189,10 +194,8 @@ pub(crate) fn left_in(parent: &Path) -> impl Iterator<Item = PrivateDirectory> +
             .is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
         // Not followed: in a directory that anybody may write, a link could lead anywhere.
         let is_ours =
-            || fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == ours);
-        (is_named && is_ours())
-            .then(|| PrivateDirectory::adopt(&path))
-            .flatten()
+            || fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == ours);
+        is_named && is_ours()
     })
 }
 

@@ -1,15 +1,13 @@
 //! From a configuration to a mounted file system and back.
 
-use std::fs::File;
+mod mounting;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fuser::{BackingId, Session, SessionACL};
-use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,14 +18,15 @@ use crate::backing::{Backing, Transport};
 use crate::config::{Config, Passthrough};
 use crate::fs::{Origin, Settings, Shared};
 use crate::fuse::Fuse;
-use crate::fusermount;
 use crate::gate::Gate;
 use crate::leave;
 use crate::ledger::Event;
-use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
+use crate::mountpoint::{self, MountPointError};
 use crate::poll::{Hub, Way};
 use crate::takeover::{self, Left};
 use crate::timer::Timer;
+
+use mounting::{Unmounting, is_connected, mount, probe_passthrough};
 
 /// Why nothing was served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +89,12 @@ pub enum ServeError {
         /// What it answered.
         source: io::Error,
     },
+    /// Passthrough was required, and the states of a daemon that has ended are not passed through.
+    #[error(
+        "cannot take over the states of the last daemon on {0} by passthrough: they are had over a \
+         socket; leave --passthrough at auto to go on so, or give them up: kstate umount {0}"
+    )]
+    FormerSocket(PathBuf),
     /// Something the daemon needs failed.
     #[error("{doing}: {source}")]
     System {
@@ -140,6 +145,15 @@ pub fn serve(config: Config, on_mounted: impl FnOnce(&Mounted)) -> Result<(), Se
     server.wait()
 }
 
+/// How a daemon's time ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Its states go.
+    Over,
+    /// Another daemon takes them over.
+    Left,
+}
+
 impl Server {
     /// Mounts, and serves from threads of this process.
     ///
@@ -161,6 +175,7 @@ impl Server {
                 source,
             })?)
         } else if config.restartable {
+            mountpoint::examine(&path)?;
             takeover::find(backing, &path)
         } else {
             None
@@ -194,6 +209,9 @@ impl Server {
         let unmount = Unmounting(Some(path.clone()));
         let former = model.as_ref().map(|model| model.head.transport);
         let transport = match config.passthrough {
+            Passthrough::Require if former == Some(Transport::Socket) => {
+                return Err(ServeError::FormerSocket(path));
+            }
             // As programs have the regions mapped.
             _ if former == Some(Transport::Socket) => Transport::Socket,
             Passthrough::Off if former.is_none() => Transport::Socket,
@@ -318,6 +336,17 @@ impl Server {
     ///
     /// The mount could not be undone.
     pub fn wait(self) -> Result<(), ServeError> {
+        let ending = self.until_ended()?;
+        self.end(ending)
+    }
+
+    /// Returns once somebody has unmounted it, a signal says that it is to end, or another daemon that it is to
+    /// make room.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell.
+    pub(crate) fn until_ended(&self) -> Result<Ending, ServeError> {
         let mut fds = vec![
             PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.shared.leaving.awaited(), PollFlags::POLLIN),
@@ -334,11 +363,23 @@ impl Server {
         }
         let ended = |fd: &PollFd<'_>| fd.any() == Some(true);
         match ended(&fds[1]) && !ended(&fds[0]) && !fds.get(2).is_some_and(ended) {
-            true => {
+            true => Ok(Ending::Left),
+            false => Ok(Ending::Over),
+        }
+    }
+
+    /// Ends as [`until_ended`](Self::until_ended) has said.
+    ///
+    /// # Errors
+    ///
+    /// The mount could not be undone.
+    pub(crate) fn end(self, ending: Ending) -> Result<(), ServeError> {
+        match ending {
+            Ending::Over => self.stop(),
+            Ending::Left => {
                 self.leave();
                 Ok(())
             }
-            false => self.stop(),
         }
     }
 
@@ -346,7 +387,14 @@ impl Server {
     fn leave(self) {
         tracing::info!(path = %self.mounted.path.display(), "leaving to another daemon");
         self.shared.common.ledger.leave();
-        self.abort();
+        let cut = match self.connection {
+            Some(minor) => mountpoint::cut(&self.mounted.path, minor),
+            None => Ok(()),
+        };
+        if let Err(error) = cut {
+            tracing::debug!(%error, "cut by its name among the connections");
+            self.abort();
+        }
         let shared = self.shared.clone();
         let over = has_ended(&self.ended, 2000);
         self.end_threads(over);
@@ -437,153 +485,6 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
     let theirs = shared.clone();
     threads.push(spawn("kstate-socket", Box::new(move || theirs.desk.run()))?);
     Ok(threads)
-}
-
-/// Mounts by the system call, or by fusermount3 where only that may.
-fn mount(
-    path: &Path,
-    fuse: Fuse,
-    allow_other: bool,
-    threads: usize,
-) -> Result<Session<Fuse>, ServeError> {
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(threads);
-    // A descriptor a thread: each waits in the kernel by itself.
-    config.clone_fd = true;
-    config.acl = if allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    let failed = |source| ServeError::Mount {
-        path: path.to_owned(),
-        source,
-    };
-    let device = match File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(device) => Ok(device),
-        Err(source) => match device_advice(&source) {
-            Some(advice) => {
-                return Err(ServeError::Device {
-                    path: path.to_owned(),
-                    advice,
-                    source,
-                });
-            }
-            None => Err(source),
-        },
-    };
-    let device = match device.and_then(|device| mount_directly(device, path, allow_other)) {
-        Err(refused) if refused.raw_os_error() == Some(libc::EPERM) => {
-            let mut options =
-                "fsname=kstatefs,subtype=kstatefs,default_permissions,nosuid,nodev,noexec"
-                    .to_owned();
-            if allow_other {
-                options.push_str(",allow_other");
-            }
-            fusermount::mount(path, &options).map_err(|error| match error.kind() {
-                // Its absence is no reason; what it was wanted for is.
-                io::ErrorKind::NotFound => refused,
-                _ => error,
-            })
-        }
-        device => device,
-    };
-    let device = device.map_err(failed)?;
-    let unmount = Unmounting(Some(path.to_owned()));
-    let session = Session::from_fd(fuse, device, config.acl, config).map_err(failed)?;
-    unmount.disarm();
-    Ok(session)
-}
-
-/// What to do about a device that does not open, where that is known.
-fn device_advice(error: &io::Error) -> Option<&'static str> {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => {
-            Some("load the module: modprobe fuse; in a container pass the device in")
-        }
-        // fusermount3 opens it as the user who calls it, and a namespace changes nothing either.
-        Some(libc::EACCES) => Some(
-            "it is closed to this user; as root: chmod 0666 /dev/fuse, and for good an udev rule: \
-             KERNEL==\"fuse\", MODE=\"0666\"",
-        ),
-        _ => None,
-    }
-}
-
-/// As root, or as root of a user namespace (the device must have been opened in it).
-fn mount_directly(device: File, path: &Path, allow_other: bool) -> io::Result<OwnedFd> {
-    let rootmode = std::fs::metadata(path)?.mode();
-    let mut options = format!(
-        "fd={},rootmode={rootmode:o},user_id={},group_id={},default_permissions",
-        device.as_raw_fd(),
-        nix::unistd::geteuid(),
-        nix::unistd::getegid()
-    );
-    if allow_other {
-        options.push_str(",allow_other");
-    }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let kind = Some(FILE_SYSTEM_TYPE);
-    nix::mount::mount(Some("kstatefs"), path, kind, flags, Some(options.as_str()))?;
-    Ok(device.into())
-}
-
-/// Registers a real backing file: INIT offers passthrough to ordinary users too, and only this
-/// is then refused (EPERM).
-fn probe_passthrough(device: BorrowedFd<'_>, backing: &Backing) -> io::Result<()> {
-    let file = backing.region(0, 4096, Transport::Passthrough)?;
-    let id = file.with(|fd| BackingId::create_raw(device, fd))?;
-    close_backing(device, id)
-}
-
-/// `FUSE_DEV_IOC_BACKING_CLOSE` of `<linux/fuse.h>`.
-fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
-    const FUSE_DEV_IOC_BACKING_CLOSE: u32 = 1 << 30 | 4 << 16 | 229 << 8 | 2;
-    #[expect(unsafe_code, reason = "fuser closes only ids that it has wrapped")]
-    // SAFETY: reads four bytes at the address given.
-    let result = unsafe {
-        libc::ioctl(
-            device.as_raw_fd(),
-            libc::Ioctl::from(FUSE_DEV_IOC_BACKING_CLOSE),
-            &raw const id,
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-/// Whether the file system that `device` serves is there still: mounted, and not aborted. Of one
-/// that is not, poll says that it has failed (kernel fs/fuse/dev.c, fuse_dev_poll).
-fn is_connected(device: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(device, PollFlags::empty())];
-    let polled = poll(&mut fds, PollTimeout::ZERO);
-    let failed = |fd: &PollFd<'_>| {
-        fd.revents()
-            .is_none_or(|events| events.contains(PollFlags::POLLERR))
-    };
-    polled.is_ok() && !failed(&fds[0])
-}
-
-/// Unmounts when something fails between mounting and serving.
-struct Unmounting(Option<PathBuf>);
-
-impl Unmounting {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unmounting {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take()
-            && let Err(error) = mountpoint::detach(&path, Unmount::Lazy)
-        {
-            tracing::warn!(%error, "left mounted");
-        }
-    }
 }
 
 /// The three signals that end the daemon, blocked and readable from a descriptor.

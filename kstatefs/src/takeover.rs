@@ -9,7 +9,7 @@ mod subscribers;
 
 use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::backing::{Backing, Transport, parents};
 use crate::fs::Origin;
@@ -17,13 +17,18 @@ use crate::holder;
 use crate::ledger::{Head, Ledger, Model};
 use crate::mountpoint;
 use crate::namespace;
-use crate::private::{PrivateDirectory, left_in};
+use crate::private::{PrivateDirectory, ours_in};
 
 pub(crate) use restore::restore;
 
 /// How long a directory stays whose mount is not there: somebody may be taking it over, and has detached
 /// the dead mount but not mounted yet.
 const BETWEEN_MOUNTS: Duration = Duration::from_secs(60);
+
+/// How long somebody may look at what is left, or end.
+const WHILE_LOCKED: Duration = Duration::from_secs(1);
+/// Between two looks whether it is locked.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What a dead daemon has left, locked.
 #[derive(Debug)]
@@ -62,28 +67,59 @@ impl Left {
     }
 }
 
-/// What was left of the mount at `mount`, below one of the places for backing files.
+/// What a search has found.
+#[derive(Debug)]
+pub(crate) enum Search {
+    Found(Left),
+    /// Somebody else has it: a daemon that serves, one that ends, or one that only looks.
+    Locked,
+    Nothing,
+}
+
+/// What was left of the mount at `mount`, which no daemon serves, below one of the places for backing
+/// files.
+///
+/// # Cost
+///
+/// A look at the ledger of each daemon of this user; up to a second where it is locked.
 pub(crate) fn find(backing: Option<&Path>, mount: &Path) -> Option<Left> {
-    let here = namespace::of_mounts().ok()?;
-    let mut directories = parents(backing).flat_map(|parent| left_in(&parent));
-    directories.find_map(|directory| {
-        if !Ledger::is_in(directory.path()) {
-            // Swept when a directory is made here.
-            return None;
+    let start = Instant::now();
+    loop {
+        match search(backing, mount) {
+            Search::Found(left) => return Some(left),
+            Search::Locked if start.elapsed() < WHILE_LOCKED => std::thread::sleep(PAUSE),
+            Search::Locked | Search::Nothing => return None,
         }
-        match Ledger::look(directory.path()) {
-            Ok(model) if model.head.mount == mount && model.head.mount_namespace == here => {
-                Some(Left { directory, model })
+    }
+}
+
+/// As [`find`], at once and whoever serves the mount.
+pub(crate) fn search(backing: Option<&Path>, mount: &Path) -> Search {
+    let mut found = Search::Nothing;
+    let Ok(here) = namespace::of_mounts() else {
+        return found;
+    };
+    let is_it = |model: &Model| model.head.mount == mount && model.head.mount_namespace == here;
+    for path in parents(backing).flat_map(|parent| ours_in(&parent)) {
+        // Those without one are swept when a directory is made here.
+        if !Ledger::is_in(&path) {
+            continue;
+        }
+        let directory = PrivateDirectory::adopt(&path);
+        match (directory, Ledger::look(&path)) {
+            (Some(directory), Ok(model)) if is_it(&model) => {
+                return Search::Found(Left { directory, model });
             }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(directory = %directory.path().display(), %error, "ledger unreadable");
-                holder::dismiss(directory.path());
+            (None, Ok(model)) if is_it(&model) => found = Search::Locked,
+            (Some(directory), Err(error)) if Ledger::is_in(&path) => {
+                tracing::warn!(directory = %path.display(), %error, "ledger unreadable");
+                holder::dismiss(&path);
                 directory.set_aside();
-                None
             }
+            _ => {}
         }
-    })
+    }
+    found
 }
 
 /// The beginning of a mount, noted in `directory` for a daemon to come.
@@ -167,7 +203,7 @@ fn is_recent(directory: &Path) -> bool {
 pub(crate) fn discard(mount: &Path) {
     // It may be at another place, which was named to the daemon and is not known here; there it goes when
     // the next directory is made.
-    if let Some(left) = find(None, mount) {
+    if let Search::Found(left) = search(None, mount) {
         holder::dismiss(left.directory.path());
         left.directory.remove();
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::binary::{kstatefs, own};
 use crate::deadline::PATIENCE;
-use crate::filter::refuse;
+use crate::filter::{refuse, refuse_gaining_execution};
 use crate::process::Running;
 
 /// How a daemon is started.
@@ -25,6 +25,7 @@ pub struct Setup {
     refused: Vec<libc::c_long>,
     errno: i32,
     environment: Vec<(String, PathBuf)>,
+    capabilities: Option<Vec<String>>,
 }
 
 impl Setup {
@@ -65,9 +66,10 @@ impl Setup {
     }
 
     fn command(&self, mount: &Path) -> Command {
-        let mut command = match self.descriptors {
-            None => Command::new(kstatefs()),
-            Some(limit) => {
+        let mut command = match (&self.capabilities, self.descriptors) {
+            (Some(capabilities), _) => confined(capabilities),
+            (None, None) => Command::new(kstatefs()),
+            (None, Some(limit)) => {
                 // Of a shell, which becomes the daemon: both limits are inherited.
                 let mut shell = Command::new("sh");
                 shell.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh"]);
@@ -87,6 +89,16 @@ impl Setup {
         command
     }
 
+    /// With these capabilities at most (`CAP_…`), no new privileges, and no memory that is both written and run, as
+    /// by a service manager; takes setpriv(1) and root.
+    #[must_use]
+    pub fn confined_to(mut self, capabilities: &[&str]) -> Self {
+        let names = capabilities.iter();
+        let names = names.map(|name| name.trim_start_matches("CAP_").to_lowercase());
+        self.capabilities = Some(names.collect());
+        self
+    }
+
     /// Starts it.
     ///
     /// # Panics
@@ -100,6 +112,17 @@ impl Setup {
             .expect("a directory");
         Daemon::start_in(home, &self)
     }
+}
+
+/// The daemon under setpriv(1).
+fn confined(capabilities: &[String]) -> Command {
+    let bound = capabilities.iter().map(|name| format!(",+{name}"));
+    let bound = format!("--bounding-set=-all{}", bound.collect::<String>());
+    let mut command = Command::new("setpriv");
+    command.args([&bound, "--inh-caps=-all", "--no-new-privs"]);
+    command.arg(kstatefs());
+    refuse_gaining_execution(&mut command);
+    command
 }
 
 /// Both ways to get at a region.

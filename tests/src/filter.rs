@@ -51,3 +51,20 @@ pub fn refuse(command: &mut Command, calls: &[libc::c_long], errno: i32) {
     // SAFETY: two system calls; nothing is allocated but for an error.
     unsafe { command.pre_exec(install) };
 }
+
+/// Starts `command` so that no memory of its is written and run, or made runnable later; on kernels before 6.3
+/// without that.
+pub(crate) fn refuse_gaining_execution(command: &mut Command) {
+    let install = || {
+        // SAFETY: takes plain numbers.
+        let failed =
+            unsafe { libc::prctl(libc::PR_SET_MDWE, libc::PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) };
+        let error = io::Error::last_os_error();
+        match failed == 0 || error.raw_os_error() == Some(libc::EINVAL) {
+            true => Ok(()),
+            false => Err(error),
+        }
+    };
+    // SAFETY: a system call.
+    unsafe { command.pre_exec(install) };
+}

@@ -156,6 +156,10 @@ impl Shared {
         if self.has_others(&state, process) {
             return Err(Errno::EBUSY);
         }
+        if self.common.ledger.is_left() {
+            // Nothing goes any more; the next daemon can be asked.
+            return Err(Errno::ENOTCONN);
+        }
         let retired = self.retire(&mut table, &state, Cause::Deleted);
         drop(table);
         retired.tell();

@@ -283,10 +283,8 @@ fn receive() -> Result<Option<(Message, i32)>, ()> {
         return Err(());
     }
     if length < 0 {
-        // SAFETY: the address of this thread's own errno.
-        let errno = unsafe { *libc::__errno_location() };
-        return match errno {
-            libc::EINTR | libc::EAGAIN => Ok(None),
+        return match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::EINTR | libc::EAGAIN) => Ok(None),
             _ => Err(()),
         };
     }

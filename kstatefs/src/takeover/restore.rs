@@ -55,7 +55,11 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
             }
         }
     }
-    let found = subscribers::find(model);
+    let found = subscribers::find(model, &states);
+    // The last one may still be mounted.
+    let last = model.head.minors.last().copied();
+    let counts = |minor| found.minors.contains(&minor) || Some(minor) == last;
+    shared.common.ledger.keep_minors(counts);
     for (identity, mapped) in found.mapped {
         let mapped: Vec<_> = mapped.iter().filter_map(|ino| states.get(ino)).collect();
         if mapped.is_empty() {

@@ -11,6 +11,9 @@ use kstate::{Generation, Mount, Stamping, State, Waited};
 use kstate_sys::ioctl;
 use kstate_tests::{Checked, checked, number_of};
 
+#[path = "worker/letting_go.rs"]
+mod letting_go;
+
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// A process of a test
@@ -60,7 +63,22 @@ enum Role {
     /// then one of its own
     ForkAndTransfer,
     /// Forks while it holds a claim; the child publishes too and stays when the parent is killed
-    ForkAndHold,
+    ForkAndHold {
+        /// The parent ends once it has forked
+        #[arg(long)]
+        leave: bool,
+    },
+    /// Publishes once, and at a line of input replaces itself by a program that stays until its input ends
+    Become {
+        /// Which has the descriptor of the handle, too
+        #[arg(long)]
+        inherit: bool,
+    },
+    /// Publishes once, sends the descriptor of its handle to who listens there, and ends
+    Send { socket: PathBuf },
+    /// Publishes once and closes its descriptor, so that the map is all there is; at a line of input says
+    /// what it reads there, and why it cannot publish
+    MapOnly,
 }
 
 fn main() -> ExitCode {
@@ -109,7 +127,10 @@ fn run(cli: &Cli) -> Result {
             silent(&other, &subscribe.write().typed()?)
         }
         Role::Exec { times } => publish_and_exec(cli, &subscribe.write().typed()?, times),
-        Role::ForkAndHold => fork_and_hold(&subscribe.write().typed()?),
+        Role::ForkAndHold { leave } => fork_and_hold(&subscribe.write().typed()?, leave),
+        Role::Become { inherit } => letting_go::into_another(&subscribe.write().typed()?, inherit),
+        Role::Send { ref socket } => letting_go::send(&subscribe.write().typed()?, socket),
+        Role::MapOnly => letting_go::map_only(&subscribe.write().typed()?),
         Role::Transfer { .. } | Role::Audit { .. } | Role::ForkAndTransfer => Ok(()),
     }
 }
@@ -253,7 +274,7 @@ fn silent(other: &State<Checked>, state: &State<Checked>) -> Result {
     forbid::end(if faults == 0 { 0 } else { 104 });
 }
 
-fn fork_and_hold(state: &State<Checked>) -> Result {
+fn fork_and_hold(state: &State<Checked>, leave: bool) -> Result {
     state.publish(&checked(1))?;
     #[expect(unsafe_code, reason = "fork(2)")]
     // SAFETY: this process has a single thread.
@@ -262,7 +283,10 @@ fn fork_and_hold(state: &State<Checked>) -> Result {
         nix::unistd::ForkResult::Parent { child } => {
             // The child has claimed and published when it writes its line.
             let _ = child;
-            until_input_ends()
+            match leave {
+                true => Ok(()),
+                false => until_input_ends(),
+            }
         }
         nix::unistd::ForkResult::Child => {
             state.publish(&checked(2))?;

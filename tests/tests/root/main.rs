@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod calls;
+mod confined;
 mod epoch;
 mod full;
 mod mapping;
@@ -116,6 +117,10 @@ fn main() {
         calls {
             every_call_says_what_the_mode_says,
             the_library_subscribes_as_the_mode_says,
+        }
+        confined {
+            it_serves_with_no_more_rights_than_its_unit_has,
+            each_right_of_the_unit_is_needed,
         }
         full {
             a_full_tmpfs_is_enospc_at_subscribe,

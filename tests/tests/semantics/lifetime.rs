@@ -18,7 +18,7 @@ both_ways!(
 );
 
 #[track_caller]
-fn evaporates(daemon: &Daemon, name: &str) {
+pub(crate) fn evaporates(daemon: &Daemon, name: &str) {
     let file = daemon.file(name);
     eventually("the state evaporates", || (!file.exists()).then_some(()));
 }

@@ -44,6 +44,7 @@ mod changes;
 mod copying;
 mod counting;
 mod descriptors;
+mod evaporating;
 mod lifetime;
 mod listing;
 mod liveness;
