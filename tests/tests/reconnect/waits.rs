@@ -103,8 +103,8 @@ fn follow_by(by: NotifyBy, state: &Reader<u64>, told: &dyn Fn(Generation)) {
     }
 }
 
-fn await_waiters(mount: &Mount, count: u32) {
-    eventually("it waits", || {
+fn await_waiters(mount: &Mount, who: &str, count: u32) {
+    eventually(&format!("{who} waits"), || {
         (mount.info("x").unwrap().waiters >= count).then_some(())
     });
 }
@@ -127,14 +127,14 @@ fn lasts_over_restarts(who: Who, crowded: bool) {
                 .expect("it is told of something")
         };
         assert_eq!(next().0, Generation(1));
-        await_waiters(&mount, marks);
+        await_waiters(&mount, &format!("{who:?}"), marks);
         let mut number = 1;
         while number < LAST.0 {
             daemon = daemon.kill_and_restart();
             // Of another process, as it were, that has not been there before.
             let other = writer(&daemon.library(), "x");
             // It has begun again with the new daemon.
-            await_waiters(&daemon.library(), 1);
+            await_waiters(&daemon.library(), &format!("{who:?}, behind {number},"), 1);
             for _ in 0..2 {
                 let published = Instant::now();
                 number += 1;
@@ -181,7 +181,7 @@ fn a_wait_begun_without_a_daemon_sees_what_is_committed_then_and_later() {
         state.publish(&1).unwrap();
         let daemon = daemon.kill_and_restart();
         let mount = daemon.library();
-        await_waiters(&mount, 1);
+        await_waiters(&mount, "it", 1);
         writer(&mount, "x").publish(&2).unwrap();
         let both = (
             Waited::Changed(Generation(1)),
