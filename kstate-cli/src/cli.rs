@@ -7,8 +7,8 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{CommandError, Exit};
 use crate::{
-    announce, completions, demo, doctor, feed, get, ls, man, mount, output, rm, set, stat, umount,
-    watch,
+    announce, completions, demo, doctor, export, feed, get, import, inspect, ls, man, mount,
+    output, persist, rm, set, stat, sync, umount, watch,
 };
 
 /// Live states shared between processes: named, typed, versioned values of at most a page
@@ -129,7 +129,12 @@ commands! {
     Watch(watch),
     Rm(rm),
     Announce(announce),
+    Persist(persist),
+    Sync(sync),
     Feed(feed),
+    Export(export),
+    Import(import),
+    Inspect(inspect),
     Doctor(doctor),
     Demo(demo),
     Completions(completions),

@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use kstate::{
-    AnnounceError, InfoError, MountError, PublishError, ReadError, RemoveError, SubscribeError,
-    WaitError, WatchError,
+    AnnounceError, InfoError, MountError, PersistError, PublishError, ReadError, RemoveError,
+    SubscribeError, SyncError, WaitError, WatchError,
 };
 use kstatefs::ServeError;
 use kstatefs::daemonize::DaemonizeError;
 use kstatefs::mountpoint::MountPointError;
+use kstatefs::persist::FileError;
 
 use crate::demo::DemoError;
 use crate::duration;
@@ -126,6 +127,33 @@ pub(crate) enum CommandError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A file that is not, or cannot be made, the file of a state.
+    #[error("{path}: {source}", path = path.display())]
+    StateFile {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: FileError,
+    },
+    /// A file that is not to be written over.
+    #[error("{path} is there already, and was left as it is; --force replaces it", path = path.display())]
+    Exists {
+        /// Which one.
+        path: PathBuf,
+    },
+    /// The value is of another type than the state's.
+    #[error(
+        "nothing was imported: the value is of the layout {wanted}, and state `{name}` holds {found}; \
+         import it into another state, or its bytes with --raw"
+    )]
+    Layout {
+        /// The state.
+        name: String,
+        /// Description of its layout.
+        found: String,
+        /// Description of the value's.
+        wanted: String,
+    },
     /// Something else that the kernel refuses.
     #[error("{0}")]
     System(io::Error),
@@ -204,7 +232,12 @@ fn exit_of(error: &kstate::Error) -> Exit {
         | E::Info(InfoError::Name(_))
         | E::Remove(RemoveError::Name(_)) => Exit::Usage,
         E::Subscribe(SubscribeError::TimedOut { .. }) => Exit::TimedOut,
-        E::Remove(RemoveError::Subscribed { .. }) => Exit::Conflict,
+        E::Remove(RemoveError::Subscribed { .. })
+        | E::Persist(
+            PersistError::InUse { .. }
+            | PersistError::OtherFile { .. }
+            | PersistError::TwoValues { .. },
+        ) => Exit::Conflict,
         _ => Exit::Failed,
     }
 }
@@ -231,6 +264,8 @@ from_library!(
     AnnounceError,
     InfoError,
     MountError,
+    PersistError,
+    SyncError,
     PublishError,
     ReadError,
     RemoveError,

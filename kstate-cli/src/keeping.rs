@@ -124,7 +124,8 @@ pub(crate) fn last_look(mount: &Mount, state: &Reader<Bytes>) -> Result<Info, Co
 
 /// Whether a state of which `info` is the last that its publisher saw goes with this publisher.
 pub(crate) fn goes_with_its_publisher(info: &Info) -> bool {
-    info.subscribers <= 1 && info.linger.is_zero() && !info.kept
+    let is_kept = info.kept || info.persistent.is_some();
+    info.subscribers <= 1 && info.linger.is_zero() && !is_kept
 }
 
 /// Says that a state has gone, and how to keep it.

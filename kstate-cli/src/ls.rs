@@ -53,6 +53,7 @@ impl Run for Arguments {
                 continue;
             }
             let kept = match info.linger {
+                _ if info.persistent.is_some() => "persistent",
                 _ if info.kept => "kept",
                 Duration::ZERO => "",
                 _ => "lingers",

@@ -1,14 +1,10 @@
 //! `kstate set`: publishes one value.
 
-use std::io::{self, Read};
-
-use serde_json::json;
-
 use crate::cli::{Context, Run};
 use crate::encoding::{EncodingArguments, longest_text};
 use crate::error::CommandError;
-use crate::keeping::{self, KeepingArguments};
-use crate::output;
+use crate::keeping::KeepingArguments;
+use crate::once;
 
 /// Publish a value, creating the state if it is not there
 ///
@@ -45,7 +41,8 @@ impl Run for Arguments {
     fn run(self, context: &Context) -> Result<(), CommandError> {
         let input = match self.value {
             Some(value) if value != "-" => value.into_bytes(),
-            _ => read_input()?,
+            // As far as it could ever be the text of a value.
+            _ => once::read_standard_input(longest_text(kstate_sys::abi::page_size() as usize))?,
         };
         // A value that does not match, or cannot fit, shall not make the state.
         let page = kstate_sys::abi::page_size() as usize;
@@ -59,50 +56,8 @@ impl Run for Arguments {
             return Err(CommandError::TooLong { name, page });
         }
         let mount = context.mount()?;
-        let state = self
-            .keeping
-            .apply(mount.subscribe(&self.name).write())
-            .bytes()?;
-        let found = keeping::last_look(&mount, &state)?;
-        self.keeping.check(&mount, &self.name, &found)?;
-        let value = self.encoding.codec(found.layout.as_ref()).parse(&input)?;
-        let generation = state.publish(&value)?;
-        // A writer no more, but subscribed: a deadline set now counts from here.
-        let reader = state.reader();
-        drop(state);
-        self.keeping.settle(&mount, &self.name)?;
-        let info = keeping::last_look(&mount, &reader)?;
-        drop(reader);
-        let gone = keeping::goes_with_its_publisher(&info);
-        if context.json() {
-            output::json_line(
-                &mut io::stdout().lock(),
-                &json!({
-                    "name": self.name,
-                    "generation": generation.0,
-                    "length": value.len(),
-                    "gone": gone,
-                }),
-            )?;
-        }
-        if gone {
-            keeping::tell_that_it_has_gone(&self.name);
-        }
-        Ok(())
+        once::publish(context, &mount, &self.name, &self.keeping, |_, found| {
+            Ok(self.encoding.codec(found.layout.as_ref()).parse(&input)?)
+        })
     }
-}
-
-/// Reads standard input, as far as it could ever be the text of a value, and a byte further.
-fn read_input() -> Result<Vec<u8>, CommandError> {
-    let bound = longest_text(kstate_sys::abi::page_size() as usize) + 1;
-    let mut input = Vec::new();
-    let read = io::stdin()
-        .lock()
-        .take(bound as u64)
-        .read_to_end(&mut input);
-    read.map_err(|source| CommandError::File {
-        path: "standard input".into(),
-        source,
-    })?;
-    Ok(input)
 }

@@ -10,6 +10,7 @@ use crate::cli::{Context, Run};
 use crate::duration;
 use crate::error::CommandError;
 use crate::output::{self, Columns};
+use crate::persist;
 
 /// Show what is known of states: generation, age, length, capacity, who is there
 #[derive(Debug, clap::Args)]
@@ -68,6 +69,7 @@ fn describe(info: &Info) -> Columns {
     line("lifetime", lifetime(info));
     line("deadline", deadline(info));
     line("announced", announced(info));
+    line("file", file(info));
     line(
         "live page",
         (if info.armed { "armed" } else { "not armed" }).to_owned(),
@@ -96,6 +98,7 @@ pub(crate) fn to_json(name: &str, info: &Info) -> Value {
         "overdue": info.overdue,
         "announce": info.announced.to_string(),
         "armed": info.armed,
+        "persistent": info.persistent.as_ref().map(persist::to_json),
     })
 }
 
@@ -112,6 +115,14 @@ fn announced(info: &Info) -> String {
     }
 }
 
+/// Where it is kept.
+fn file(info: &Info) -> String {
+    match &info.persistent {
+        None => "none, gone with the file system".to_owned(),
+        Some(persistence) => persist::summary(info, persistence),
+    }
+}
+
 /// How often a value is expected.
 fn deadline(info: &Info) -> String {
     let late = if info.overdue { ", and overdue" } else { "" };
@@ -124,6 +135,7 @@ fn deadline(info: &Info) -> String {
 /// How long the state lives.
 fn lifetime(info: &Info) -> String {
     match info.linger {
+        _ if info.persistent.is_some() => "kept in a file".to_owned(),
         _ if info.kept => "kept until unmount".to_owned(),
         Duration::ZERO => "as long as somebody is subscribed".to_owned(),
         linger => format!("{} behind its last subscriber", duration::show(linger)),

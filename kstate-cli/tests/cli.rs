@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-const SUBCOMMANDS: [&str; 14] = [
+const SUBCOMMANDS: [&str; 17] = [
     "mount",
     "umount",
     "ls",
@@ -14,6 +14,9 @@ const SUBCOMMANDS: [&str; 14] = [
     "rm",
     "announce",
     "feed",
+    "export",
+    "import",
+    "inspect",
     "doctor",
     "demo",
     "completions",

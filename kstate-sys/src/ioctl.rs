@@ -28,7 +28,7 @@
 //! | [`SYNC`] | in and out `u64`: a generation | `EOPNOTSUPP` not persistent, `ESTALE` deleted, `EIO`, `ENOSPC` and what else the file's medium says |
 //! | [`SET_DURABILITY`] | in `u64` nanoseconds, 0 for at once | `EPERM` not the owner, `EOPNOTSUPP` not persistent |
 //! | [`MOUNT_ID`], of the registry file | out `u64` | none |
-//! | [`LEAVE`], of the registry file | none | `EPERM` neither root nor who mounted |
+//! | [`LEAVE`], of the registry file | none | `EPERM` neither root nor who mounted, `EOPNOTSUPP` keeps no notes for another daemon |
 //! | [`VERSION`] | out `u32` | none |
 //!
 //! Anything else is `ENOTTY`.

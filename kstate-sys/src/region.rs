@@ -37,8 +37,8 @@ pub use live::{LIVE_UNFINISHED, LiveOwner, live_generation, refresh_live, seize_
 pub use mapped::{HeaderError, Mapped, Records, WithRecords, initialise};
 pub use payload::Payload;
 pub use read::{
-    Candidate, Corruption, MAX_READ_ATTEMPTS, ReadError, Version, describe, differs, newest, read,
-    read_at,
+    Candidate, Corruption, MAX_READ_ATTEMPTS, ReadError, Version, describe, describe_at, differs,
+    newest, read, read_at,
 };
 #[cfg(not(kstate_loom))]
 pub use registry::{Registry, RegistryPage};

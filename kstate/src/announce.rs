@@ -1,6 +1,7 @@
 //! Having a state's commits announced outside.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use kstate_sys::announce::Sinks;
 use kstate_sys::ioctl::call;
@@ -66,8 +67,8 @@ impl<T: Content> Reader<T> {
     ///
     /// One FUSE request. An announced state has somebody who waits: each commit makes one system call.
     pub fn announce(&self, sinks: Sinks) -> Result<(), AnnounceError> {
-        let descriptor = self.subscription().descriptor();
-        errno::uninterrupted(|| call::set_announce(descriptor, sinks.bits())).map_err(|source| {
+        let set = |descriptor: BorrowedFd<'_>| call::set_announce(descriptor, sinks.bits());
+        self.subscription().request(set).map_err(|source| {
             let name = self.name().clone();
             match errno::refusal(&source) {
                 Refusal::Denied => AnnounceError::NotOwner { name },

@@ -4,7 +4,6 @@ use std::io;
 
 use kstate_sys::abi::Class;
 use kstate_sys::fork::Process;
-use kstate_sys::ioctl::{self, call};
 use kstate_sys::name::StateName;
 use kstate_sys::region::{Group, Memory, Notice, Writer};
 
@@ -90,9 +89,7 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
     }
     let claimed = || {
         let process = Process::current()?;
-        let mut claim = ioctl::Claim::default();
-        let descriptor = reader.subscription().descriptor();
-        errno::uninterrupted(|| call::claim(descriptor, &mut claim))?;
+        let claim = reader.subscription().link().claim()?;
         let group = match u8::try_from(claim.group) {
             Ok(group) if group != Group::DAEMON.0 => Group(group),
             _ => return Err(errno::protocol_violation()),
@@ -122,7 +119,5 @@ pub(crate) fn claim<T>(reader: &Reader<T>) -> Result<Claimed, ClaimError> {
 
 /// Gives `group` back. The caller's process claimed it and writes through it no more.
 pub(crate) fn release<T>(reader: &Reader<T>, group: Group) {
-    // A dead daemon takes the group back when it is restarted, or it is gone with the state.
-    let descriptor = reader.subscription().descriptor();
-    let _ = errno::uninterrupted(|| call::release(descriptor, u32::from(group.0)));
+    reader.subscription().link().release(group);
 }

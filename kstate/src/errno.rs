@@ -5,8 +5,9 @@ use std::io;
 use crate::error::Error;
 use crate::{
     AddError, AnnounceError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError,
-    CutError, InfoError, LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError,
-    SubscribeError, TouchError, TransactError, TransactManyError, WaitError, WatchError,
+    CutError, DurableError, InfoError, LiveError, MountError, NotifyError, PersistError,
+    PublishError, ReadError, ReconnectError, RemoveError, SubscribeError, SyncError, TouchError,
+    TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// What a refused system call means here.
@@ -51,8 +52,8 @@ pub(crate) fn refusal(error: &io::Error) -> Refusal {
         Some(libc::ENOTDIR) => Refusal::NotDirectory,
         Some(libc::EACCES | libc::EPERM | libc::EROFS) => Refusal::Denied,
         Some(libc::EBUSY) => Refusal::Busy,
-        // In flight when the daemon died: ECONNABORTED; afterwards: ENOTCONN.
-        Some(libc::ENOTCONN | libc::ECONNABORTED) => Refusal::DaemonDied,
+        // In flight when the daemon died: ECONNABORTED; afterwards: ENOTCONN. `replaced`: the library's own.
+        Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECONNRESET) => Refusal::DaemonDied,
         Some(libc::ENOSPC | libc::ENOMEM | libc::EDQUOT) => Refusal::NoSpace,
         Some(libc::EFBIG) => Refusal::TooBig,
         Some(libc::EUSERS) => Refusal::TooManyWriters,
@@ -80,6 +81,44 @@ pub(crate) fn uninterrupted<R>(mut request: impl FnMut() -> io::Result<R>) -> io
 /// The answer of a mount that is no longer there.
 pub(crate) fn daemon_died() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOTCONN)
+}
+
+/// What a daemon would answer that has begun afresh, if it were asked of a state of the one before.
+pub(crate) fn replaced() -> io::Error {
+    io::Error::from_raw_os_error(libc::ECONNRESET)
+}
+
+/// The answer for a state that is no more.
+pub(crate) fn deleted() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESTALE)
+}
+
+/// Whether a daemon is missing that another one may follow which takes its states over: worth waiting.
+pub(crate) fn may_come_back(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::ENOTCONN | libc::ECONNABORTED))
+}
+
+/// Whether a daemon died while it was being asked.
+pub(crate) fn is_cut_off(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ECONNABORTED)
+}
+
+/// Whether a file lacks the attribute asked for, or any.
+pub(crate) fn has_no_attribute(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::ENODATA | libc::EOPNOTSUPP))
+}
+
+/// Longer than any path may be.
+pub(crate) fn path_too_long() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENAMETOOLONG)
+}
+
+/// Whether a Unix socket is left over from a process that has ended.
+pub(crate) fn is_deserted(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::ECONNREFUSED | libc::ENOENT))
 }
 
 /// An errno with no text of its own, for what a peer got wrong.
@@ -155,6 +194,22 @@ impl Error {
                 RemoveError::Io { source, .. } => code(source),
             },
             Self::Announce(error) => announce(error),
+            Self::Persist(error) => persist(error),
+            Self::Sync(error) => sync(error),
+            Self::Durable(error) => match error {
+                DurableError::Refused(never) => match *never {},
+                DurableError::NotPersistent { .. } => libc::EOPNOTSUPP,
+                DurableError::Unknown { source } | DurableError::NotDurable { source, .. } => {
+                    sync(source)
+                }
+            },
+            Self::Reconnect(error) => match error {
+                ReconnectError::Deleted { .. } => libc::ESTALE,
+                ReconnectError::DaemonDied { .. } => libc::ENOTCONN,
+                ReconnectError::Replaced { .. } => libc::ECONNRESET,
+                ReconnectError::Denied { .. } => libc::EACCES,
+                ReconnectError::Io { source, .. } => code(source),
+            },
             Self::Info(error) => match error {
                 InfoError::Name(error) => error.errno(),
                 InfoError::Mount(error) => mount(error),
@@ -163,6 +218,38 @@ impl Error {
                 InfoError::Io { source, .. } => code(source),
             },
         }
+    }
+}
+
+/// As `setxattr(2)` has them.
+fn persist(error: &PersistError) -> i32 {
+    match error {
+        PersistError::NotOwner { .. } => libc::EPERM,
+        PersistError::NotPersistent { .. } => libc::EOPNOTSUPP,
+        PersistError::OtherFile { .. } => libc::EEXIST,
+        PersistError::NoFile { .. } => libc::EINVAL,
+        PersistError::OnTheMount { .. } => libc::EXDEV,
+        PersistError::InUse { .. } => libc::EBUSY,
+        PersistError::NotEmpty { .. } => libc::ENOTEMPTY,
+        PersistError::Damaged { .. } => libc::EUCLEAN,
+        PersistError::Version { .. } => libc::EPROTONOSUPPORT,
+        PersistError::OtherState { .. } => libc::EADDRINUSE,
+        PersistError::TwoValues { .. } => libc::ENOTUNIQ,
+        PersistError::Layout { .. } => libc::EPROTOTYPE,
+        PersistError::OtherOwner { .. } => libc::EOWNERDEAD,
+        PersistError::Deleted { .. } => libc::ESTALE,
+        PersistError::DaemonDied { .. } => libc::ENOTCONN,
+        PersistError::Open { source, .. } | PersistError::Io { source, .. } => code(source),
+    }
+}
+
+fn sync(error: &SyncError) -> i32 {
+    match error {
+        SyncError::NotPersistent { .. } => libc::EOPNOTSUPP,
+        SyncError::Deleted { .. } => libc::ESTALE,
+        SyncError::NotThere { .. } => libc::EINVAL,
+        SyncError::DaemonDied { .. } => libc::ENOTCONN,
+        SyncError::Io { source, .. } => code(source),
     }
 }
 
@@ -223,6 +310,7 @@ fn subscribe(error: &SubscribeError) -> i32 {
         SubscribeError::NoSpace { .. } => libc::ENOSPC,
         SubscribeError::Claim(error) => claim(error),
         SubscribeError::Announce(error) => announce(error),
+        SubscribeError::Persist(error) => persist(error),
         SubscribeError::NotKstate { .. } => libc::ENOTTY,
         SubscribeError::Wait(error) => wait(error),
         SubscribeError::Io { source, .. } => code(source),
@@ -234,7 +322,7 @@ fn read(error: &ReadError) -> i32 {
         ReadError::Length { .. } => libc::EPROTOTYPE,
         ReadError::TooLong { .. } => libc::ERANGE,
         ReadError::Damaged { .. } | ReadError::Unstable { .. } => libc::EIO,
-        ReadError::Forked { .. } => libc::ESTALE,
+        ReadError::Deleted { .. } | ReadError::Forked { .. } => libc::ESTALE,
         ReadError::Map { source, .. } | ReadError::Undecided { source, .. } => code(source),
     }
 }

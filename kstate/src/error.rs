@@ -1,9 +1,12 @@
 //! Every error of the library in one enum, for programs that do not tell them apart.
 
+use std::convert::Infallible;
+
 use crate::{
     AddError, AnnounceError, BeginError, CapacityError, CommitError, CommitManyError, CutError,
-    InfoError, LiveError, MountError, NotifyError, PublishError, ReadError, RemoveError,
-    SubscribeError, TouchError, TransactError, TransactManyError, WaitError, WatchError,
+    DurableError, InfoError, LiveError, MountError, NotifyError, PersistError, PublishError,
+    ReadError, ReconnectError, RemoveError, SubscribeError, SyncError, TouchError, TransactError,
+    TransactManyError, WaitError, WatchError,
 };
 
 /// Any error of this library. Each operation has an enum of its own, and all convert to this one.
@@ -67,9 +70,30 @@ pub enum Error {
     /// It could not be chosen where a state is announced.
     #[error(transparent)]
     Announce(#[from] AnnounceError),
+    /// A state could not be kept in a file.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
+    /// It could not be waited for a version to be in its file.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// A commit may have come to be in no file; [`DurableError::is_committed`] says whether others see it.
+    #[error(transparent)]
+    Durable(DurableError<Infallible>),
+    /// A handle could not go on through another daemon.
+    #[error(transparent)]
+    Reconnect(#[from] ReconnectError),
     /// Nothing could be learnt of a state.
     #[error(transparent)]
     Info(#[from] InfoError),
+}
+
+impl<E: std::error::Error + Into<Self> + 'static> From<DurableError<E>> for Error {
+    fn from(error: DurableError<E>) -> Self {
+        match error.split() {
+            Ok(refused) => refused.into(),
+            Err(error) => Self::Durable(error),
+        }
+    }
 }
 
 impl<E: std::error::Error + Send + Sync + 'static> From<TransactError<E>> for Error {

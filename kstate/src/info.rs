@@ -1,7 +1,7 @@
 //! What the daemon knows of a state.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use kstate_sys::announce::Sinks;
@@ -11,6 +11,7 @@ use kstate_sys::region::Generation;
 
 use crate::errno;
 use crate::mount::MountError;
+use crate::persist::Persistence;
 
 /// A state as the daemon sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Info {
     pub kept: bool,
     /// Whether the live page is kept fresh.
     pub armed: bool,
+    /// What is in its file, if it is persistent.
+    pub persistent: Option<Persistence>,
 }
 
 /// A layout as it was recorded with a state.
@@ -98,9 +101,8 @@ pub enum InfoError {
 ///
 /// # Cost
 ///
-/// Two FUSE requests.
-pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
-    let file = file.as_fd();
+/// Two FUSE requests; four more of a persistent state.
+pub(crate) fn ask(file: BorrowedFd<'_>) -> io::Result<Info> {
     let mut info = ioctl::Info::default();
     errno::uninterrupted(|| call::info(file, &mut info))?;
     let mut subscribe = ioctl::Subscribe::default();
@@ -115,6 +117,10 @@ pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
     let has = |flag| info.flags & flag != 0;
     let kbus = has(info_flags::KBUS).then_some(Sinks::KBUS);
     let dbus = has(info_flags::DBUS).then_some(Sinks::DBUS);
+    let persistent = match has(info_flags::PERSISTENT) {
+        true => Some(Persistence::ask(file, Generation(info.durable))?),
+        false => None,
+    };
     Ok(Info {
         state_id: info.state_id,
         generation: Generation(info.generation),
@@ -131,5 +137,6 @@ pub(crate) fn ask(file: impl AsFd) -> io::Result<Info> {
         announced: kbus.unwrap_or_default() | dbus.unwrap_or_default(),
         kept: has(info_flags::KEPT),
         armed: has(info_flags::ARMED),
+        persistent,
     })
 }

@@ -8,7 +8,6 @@ use kstate_sys::region::{
     self, Decision, Generation, Head, IntentRef, Memory, Standing, WithRecords,
 };
 
-use crate::errno;
 use crate::reader::Reader;
 use crate::records::Records;
 use crate::snapshot::ReadError;
@@ -52,7 +51,10 @@ impl Subscription {
     /// Asks the daemon to settle `commit`; whether it has.
     pub(crate) fn settle(&self, commit: IntentRef) -> std::io::Result<bool> {
         let mut argument = ioctl::Settle::new(commit.raw(), 0);
-        errno::uninterrupted(|| call::settle(self.descriptor(), &mut argument))?;
+        self.request(|descriptor| {
+            argument = ioctl::Settle::new(commit.raw(), 0);
+            call::settle(descriptor, &mut argument)
+        })?;
         Ok(argument.outcome == settled::DONE)
     }
 }

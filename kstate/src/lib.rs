@@ -30,11 +30,17 @@
 //! | change what is there | [`State::transact`], [`State::begin`]; by pointer [`State::begin_raw`] |
 //! | change several states at once | [`begin_many`], [`transact_many`] |
 //! | read several states as of one moment | [`cut()`] |
+//! | have a value outlive daemon and machine | [`Reader::set_persistent`], [`Durability`] |
+//! | commit and know that it does | [`State::publish_durable`], [`Transaction::commit_durable`], [`Reader::sync`] |
+//! | end a state | [`State::delete`], [`Mount::remove`] |
 //! | wait in a thread, for a change, a value, any of many | [`Wait`], [`Reader::wait`] |
 //! | follow a state in a thread | [`Reader::watch`] |
 //! | wait in an event loop, for one state or hundreds | [`Notifier`] |
 //! | wait on tokio (feature `tokio`) | `Reader::changes`, `AsyncNotifier` |
 //! | poll the state's file | [`Reader::as_fd`](std::os::fd::AsFd::as_fd) |
+//!
+//! When the daemon is restarted and takes its states over, handles go on by themselves; only who polls a state's
+//! own file has to call [`Reader::reconnect`].
 //!
 //! A handle for reading ([`Reader`]) is shared between threads and cloned freely. A handle for
 //! writing ([`State`]) belongs to one thread at a time; [`State::try_clone`] makes another.
@@ -43,6 +49,7 @@ mod announce;
 mod claim;
 mod content;
 mod cut;
+mod delete;
 mod errno;
 mod error;
 mod fault;
@@ -55,8 +62,10 @@ mod many;
 mod mapping;
 mod mount;
 mod notify;
+mod persist;
 mod publish;
 mod reader;
+mod reconnect;
 mod records;
 mod registry;
 mod retry;
@@ -109,8 +118,10 @@ pub use many::{
 };
 pub use mount::{MOUNT_VARIABLE, Mount, MountError, RemoveError};
 pub use notify::{Change, Event, Events, Key, Notifier, NotifyBy, NotifyError};
+pub use persist::{Durability, DurableError, PersistError, Persistence, SyncError};
 pub use publish::PublishError;
 pub use reader::Reader;
+pub use reconnect::ReconnectError;
 pub use retry::{Retried, Retry, TransactError};
 pub use snapshot::{ReadError, Snapshot};
 pub use stamp::{Stamp, Stamping};

@@ -108,7 +108,7 @@ impl<T> Reader<T> {
         let mut options = MmapOptions::new();
         options.len(self.geometry().page() as usize);
         let subscription = self.subscription();
-        let mapped = errno::uninterrupted(|| call::arm(subscription.descriptor())).and_then(|()| {
+        let mapped = subscription.request(|file| call::arm(file)).and_then(|()| {
             subscription.with_region(|region| options.map_raw_read_only(region.as_raw_fd()))
         });
         let name = || self.name().clone();

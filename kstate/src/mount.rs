@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use kstate_sys::abi::{ABI_VERSION, O_LIBRARY};
 use kstate_sys::ioctl::call;
@@ -13,7 +12,6 @@ use kstate_sys::name::{NameError, StateName};
 
 use crate::errno::{self, Refusal};
 use crate::info::{self, Info, InfoError};
-use crate::records::Records;
 use crate::registry::Registry;
 use crate::subscribe::Subscribe;
 
@@ -103,6 +101,13 @@ pub enum MountError {
         /// The operating system's error.
         source: io::Error,
     },
+}
+
+impl MountError {
+    /// Whether it may be that one daemon has ended and the next is not there yet.
+    pub(crate) fn may_come_back(&self) -> bool {
+        matches!(self, Self::DaemonDied { .. } | Self::NotMounted { .. })
+    }
 }
 
 /// Why a state was not deleted; it is unchanged.
@@ -241,7 +246,7 @@ impl Mount {
     /// [`InfoError`].
     pub fn info(&self, name: impl AsRef<str>) -> Result<Info, InfoError> {
         let name = StateName::new(name.as_ref())?;
-        let asked = open_for_library(&self.file(&name)).and_then(info::ask);
+        let asked = open_for_library(&self.file(&name)).and_then(|file| info::ask(file.as_fd()));
         asked.map_err(|source| match errno::refusal(&source) {
             Refusal::NotFound => InfoError::NotFound { name },
             Refusal::DaemonDied => self.died().into(),
@@ -289,16 +294,19 @@ impl Mount {
         }
     }
 
-    /// The records through which several of its states are committed.
-    pub(crate) fn records(&self) -> Arc<Records> {
-        Records::of(&self.path, self.device)
-    }
-
     /// The registry page, to wait for creations.
     pub(crate) fn registry(&self) -> Result<Registry, MountError> {
         let file = open_registry(&self.path)?;
         Registry::map(file.as_fd()).map_err(|error| refused(&self.path, error))
     }
+}
+
+/// Which mount is at `root`, as its daemon says, and the number the kernel has for it.
+pub(crate) fn identity(root: &Path) -> io::Result<(u64, u64)> {
+    let registry = open_for_library(&root.join(REGISTRY))?;
+    let mut id = 0;
+    errno::uninterrupted(|| call::mount_id(&registry, &mut id))?;
+    Ok((id, registry.metadata()?.dev()))
 }
 
 fn open_registry(path: &Path) -> Result<File, MountError> {

@@ -321,7 +321,8 @@ impl Notifier {
         }
         for (id, is_late) in self.engine.unwoken() {
             if let Some(entry) = self.entries.get_mut(&id) {
-                if is_late || entry.known().look().has_news() {
+                let has_news = || entry.known().look().has_news();
+                if entry.known().is_in_crowd() && (is_late || has_news()) {
                     entry.distrust_daemon();
                 }
                 fired.push(id);

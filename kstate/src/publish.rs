@@ -20,8 +20,7 @@ const MAX_MET: u32 = 1000;
 /// How long a publish stands back for a commit of several states before it says so.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// Why a value was not published. The state is unchanged, except as [`PublishError::Deleted`]
-/// says.
+/// Why a value was not published. The state is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -41,7 +40,7 @@ pub enum PublishError {
         /// The capacity in force, in bytes.
         capacity: u32,
     },
-    /// The state was deleted: the value is in the mapping, where nobody will look for it.
+    /// The state was deleted.
     #[error(
         "state `{name}` was deleted, so nobody will see what is published; subscribe again to \
          create it anew"
@@ -167,7 +166,10 @@ impl Writing {
         let mut backoff = Backoff::new(Duration::from_millis(1));
         let (mut asked, mut met) = (None, 0);
         loop {
-            let mut writer = match self.own_writer() {
+            if self.reader().is_deleted() {
+                return Err(self.publish_deleted());
+            }
+            let mut writer = match self.kept_writer() {
                 Some(writer) => writer,
                 None => self.claim()?,
             };

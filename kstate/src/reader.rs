@@ -15,7 +15,6 @@ use kstate_sys::name::StateName;
 use kstate_sys::region::{self, Generation, Head, Mapped, Memory, Notice};
 
 use crate::content::Content;
-use crate::errno;
 use crate::info::{self, Info};
 use crate::intent::Region;
 use crate::mapping::Map;
@@ -179,6 +178,7 @@ impl<T> Reader<T> {
             region::ReadError::TooLong { length, room } => {
                 ReadError::TooLong { name, length, room }
             }
+            region::ReadError::Deleted => ReadError::Deleted { name },
             region::ReadError::Corrupt(corruption) => ReadError::Damaged { name, corruption },
             _ => ReadError::Unstable { name },
         }
@@ -268,9 +268,9 @@ impl<T> Reader<T> {
     ///
     /// # Cost
     ///
-    /// Two FUSE requests.
+    /// Two FUSE requests; four more of a persistent state.
     pub fn info(&self) -> io::Result<Info> {
-        info::ask(self.subscription.descriptor())
+        self.subscription.request(info::ask)
     }
 
     /// Tells the daemon that `generation` has been seen, so that `poll` on this subscription's
@@ -284,8 +284,8 @@ impl<T> Reader<T> {
     ///
     /// One FUSE request.
     pub fn acknowledge(&self, generation: Generation) -> io::Result<()> {
-        let descriptor = self.subscription.descriptor();
-        errno::uninterrupted(|| call::seen(descriptor, generation.0))
+        self.subscription
+            .request(|descriptor| call::seen(descriptor, generation.0))
     }
 }
 

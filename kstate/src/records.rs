@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use kstate_sys::abi::{O_LIBRARY, page_size};
@@ -21,6 +22,7 @@ use kstate_sys::region::{
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::errno::{self, Refusal};
+use crate::mount;
 use crate::ticket;
 
 /// What is remembered of others' records before all of it is forgotten, to be asked for again.
@@ -32,7 +34,10 @@ const MAX_KNOWN: usize = 1024;
 /// parent's own are not for it.
 pub(crate) struct Records {
     root: PathBuf,
-    device: u64,
+    /// Which mount, for all daemons that serve it one after the other.
+    mount_id: u64,
+    /// The kernel's number of the one that was found there last, 0 for none yet.
+    device: AtomicU64,
     known: Lock<HashMap<u32, Known>>,
     own: Lock<Vec<Pooled>>,
 }
@@ -70,18 +75,19 @@ pub(crate) struct OwnRecord {
 }
 
 impl Records {
-    /// Those of the mount at `root`, which is the file system `device`.
-    pub(crate) fn of(root: &Path, device: u64) -> Arc<Self> {
+    /// Those of the mount at `root`, which its daemon calls `mount_id`.
+    pub(crate) fn of(root: &Path, mount_id: u64) -> Arc<Self> {
         static MOUNTS: Lock<Vec<Weak<Records>>> = Lock::new(Vec::new());
         let mut mounts = MOUNTS.lock();
         mounts.retain(|records| records.strong_count() > 0);
         let mut known = mounts.iter().filter_map(Weak::upgrade);
-        if let Some(records) = known.find(|records| records.device == device) {
+        if let Some(records) = known.find(|records| records.mount_id == mount_id) {
             return records;
         }
         let records = Arc::new(Self {
             root: root.to_owned(),
-            device,
+            mount_id,
+            device: AtomicU64::new(0),
             known: Lock::default(),
             own: Lock::default(),
         });
@@ -92,7 +98,7 @@ impl Records {
     /// Whether these are the same mount's. There can be two of one: a child that was forked while
     /// the list of them was locked makes another.
     pub(crate) fn are_of_the_mount_of(&self, other: &Self) -> bool {
-        self.device == other.device
+        self.mount_id == other.mount_id
     }
 
     /// Maps the record `number`, or learns that it is gone.
@@ -175,10 +181,16 @@ impl Records {
             .custom_flags(O_LIBRARY)
             .open(self.root.join(file))?;
         // Another mount's records have the same numbers.
-        match file.metadata()?.dev() == self.device {
-            true => Ok(file),
-            false => Err(errno::daemon_died()),
+        let device = file.metadata()?.dev();
+        if device != self.device.load(Ordering::Relaxed) {
+            let (mount_id, found) = mount::identity(&self.root)?;
+            if (mount_id, found) != (self.mount_id, device) {
+                return Err(errno::replaced());
+            }
+            // ORDERING: Relaxed: a number of the kernel's, which stands for itself.
+            self.device.store(device, Ordering::Relaxed);
         }
+        Ok(file)
     }
 
     fn page(&self, file: &str, writable: bool) -> io::Result<Page> {

@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use kstate_sys::abi::page_size;
 use kstate_sys::futex::Woken;
@@ -12,7 +13,7 @@ use kstate_sys::region;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::errno::{self, Refusal};
-use crate::sleep::{self, LONGEST_SLEEP, Until};
+use crate::sleep::{self, Until};
 use crate::ticket;
 
 /// The mount's registry page, mapped read-only: its word grows when a state is created or
@@ -57,12 +58,12 @@ impl Registry {
         Ok(words.changes().load(Ordering::SeqCst))
     }
 
-    /// Sleeps until there have been others than `seen`, at most until `until`, and not for very long.
-    pub(crate) fn wait(&self, seen: u64, until: Until<'_>) -> io::Result<Woken> {
+    /// Sleeps until there have been others than `seen`, at most until `until`, and no longer than `most`.
+    pub(crate) fn wait(&self, seen: u64, until: Until<'_>, most: Duration) -> io::Result<Woken> {
         let words = self.words().map_err(io::Error::other)?;
         #[expect(clippy::cast_possible_truncation, reason = "the futex is the low half")]
         let word = (words.changes(), seen as u32);
-        sleep::on(word, until, until.slice(LONGEST_SLEEP))
+        sleep::on(word, until, until.slice(most))
     }
 
     fn words(&self) -> Result<region::Registry<'_>, region::HeaderError> {

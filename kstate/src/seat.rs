@@ -10,6 +10,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use kstate_sys::futex::Deadline;
 use kstate_sys::ioctl::{self, call, place};
 use kstate_sys::region::{Header, Memory, Notice};
 
-use crate::errno::{self, Refusal};
+use crate::errno;
 use crate::sleep::LONGEST_SLEEP;
 use crate::subscription::Subscription;
 
@@ -34,6 +35,12 @@ pub(crate) const CROWD_SLEEP: Duration = Duration::from_secs(1);
 const DISTRUST: Duration = Duration::from_secs(10);
 /// How long an epoch lasts at least.
 const EPOCH: Duration = Duration::from_millis(50);
+/// Where no daemon is there to be asked, it is asked again so often: while commits wake, as the one before
+/// has left the mark set, and while none does. Then that is also how late a commit is noticed, which grows
+/// from the one to the other.
+const ALONE_MARKED: Duration = Duration::from_secs(1);
+const ALONE_FIRST: Duration = Duration::from_millis(10);
+const ALONE_LAST: Duration = Duration::from_millis(200);
 /// How often a seat is asked for again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -62,6 +69,8 @@ struct Given {
     /// When all may be asked for again as of another daemon.
     begun_again: Deadline,
     distrust_until: Deadline,
+    /// How long the last sleep was without a daemon, whose end nobody would have brought about.
+    alone: Duration,
 }
 
 /// For how long commits wake at a place.
@@ -116,6 +125,8 @@ pub(crate) struct Seat {
     /// Where the mark is that was asked for; none if that is another's.
     mark: Option<Place>,
     until: Deadline,
+    /// No daemon was there to be asked for one.
+    is_alone: bool,
     lasts: bool,
     crowd_sleep: Cell<Duration>,
     process: Option<Process>,
@@ -183,6 +194,16 @@ impl Seat {
         self.until.has_passed() || self.is_outdated(header)
     }
 
+    /// When it is to be taken anew where no daemon was there to give it.
+    pub(crate) fn alone_until(&self) -> Option<Deadline> {
+        self.is_alone.then_some(self.until)
+    }
+
+    /// The daemon's that gave it.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// Whether the daemon that gave it has been followed by another one.
     pub(crate) fn is_outdated(&self, header: &Header) -> bool {
         self.epoch != header.epoch.load(Ordering::Relaxed)
@@ -194,11 +215,13 @@ impl Subscription {
         Ok(self.map_for(Class::B64)?.mapped().header())
     }
 
-    /// A place to sleep, whose mark is set; to be [given back](Self::stand_up).
+    /// A place to sleep, whose mark is set; to be [given back](Self::stand_up). Where no daemon is there it is
+    /// one for a moment, behind which there may be: who sleeps there looks at `head` in between, or is woken
+    /// if the mark has been left set.
     ///
     /// # Errors
     ///
-    /// What the daemon says; `EINTR` when a signal handler ran, for a stay that does not last.
+    /// What the daemon says, or that the one that is there now has not taken the state over; `EINTR` when a signal handler ran, for a stay that does not last.
     ///
     /// # Cost
     ///
@@ -229,23 +252,14 @@ impl Subscription {
                     // INVARIANT: 2.
                     self.seats().is_taken.store(true, Ordering::Relaxed);
                 }
+                given.alone = Duration::ZERO;
                 Ok(given.sit(place, stay.lasts()))
             }
-            // Nobody is there to lower the mark if it is set, nor to wake a crowd. A restarted daemon
-            // keeps it, and wakes everybody.
-            Err(error)
-                if errno::refusal(&error) == Refusal::DaemonDied
-                    && header.notice().contains(Notice::WAITERS) =>
-            {
-                Ok(Seat {
-                    place: Place::Head,
-                    mark: None,
-                    until: Deadline::NEVER,
-                    lasts: stay.lasts(),
-                    crowd_sleep: Cell::new(CROWD_SLEEP),
-                    process: given.process,
-                    epoch,
-                })
+            // Nobody is there to lower the mark if it is set, nor to wake a crowd. A daemon that takes the state
+            // over keeps it, and wakes everybody.
+            Err(error) if errno::may_come_back(&error) => {
+                let is_marked = header.notice().contains(Notice::WAITERS);
+                Ok(given.sit_alone(is_marked, stay.lasts(), epoch))
             }
             Err(error) => Err(error),
         }
@@ -288,15 +302,19 @@ impl Subscription {
             Place::Head => place::HEAD,
             Place::Crowd => place::CROWD,
         };
-        let mut wait = ioctl::Wait {
+        let wanted = ioctl::Wait {
             place,
             milliseconds,
         };
-        let now = Deadline::now();
+        let (mut wait, mut now) = (wanted, Deadline::now());
+        let mut ask = |descriptor: BorrowedFd<'_>| {
+            (wait, now) = (wanted, Deadline::now());
+            call::wait_begin(descriptor, &mut wait)
+        };
         match lasts {
-            true => errno::uninterrupted(|| call::wait_begin(self.descriptor(), &mut wait))?,
+            true => self.request(&mut ask)?,
             // A signal ends the wait that this is for.
-            false => call::wait_begin(self.descriptor(), &mut wait)?,
+            false => self.link().request(&mut ask)?,
         }
         let granted = u64::from(wait.milliseconds).saturating_mul(1_000_000);
         let until = match wait.milliseconds {
@@ -380,7 +398,8 @@ impl Subscription {
         let mut given = self.seats().given.lock();
         if given.is_ours() && given.is_set() {
             *given = Given::default();
-            // A dead daemon has forgotten the mark; nothing else can go wrong.
+            // One that has taken over from a dead daemon forgets by itself who has not come again; nothing else
+            // can go wrong.
             let _ = errno::uninterrupted(|| call::wait_end(self.descriptor()));
         }
     }
@@ -403,6 +422,27 @@ impl Given {
         }
     }
 
+    /// A place for a moment, where no daemon is there.
+    fn sit_alone(&mut self, is_marked: bool, lasts: bool, epoch: u32) -> Seat {
+        let moment = match is_marked {
+            true => ALONE_MARKED,
+            false => {
+                self.alone = (self.alone * 2).clamp(ALONE_FIRST, ALONE_LAST);
+                self.alone
+            }
+        };
+        Seat {
+            place: Place::Head,
+            mark: None,
+            until: Deadline::after(moment),
+            is_alone: true,
+            lasts,
+            crowd_sleep: Cell::new(CROWD_SLEEP),
+            process: self.process,
+            epoch,
+        }
+    }
+
     /// Notes that a thread sleeps there.
     fn sit(&mut self, place: Place, lasts: bool) -> Seat {
         let mark = self.mark(place);
@@ -419,6 +459,7 @@ impl Given {
             },
             mark: Some(place),
             until,
+            is_alone: false,
             lasts,
             crowd_sleep: Cell::new(CROWD_SLEEP),
             process: self.process,
@@ -452,6 +493,7 @@ mod tests {
                 place: Place::Head,
                 mark: Some(Place::Head),
                 until: Deadline::NEVER,
+                is_alone: false,
                 lasts: true,
                 crowd_sleep: Cell::new(CROWD_SLEEP),
                 process,

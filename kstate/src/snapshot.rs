@@ -66,6 +66,12 @@ pub enum ReadError {
         /// Bytes of the buffer.
         room: usize,
     },
+    /// The state was deleted, and its value with it.
+    #[error("state `{name}` was deleted; subscribe again to what may have taken its place")]
+    Deleted {
+        /// Its name.
+        name: StateName,
+    },
     /// A process that may write the state has written over its bookkeeping.
     #[error(
         "state `{name}` is damaged: {corruption}; a process that may write it wrote over it, \

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::ops::Deref;
+use std::os::fd::BorrowedFd;
 
 use kstate_sys::ioctl::call;
 use kstate_sys::name::StateName;
@@ -159,9 +160,12 @@ impl<T: Content> State<T> {
     pub fn set_capacity(&self, bytes: u32) -> Result<u32, CapacityError> {
         let name = || self.name().clone();
         let mut capacity = bytes;
-        let descriptor = self.subscription().descriptor();
-        let set = errno::uninterrupted(|| call::set_capacity(descriptor, &mut capacity))
-            .and_then(|()| self.writing.take_capacity(capacity));
+        let ask = |descriptor: BorrowedFd<'_>| {
+            capacity = bytes;
+            call::set_capacity(descriptor, &mut capacity)
+        };
+        let set = self.subscription().request(ask);
+        let set = set.and_then(|()| self.writing.take_capacity(capacity));
         match set {
             Ok(()) => Ok(capacity),
             Err(source) => Err(match errno::refusal(&source) {

@@ -18,7 +18,7 @@ use tokio::io::unix::AsyncFd;
 use crate::content::Content;
 use crate::notify::{Change, Event, Key, Notifier, NotifyError};
 use crate::reader::Reader;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{ReadError, Snapshot};
 use crate::view::View;
 use crate::wait::{Readable, WaitError, Waitable, untyped};
 use crate::watch::WatchError;
@@ -281,6 +281,11 @@ impl<R: Readable> Stream for Changes<R> {
                 Ok(snapshot) => {
                     this.seen = snapshot.generation();
                     return Poll::Ready(Some(Ok(snapshot)));
+                }
+                // Deleted since that was told.
+                Err(ReadError::Deleted { name }) => {
+                    this.has_ended = true;
+                    return Poll::Ready(Some(Err(WaitError::Deleted { name }.into())));
                 }
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }

@@ -5,6 +5,7 @@ mod open;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::content::{Bytes, Content};
 use crate::errno;
 use crate::layout::Layout;
 use crate::mount::{Mount, MountError};
+use crate::persist::Durability;
 use crate::reader::Reader;
 use crate::state::State;
 use crate::subscription::Subscription;
@@ -53,6 +55,8 @@ pub struct Subscribe {
     linger: Option<Duration>,
     deadline: Option<Duration>,
     announce: Option<Sinks>,
+    file: Option<PathBuf>,
+    durability: Option<Durability>,
     keep: bool,
 }
 
@@ -82,6 +86,8 @@ impl Subscribe {
             linger: None,
             deadline: None,
             announce: None,
+            file: None,
+            durability: None,
             keep: false,
         }
     }
@@ -155,6 +161,19 @@ impl Subscribe {
         self
     }
 
+    /// Kept in the file at `path`: see [`Reader::set_persistent`].
+    pub fn persistent(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// How soon behind a commit its version is in the file: see [`Reader::set_durability`]. Without
+    /// [`persistent`](Self::persistent) the state must be so already.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+
     /// The state stays until it is deleted or the file system unmounted: sets its sticky bit.
     pub fn keep(mut self) -> Self {
         self.keep = true;
@@ -214,17 +233,11 @@ impl Subscribe {
         let io = |source| options.refused(source);
         let class = terms.geometry.class_for(capacity);
         let class = class.ok_or_else(errno::protocol_violation).map_err(io)?;
-        let subscription = Subscription::new(
-            descriptor,
-            name.clone(),
-            self.access,
-            terms,
-            class,
-            mount.records(),
-        )
-        .map_err(io)?;
+        let root = std::path::absolute(mount.path()).map_err(io)?;
+        let subscription =
+            Subscription::new(descriptor, &root, name.clone(), self.access, terms, class)
+                .map_err(io)?;
         let state = State::new(Reader::new(Arc::new(subscription)).map_err(io)?)?;
-        let descriptor = state.subscription().descriptor();
         if let Some(until) = until
             && self
                 .patience
@@ -233,24 +246,42 @@ impl Subscribe {
         {
             await_first_version(&state, until.deadline, || options.timed_out(began))?;
             // Whoever wrote it may have recorded a layout since.
-            options.agree(descriptor, self.capacity, layout)?;
+            let link = state.subscription().link();
+            let agree = || options.agree(link.descriptor(), self.capacity, layout);
+            if let Err(error) = agree() {
+                // Another daemon may have taken over, of which reading needs to know nothing.
+                match link.connect() {
+                    Ok(true) => agree().map(drop)?,
+                    _ => return Err(error),
+                }
+            }
         }
         if let Some(sinks) = self.announce {
             state.announce(sinks)?;
         }
+        match (self.file, self.durability) {
+            (Some(file), durability) => {
+                state.set_persistent_so(file, durability.unwrap_or_default())?;
+            }
+            (None, Some(durability)) => state.set_durability(durability)?,
+            (None, None) => {}
+        }
         // Last, so that a subscription that fails has not made the state stay.
         if self.keep {
-            keep(descriptor).map_err(|error| options.not_owner(error))?;
+            let kept = state.subscription().request(keep);
+            kept.map_err(|error| options.not_owner(error))?;
         }
         if let Some(linger) = self.linger {
             let millis = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
-            errno::uninterrupted(|| call::set_linger(descriptor, millis))
-                .map_err(|error| options.not_owner(error))?;
+            let set = |descriptor: BorrowedFd<'_>| call::set_linger(descriptor, millis);
+            let set = state.subscription().request(set);
+            set.map_err(|error| options.not_owner(error))?;
         }
         if let Some(deadline) = self.deadline {
             let nanos = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-            errno::uninterrupted(|| call::set_deadline(descriptor, nanos))
-                .map_err(|error| options.not_owner(error))?;
+            let set = |descriptor: BorrowedFd<'_>| call::set_deadline(descriptor, nanos);
+            let set = state.subscription().request(set);
+            set.map_err(|error| options.not_owner(error))?;
         }
         Ok(state)
     }

@@ -7,13 +7,12 @@ use kstate_sys::abi::{CLASSES, Class, Geometry};
 use kstate_sys::access::Access;
 use kstate_sys::clock::Clock;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Group, Notice, Writer};
+use kstate_sys::region::{self, Group, Writer};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::content::Content;
 use crate::mapping::Map;
 use crate::reader::Reader;
-use crate::records::Records;
 use crate::state::State;
 use crate::subscription::{Subscription, Terms, Transport};
 
@@ -52,14 +51,15 @@ impl Region {
     fn subscription(&self, access: Access, class: Class) -> Arc<Subscription> {
         let terms = Terms {
             state_id: 7,
+            mount_id: 0,
             clock: Clock::MONOTONIC,
             geometry: Geometry::of_this_machine(),
             transport: Transport::Passthrough,
         };
         let file = self.file.try_clone().unwrap();
         let name = StateName::new("test").unwrap();
-        let records = Records::of("/nonexistent".as_ref(), 0);
-        Arc::new(Subscription::new(file, name, access, terms, class, records).unwrap())
+        let root = "/nonexistent".as_ref();
+        Arc::new(Subscription::new(file, root, name, access, terms, class).unwrap())
     }
 
     pub(crate) fn reader<T: Content>(&self, class: Class) -> Reader<T> {
@@ -93,6 +93,6 @@ impl Region {
     pub(crate) fn delete(&self) {
         let geometry = Geometry::of_this_machine();
         let map = Map::new(self.file.as_fd(), geometry, CLASSES[0], Access::Write).unwrap();
-        kstate_sys::region::Memory::header(map.mapped()).raise(Notice::DELETED);
+        kstate_sys::region::Memory::header(map.mapped()).seal();
     }
 }

@@ -53,6 +53,21 @@ pub(crate) fn redeem(file: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 fn redeem_once(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (socket, secret) = at_the_desk(file, PATIENCE_S)?;
+    send(socket.as_raw_fd(), &secret, MsgFlags::MSG_NOSIGNAL)?;
+    receive(&socket)
+}
+
+/// A connection to the daemon's socket, which may take so many seconds to answer, and what is to be shown there
+/// on behalf of the open state `file`.
+///
+/// # Errors
+///
+/// What the daemon or the kernel says.
+pub(crate) fn at_the_desk(
+    file: BorrowedFd<'_>,
+    patience_s: i64,
+) -> io::Result<(OwnedFd, [u8; 16])> {
     let mut ticket = Ticket::new([0; 16], b"").ok_or_else(errno::protocol_violation)?;
     errno::uninterrupted(|| call::ticket(file, &mut ticket))?;
     let path = ticket.path().ok_or_else(errno::protocol_violation)?;
@@ -63,12 +78,18 @@ fn redeem_once(file: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    let patience = TimeVal::new(PATIENCE_S, 0);
+    let patience = TimeVal::new(patience_s, 0);
     setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
     setsockopt(&socket, sockopt::SendTimeout, &patience)?;
-    connect(socket.as_raw_fd(), &address)?;
-    send(socket.as_raw_fd(), &ticket.secret, MsgFlags::MSG_NOSIGNAL)?;
-    receive(&socket)
+    if let Err(error) = connect(socket.as_raw_fd(), &address) {
+        let error = io::Error::from(error);
+        // Its owner has ended since it issued the ticket.
+        return Err(match errno::is_deserted(&error) {
+            true => errno::daemon_died(),
+            false => error,
+        });
+    }
+    Ok((socket, ticket.secret))
 }
 
 /// One message of four bytes, an errno or 0, with one descriptor if it is 0.
@@ -87,6 +108,10 @@ fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
                 descriptor = Some(unsafe { OwnedFd::from_raw_fd(number) });
             }
         }
+    }
+    if length == 0 {
+        // It has hung up without an answer.
+        return Err(errno::daemon_died());
     }
     if length != answer.len() {
         return Err(errno::protocol_violation());

@@ -89,7 +89,7 @@ impl Outcome {
     }
 }
 
-impl<T: Content> Transaction<'_, T> {
+impl<'s, T: Content> Transaction<'s, T> {
     /// The value as of the beginning, with what this transaction has written.
     ///
     /// # Errors
@@ -197,6 +197,10 @@ impl<T: Content> Transaction<'_, T> {
         };
         state.recycle(page);
         done
+    }
+
+    pub(crate) fn state(&self) -> &'s State<T> {
+        self.state
     }
 
     /// Throws away what was written.

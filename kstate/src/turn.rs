@@ -1,6 +1,7 @@
 //! Turns: asking other writers to stand back for a moment, and standing back for them.
 
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use kstate_sys::clock::monotonic_ns;
@@ -8,7 +9,6 @@ use kstate_sys::futex::{self, Deadline};
 use kstate_sys::ioctl::{self, call};
 use kstate_sys::region::{Group, LONGEST_TURN, Memory, Turn};
 
-use crate::errno;
 use crate::writing::Writing;
 
 /// A turn that was given; it ends with this.
@@ -59,7 +59,7 @@ impl Writing {
     /// A FUSE request.
     #[cold]
     pub(crate) fn ask_turn(&self, length: Duration) -> Option<Given<'_>> {
-        let writer = self.own_writer()?;
+        let writer = self.kept_writer()?;
         let group = writer.group();
         self.writer.set(Some(writer));
         let length = length.min(LONGEST_TURN);
@@ -67,8 +67,12 @@ impl Writing {
             group: group.0.into(),
             microseconds: u32::try_from(length.as_micros()).unwrap_or(u32::MAX),
         };
-        let descriptor = self.reader().subscription().descriptor();
-        errno::uninterrupted(|| call::turn(descriptor, &mut asked)).ok()?;
+        let wanted = asked;
+        let ask = |descriptor: BorrowedFd<'_>| {
+            asked = wanted;
+            call::turn(descriptor, &mut asked)
+        };
+        self.reader().subscription().request(ask).ok()?;
         let given = Duration::from_micros(asked.microseconds.into());
         let turn = self.reader().memory().header().turn();
         (!given.is_zero() && turn.group() == group).then(|| Given {

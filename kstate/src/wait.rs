@@ -46,10 +46,10 @@ pub enum WaitError {
         /// Its name.
         name: StateName,
     },
-    /// Nobody is there to have the writers wake us.
+    /// The daemon has been followed by one that has not taken its states over: nobody has the writers wake us.
     #[error(
-        "the daemon of state `{name}` has died; what is mapped goes on, but waiting begins with \
-         a daemon: run `kstate mount` and subscribe again"
+        "the daemon of state `{name}` has died, and the one that is there now has not taken its \
+         states over; what is mapped goes on, but nobody wakes who waits: subscribe again"
     )]
     DaemonDied {
         /// Its name.
@@ -145,6 +145,9 @@ impl Wait {
     }
 
     /// Until another version than `since` is the newest; of a [`View`](crate::View), is what it shows.
+    ///
+    /// While no daemon is there it goes on, and looks by itself where nobody wakes, some times a second; a daemon that
+    /// takes the states over is asked again.
     ///
     /// For some minute after it each commit of the state costs its writer a system call, so
     /// that who waits again soon need not ask the daemon for it.

@@ -69,7 +69,7 @@ impl Writing {
             .class_for(capacity)
             .ok_or_else(errno::protocol_violation)?;
         self.reader.grow(class)?;
-        if let Some(mut writer) = self.own_writer() {
+        if let Some(mut writer) = self.kept_writer() {
             // The daemon has allocated slots of that class for every group.
             writer.grow(class);
             self.reader
@@ -89,6 +89,20 @@ impl Writing {
         }
     }
 
+    /// As [`own_writer`](Self::own_writer), unless a daemon that has followed another one has not found its
+    /// claim: it does not write any more then.
+    #[cold]
+    pub(crate) fn kept_writer(&self) -> Option<Writer> {
+        let writer = self.own_writer()?;
+        match self.reader.subscription().link().has_lost(writer.group()) {
+            false => Some(writer),
+            true => {
+                claim::release(&self.reader, writer.group());
+                None
+            }
+        }
+    }
+
     /// Has a writer of this process in its place.
     ///
     /// # Errors
@@ -96,7 +110,7 @@ impl Writing {
     /// [`ClaimError`].
     #[inline]
     pub(crate) fn ensure_claimed(&self) -> Result<(), ClaimError> {
-        let writer = match self.own_writer() {
+        let writer = match self.kept_writer() {
             Some(writer) => writer,
             None => self.claim()?,
         };
@@ -202,6 +216,10 @@ impl Writing {
         }
         if notice.contains(Notice::WAITERS) {
             wake(self.reader().memory().header());
+        }
+        if notice.contains(Notice::DELETED) {
+            // It came behind the deletion, or has taken an intent off that stood over it.
+            self.reader().memory().header().seal();
         }
         !notice.contains(Notice::DELETED)
     }

@@ -44,6 +44,12 @@ pub struct Config {
     pub kbus_prefix: KbusPrefix,
     /// The bus of D-Bus, where states can be announced on one.
     pub dbus: Option<Bus>,
+    /// Keep notes, and without passthrough a process that holds regions, so that a daemon started on the same
+    /// mount point after this one was killed takes its states over. That process is forked when the daemon
+    /// starts, and shares the memory of the program until then.
+    pub restartable: bool,
+    /// Take the place of the daemon that serves the mount point, if one does.
+    pub replace: bool,
     /// Unmount on SIGINT, SIGTERM and SIGHUP. Not for a daemon inside another program.
     pub handle_signals: bool,
 }
@@ -139,6 +145,8 @@ impl Config {
             kbus: None,
             kbus_prefix: KbusPrefix::default(),
             dbus: None,
+            restartable: true,
+            replace: false,
             handle_signals: true,
         }
     }
@@ -205,6 +213,10 @@ pub struct Arguments {
     /// Directory to mount on; it must exist
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
+
+    /// Take over the states of the daemon that serves DIR, which ends; programs go on meanwhile
+    #[arg(long)]
+    pub replace: bool,
 
     /// Tmpfs directory to keep states in [default: the first of /dev/shm, /run/shm, /run]
     #[arg(long, value_name = "DIR")]
@@ -279,6 +291,7 @@ impl Arguments {
             kbus: self.kbus,
             kbus_prefix: self.kbus_prefix,
             dbus: self.dbus,
+            replace: self.replace,
             ..Config::new(self.directory)
         };
         for options in &self.options {

@@ -45,6 +45,7 @@ errnos!(
     ENODEV,
     ENOENT,
     ENOSPC,
+    ENOTCONN,
     ENOTDIR,
     ENOTTY,
     EOPNOTSUPP,

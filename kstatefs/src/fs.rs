@@ -31,6 +31,8 @@ use crate::blocked;
 use crate::changes::Prefixes;
 use crate::errno::Errno;
 use crate::intents::Intents;
+use crate::leave::Leaving;
+use crate::ledger::Ledger;
 use crate::metrics::Requests;
 use crate::persist::{Flusher, Manifest};
 use crate::poll::{Hub, Poller, Pollers};
@@ -71,6 +73,16 @@ pub(crate) struct Settings {
     pub(crate) manifest: Option<PathBuf>,
 }
 
+/// What a mount has had since it began, be it with a daemon before this one.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) clock: Clock,
+    pub(crate) mount_id: u64,
+    pub(crate) ledger: Ledger,
+    /// Whether there was a daemon before this one.
+    pub(crate) is_left: bool,
+}
+
 /// What the parts of the daemon share.
 pub(crate) struct Shared {
     /// Clock, records, streams and timer, which states know as well.
@@ -89,6 +101,7 @@ pub(crate) struct Shared {
     not_restored: AtomicU64,
     /// Device number of the mount.
     device: OnceLock<u64>,
+    pub(crate) leaving: Leaving,
     transport: Transport,
     mount_id: u64,
     settings: Settings,
@@ -120,21 +133,29 @@ impl Shared {
         timer: Arc<Timer>,
         hub: Arc<Hub>,
         settings: Settings,
+        origin: Origin,
     ) -> io::Result<Self> {
-        let intents = Arc::new(Intents::default());
+        let ledger = Arc::new(origin.ledger);
+        let intents = Arc::new(Intents::new(ledger.clone()));
         let reaper = Reaper::new(intents.clone())?;
         let manifest = settings.manifest.as_deref().map(Manifest::open);
         let manifest = manifest.transpose()?;
+        let registry = match origin.is_left {
+            true => RegistryFile::inherit(&backing, transport)?,
+            false => RegistryFile::create(&backing, transport)?,
+        };
+        let next = ledger.model(|model| model.head.next_ino).unwrap_or(0);
         let common = Common {
-            clock: Clock::calibrate(),
+            clock: origin.clock,
             intents,
             streams: Arc::default(),
             timer,
+            ledger,
         };
         Ok(Self {
             common,
             reaper,
-            registry: RegistryFile::create(&backing, transport)?,
+            registry,
             // Who may not search the mount has nothing to ask for.
             desk: Desk::open(settings.root_mode & 0o077 != 0)?,
             announcer: Announcer::new(settings.announce.clone(), &hub),
@@ -145,18 +166,24 @@ impl Shared {
             hub,
             backing,
             requests: Requests::default(),
+            leaving: Leaving::new()?,
             transport,
-            mount_id: fresh_mount_id()?,
+            mount_id: origin.mount_id,
             settings,
             mounted: SystemTime::now(),
             prefixes: Prefixes::default(),
-            table: RwLock::default(),
+            table: RwLock::new(Table::numbered_from(next)),
             files: RwLock::default(),
             next_file: AtomicU64::new(1),
             blocking: Mutex::default(),
             past: Mutex::default(),
             on_retired: OnceLock::new(),
         })
+    }
+
+    /// Whether that user may end the daemon.
+    pub(crate) fn is_owner(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.settings.uid
     }
 
     pub(crate) fn transport(&self) -> Transport {
@@ -207,16 +234,26 @@ impl Shared {
     }
 
     /// Expects a commit of the state at least so often; or not, any more.
-    pub(crate) fn set_deadline(&self, state: &Arc<State>, after: Option<Duration>) {
-        state.set_deadline(after);
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`.
+    pub(crate) fn set_deadline(
+        &self,
+        state: &Arc<State>,
+        after: Option<Duration>,
+    ) -> Result<(), Errno> {
+        state.set_deadline(after)?;
         self.look(Look::Overdue(state.ino()));
+        Ok(())
     }
 
     /// Announces commits of the state from now on there, and only there.
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` for a sink that the mount does not have, `EINVAL` for a name that KBUS cannot carry.
+    /// `EOPNOTSUPP` for a sink that the mount does not have, `EINVAL` for a name that KBUS cannot carry,
+    /// `ENOSPC`.
     pub(crate) fn announce(&self, state: &Arc<State>, sinks: Sinks) -> Result<(), Errno> {
         if !self.announcer.sinks().contains(sinks) {
             return Err(Errno::EOPNOTSUPP);
@@ -224,7 +261,7 @@ impl Shared {
         if sinks.contains(Sinks::KBUS) && !is_kbus_name(state.name()) {
             return Err(Errno::EINVAL);
         }
-        state.set_sinks(sinks);
+        state.set_sinks(sinks)?;
         self.announcer.follow(state);
         Ok(())
     }
@@ -320,6 +357,11 @@ impl Shared {
         Retired(waiting)
     }
 
+    /// Takes in a state that was taken over.
+    pub(crate) fn insert(&self, state: &Arc<State>) {
+        self.table_mut().insert(state.clone());
+    }
+
     // --- parts ------------------------------------------------------------------------------
 
     fn state(&self, ino: u64) -> Result<Arc<State>, Errno> {
@@ -348,10 +390,22 @@ impl Shared {
     }
 }
 
-fn fresh_mount_id() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(u64::from_ne_bytes(bytes))
+impl Origin {
+    /// A beginning of which nothing is noted.
+    ///
+    /// # Errors
+    ///
+    /// No randomness.
+    pub(crate) fn fresh() -> io::Result<Self> {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Self {
+            clock: Clock::calibrate(),
+            mount_id: u64::from_ne_bytes(bytes),
+            ledger: Ledger::none(),
+            is_left: false,
+        })
+    }
 }
 
 /// Those who wait for a state that has gone.

@@ -34,7 +34,7 @@ use nix::sys::socket::{
 use crate::attr::Kind as FileKind;
 use crate::backing::{Backing, Transport};
 use crate::config::NotifyBy;
-use crate::fs::{Caller, Change, Settings, Shared};
+use crate::fs::{Caller, Change, Origin, Settings, Shared};
 use crate::inode::Node;
 use crate::poll::Hub;
 use crate::timer::{Look, Timer};
@@ -156,8 +156,9 @@ impl Daemon {
             announce: crate::announce::Settings::default(),
             manifest: None,
         };
+        let origin = Origin::fresh().expect("randomness");
         Self {
-            shared: Shared::new(backing, transport, timer, Arc::new(hub), settings)
+            shared: Shared::new(backing, transport, timer, Arc::new(hub), settings, origin)
                 .expect("descriptors"),
             hub: Some(thread),
             transport,

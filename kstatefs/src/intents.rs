@@ -20,6 +20,8 @@ use memmap2::{MmapOptions, MmapRaw};
 use crate::backing::{Backing, RegionFile, Transport};
 use crate::guard::Guard;
 use crate::inode::Node;
+use crate::ledger::{Event, Ledger};
+use crate::process::Identity;
 use crate::reaper::Process;
 use crate::state::State;
 
@@ -36,9 +38,9 @@ pub(crate) enum Part {
 }
 
 /// All records that are in use.
-#[derive(Default)]
 pub(crate) struct Intents {
     records: RwLock<Numbered>,
+    ledger: Arc<Ledger>,
     /// Told the inode numbers of files that go.
     on_gone: OnceLock<Box<dyn Fn(u64) + Send + Sync>>,
 }
@@ -81,8 +83,16 @@ struct Page {
 
 impl Page {
     fn new(backing: &Backing, ino: u64, transport: Transport) -> io::Result<Self> {
+        Self::of(backing.region(ino, page_size() as usize, transport)?)
+    }
+
+    /// One that the daemon before this one has left.
+    fn inherit(backing: &Backing, ino: u64, transport: Transport) -> io::Result<Self> {
+        Self::of(backing.inherit(ino, page_size() as usize, transport)?)
+    }
+
+    fn of(file: RegionFile) -> io::Result<Self> {
         let length = page_size() as usize;
-        let file = backing.region(ino, length, transport)?;
         file.allocate(0, length)?;
         let mapping = file.with(|fd| MmapOptions::new().len(length).map_raw(fd.as_raw_fd()))?;
         let guard = Guard::new(mapping.as_ptr(), length)
@@ -193,6 +203,17 @@ impl IntentRecord {
 }
 
 impl Intents {
+    /// None, behind those that `ledger` knows of.
+    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
+        let last = ledger.model(|model| model.head.last_record).unwrap_or(0);
+        let by_number = BTreeMap::new();
+        Self {
+            records: RwLock::new(Numbered { by_number, last }),
+            ledger,
+            on_gone: OnceLock::new(),
+        }
+    }
+
     /// A fresh record for the process `owner` of that user.
     ///
     /// # Errors
@@ -203,6 +224,7 @@ impl Intents {
         backing: &Backing,
         transport: Transport,
         owner: Process,
+        identity: Identity,
         (uid, gid): (u32, u32),
     ) -> io::Result<Arc<IntentRecord>> {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
@@ -224,12 +246,47 @@ impl Intents {
             asked: Mutex::default(),
         });
         record.status().initialise();
+        self.ledger.note(Event::RecordMade {
+            number,
+            owner: identity,
+            user: (uid, gid),
+        })?;
+        records.by_number.insert(number, record.clone());
+        Ok(record)
+    }
+
+    /// The record `number` of `owner`, as the daemon before this one has left it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `ENFILE`.
+    pub(crate) fn adopt(
+        &self,
+        backing: &Backing,
+        transport: Transport,
+        number: u32,
+        owner: Process,
+        (uid, gid): (u32, u32),
+    ) -> io::Result<Arc<IntentRecord>> {
+        let ino = |part| Node::Record(number, part).ino();
+        let record = Arc::new(IntentRecord {
+            number,
+            owner,
+            uid,
+            gid,
+            status: Page::inherit(backing, ino(Part::Status), transport)?,
+            list: Page::inherit(backing, ino(Part::List), transport)?,
+            gone: AtomicBool::new(false),
+            asked: Mutex::default(),
+        });
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         records.by_number.insert(number, record.clone());
         Ok(record)
     }
 
     /// Forgets a record all of whose commits are settled.
     pub(crate) fn remove(&self, record: &IntentRecord) {
+        self.ledger.note_end(Event::RecordGone(record.number));
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         records.by_number.remove(&record.number);
         drop(records);

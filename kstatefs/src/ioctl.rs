@@ -47,6 +47,14 @@ pub(crate) fn on_state(
             let claim = state.claim(&shared.reaper, caller.tid, handle.id)?;
             Ok(claim.as_bytes().to_vec())
         }
+        ioctl::RECLAIM => {
+            if !handle.mode.write {
+                return Err(Errno::EBADF);
+            }
+            let group = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            state.reclaim(&shared.reaper, caller.tid, handle.id, group)?;
+            Ok(Vec::new())
+        }
         ioctl::RELEASE => {
             let group = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
             state.release(&shared.reaper, caller.tid, group)?;
@@ -87,7 +95,7 @@ pub(crate) fn on_state(
             if caller.uid != 0 && caller.uid != state.attributes().uid {
                 return Err(Errno::EPERM);
             }
-            state.set_attributes(|a| a.linger = Duration::from_millis(millis));
+            state.set_attributes(|a| a.linger = Duration::from_millis(millis))?;
             // It may have to go sooner, or later, than it would have.
             shared.look_after(state);
             Ok(Vec::new())
@@ -163,19 +171,30 @@ pub(crate) fn on_registry(
 ) -> Result<Vec<u8>, Errno> {
     match command {
         ioctl::VERSION => Ok(ABI_VERSION.as_bytes().to_vec()),
+        ioctl::LEAVE => {
+            if !shared.is_owner(caller.uid) {
+                return Err(Errno::EPERM);
+            }
+            // Without notes nobody could take anything over.
+            let is_noted = shared.common.ledger.model(|_| ()).is_some();
+            match is_noted && shared.leaving.ask() {
+                true => Ok(Vec::new()),
+                false => Err(Errno::EOPNOTSUPP),
+            }
+        }
         ioctl::MOUNT_ID => Ok(shared.mount_id().as_bytes().to_vec()),
         ioctl::TICKET => {
             let right = Right::new(shared.registry.region_file(), false);
             ticket(shared, right, caller, file)
         }
         ioctl::RECORD => {
-            let number = shared.reaper.hold_record(caller.tid, |process| {
+            let number = shared.reaper.hold_record(caller.tid, |process, owner| {
                 let user = (caller.uid, caller.gid);
                 let (backing, transport) = (&shared.backing, shared.transport());
                 shared
                     .common
                     .intents
-                    .create(backing, transport, process, user)
+                    .create(backing, transport, process, owner, user)
             })?;
             Ok(number.as_bytes().to_vec())
         }
@@ -261,7 +280,7 @@ fn subscribe(
             id: asked.layout_id,
             text: text.to_owned(),
         };
-        if let Err(recorded) = state.record_layout(&layout, handle.mode.write || owner) {
+        if let Err(recorded) = state.record_layout(&layout, handle.mode.write || owner)? {
             answer.outcome = outcome::LAYOUT;
             answer.layout_id = recorded.id;
             answer.set_layout_text(&recorded.text);

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
 
+use crate::takeover;
+
 use self::table::{MountEntry, MountTable};
 use crate::service::ServiceManager;
 
@@ -96,19 +98,13 @@ pub enum Unmount {
 ///
 /// Two seconds where the daemon of a mount that is there does not answer.
 pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
-    let path = absolute(path)?;
+    let path = resolve(path)?;
     let cannot_look = |path, source| MountPointError::System {
         path,
         doing: "cannot look at it",
         source,
     };
-    if is_ours(&path)? {
-        match look(&path) {
-            None => return Err(MountPointError::Silent(path)),
-            Some(Ok(_)) => return Err(MountPointError::Busy(path)),
-            Some(Err(error)) if !is_dead(&error) => return Err(cannot_look(path, error)),
-            Some(Err(_)) => {}
-        }
+    if examine(&path)? {
         tracing::info!(path = %path.display(), "replacing the mount of a daemon that is gone");
         // Lazily: open files of the dead mount hold it, and nothing else ever frees it.
         detach(&path, Unmount::Lazy)?;
@@ -127,8 +123,30 @@ pub fn prepare(path: &Path) -> Result<PathBuf, MountPointError> {
     }
 }
 
+/// Whether a kstate file system that nobody serves is mounted at `path`.
+///
+/// # Errors
+///
+/// [`MountPointError`] where somebody serves one, or seems to.
+pub(crate) fn examine(path: &Path) -> Result<bool, MountPointError> {
+    if !is_ours(path)? {
+        return Ok(false);
+    }
+    let path = path.to_owned();
+    match look(&path) {
+        None => Err(MountPointError::Silent(path)),
+        Some(Ok(())) => Err(MountPointError::Busy(path)),
+        Some(Err(error)) if is_dead(&error) => Ok(true),
+        Some(Err(source)) => Err(MountPointError::System {
+            path,
+            doing: "cannot look at it",
+            source,
+        }),
+    }
+}
+
 /// Whether nobody serves a file system any more, as a look at it says.
-fn is_dead(error: &io::Error) -> bool {
+pub(crate) fn is_dead(error: &io::Error) -> bool {
     // Aborted: the daemon died while it was asked.
     matches!(
         error.raw_os_error(),
@@ -165,7 +183,7 @@ fn look(path: &Path) -> Option<io::Result<()>> {
 /// [`MountPointError::NotMounted`], [`MountPointError::Covered`], [`MountPointError::InUse`], or
 /// what the kernel says.
 pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
-    let path = absolute(path)?;
+    let path = resolve(path)?;
     if !is_ours(&path)? {
         let is_below = table(&path)?.ours_at(&path).next().is_some();
         return Err(match is_below {
@@ -173,7 +191,52 @@ pub fn unmount(path: &Path, how: Unmount) -> Result<(), MountPointError> {
             false => MountPointError::NotMounted(path),
         });
     }
-    detach(&path, how)
+    detach(&path, how)?;
+    // Of a daemon that lives nobody else can have it; it removes it itself.
+    takeover::discard(&path);
+    Ok(())
+}
+
+/// Cuts the connection of the kstate file system with that device number at `path`, which stays mounted.
+///
+/// # Errors
+///
+/// `EBUSY` when it is not the uppermost there, and what the kernel says.
+pub(crate) fn cut(path: &Path, minor: u64) -> io::Result<()> {
+    let is_it = || connection(path).is_ok_and(|found| found == Some(minor));
+    if !is_it() {
+        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    }
+    // Held, so that it is not unmounted: the kernel cuts first and looks whether it is in use then
+    // (fs/namespace.c, do_umount). Such an open asks the daemon nothing.
+    let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
+    let flags = flags | nix::fcntl::OFlag::O_CLOEXEC;
+    let _held = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty())?;
+    match umount2(path, MntFlags::MNT_FORCE) {
+        Err(nix::errno::Errno::EBUSY) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a daemon serves a kstate file system at `path`.
+///
+/// # Errors
+///
+/// `/proc` cannot be read.
+pub(crate) fn is_served(path: &Path) -> Result<bool, MountPointError> {
+    Ok(is_ours(path)? && matches!(look(path), Some(Ok(()))))
+}
+
+/// Whether a kstate file system with one of these device numbers is mounted at `path`.
+///
+/// # Errors
+///
+/// `/proc` cannot be read.
+pub(crate) fn is_mounted(path: &Path, minors: &[u64]) -> Result<bool, MountPointError> {
+    let table = table(path)?;
+    Ok(table
+        .ours_at(path)
+        .any(|entry| minors.contains(&entry.minor)))
 }
 
 /// Unmounts the kstate file system with that device number from every place it is at, though
@@ -281,7 +344,7 @@ pub(crate) fn detach(path: &Path, how: Unmount) -> Result<(), MountPointError> {
 
 /// The path with its symbolic links resolved. A kstate file system that is mounted there is not
 /// looked at: its daemon may be dead, or not answer.
-fn absolute(path: &Path) -> Result<PathBuf, MountPointError> {
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, MountPointError> {
     let system = |source| MountPointError::System {
         path: path.to_owned(),
         doing: "cannot look at it",

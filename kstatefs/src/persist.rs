@@ -4,7 +4,7 @@
 //! over the older one, and counts it as the newest only when the disk has said that it has it. So
 //! whenever power fails, one copy is whole, and it is not older than what was last said to be kept.
 //! What is guaranteed, and why, is in `docs/design.md` under "The persistence file"; what lies where in
-//! a copy is the table in [`format`](self::format).
+//! a copy is the table in `persist/format.rs`.
 //!
 //! | file | what it is about |
 //! |---|---|

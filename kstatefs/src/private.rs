@@ -1,25 +1,38 @@
 //! Directories that belong to one daemon, and go with it however it ends.
 //!
 //! A daemon that is killed leaves its directory behind. A lock on a file in it, which ends with
-//! the process, tells the next daemon that nobody is home.
+//! the process, tells the next daemon that nobody is home. One with a ledger in it stays for a daemon that
+//! takes over what is there; the others are removed.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
+
+use crate::holder;
+use crate::ledger::Ledger;
+use crate::takeover;
 
 /// What directories of ours begin with.
 const PREFIX: &str = "kstatefs-";
 /// The locked file in each.
 const LOCK: &str = "lock";
 
-/// A locked directory; removed with everything in it when dropped.
+/// What one begins with that is set aside, which nobody looks at any more.
+const ASIDE: &str = "damaged-";
+
+/// A locked directory; removed with everything in it when dropped, unless it is left to others.
 #[derive(Debug)]
 pub(crate) struct PrivateDirectory {
     path: PathBuf,
-    _lock: Flock<File>,
+    /// None once it is another daemon's.
+    lock: Mutex<Option<Flock<File>>>,
+    /// Whether it goes when it is dropped.
+    owned: AtomicBool,
 }
 
 impl PrivateDirectory {
@@ -57,8 +70,64 @@ impl PrivateDirectory {
         &self.path
     }
 
-    /// Removes the directory and what is in it; again, nothing.
+    /// That of a daemon which is gone, if nobody has it. It stays there unless it is [kept](Self::keep).
+    pub(crate) fn adopt(path: &Path) -> Option<Self> {
+        let file = open_lock(path)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()?;
+        // Somebody may have removed it, and even have made another one, since it was opened.
+        let (locked, there) = (lock.metadata().ok()?, fs::metadata(path.join(LOCK)).ok()?);
+        let is_it = (locked.dev(), locked.ino()) == (there.dev(), there.ino());
+        is_it.then(|| Self {
+            path: path.to_owned(),
+            lock: Mutex::new(Some(lock)),
+            owned: AtomicBool::new(false),
+        })
+    }
+
+    /// From now on it goes when this is dropped.
+    pub(crate) fn keep(&self) {
+        self.owned.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it does not go when this is dropped.
+    pub(crate) fn give_up(&self) {
+        self.owned.store(false, Ordering::Relaxed);
+    }
+
+    /// Leaves it as it is, for another daemon.
+    pub(crate) fn leave(&self) {
+        self.give_up();
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Leaves it where nobody looks any more.
+    pub(crate) fn set_aside(&self) {
+        let Some(name) = self.path.file_name() else {
+            return;
+        };
+        let aside = self
+            .path
+            .with_file_name(format!("{ASIDE}{}", name.display()));
+        match fs::rename(&self.path, &aside) {
+            Ok(()) => tracing::warn!(
+                directory = %aside.display(),
+                "set aside: what a dead daemon left cannot be read; remove it to have its memory back"
+            ),
+            Err(error) => {
+                tracing::warn!(directory = %self.path.display(), %error, "left behind");
+            }
+        }
+        self.leave();
+    }
+
+    /// Removes the directory and what is in it, unless it is left; again, nothing.
     pub(crate) fn remove(&self) {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            return;
+        }
+        // First, so that nobody takes half of it over.
+        Ledger::remove(&self.path);
         if let Err(error) = fs::remove_dir_all(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
@@ -69,7 +138,9 @@ impl PrivateDirectory {
 
 impl Drop for PrivateDirectory {
     fn drop(&mut self) {
-        self.remove();
+        if self.owned.load(Ordering::Relaxed) {
+            self.remove();
+        }
     }
 }
 
@@ -82,17 +153,40 @@ fn lock(directory: &Path) -> io::Result<PrivateDirectory> {
     fs::rename(&unnamed, directory.join(LOCK))?;
     Ok(PrivateDirectory {
         path: directory.to_owned(),
-        _lock: lock,
+        lock: Mutex::new(Some(lock)),
+        owned: AtomicBool::new(true),
     })
 }
 
-/// Removes directories of ours whose lock is free. What cannot be looked at stays.
+fn open_lock(directory: &Path) -> Option<File> {
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(directory.join(LOCK)).ok()
+}
+
+/// Removes directories of ours whose lock is free, but those that are kept for a daemon to come. What
+/// cannot be looked at stays.
 fn sweep(parent: &Path) {
-    let Ok(entries) = fs::read_dir(parent) else {
-        return;
-    };
+    for directory in left_in(parent) {
+        if !takeover::is_kept(directory.path()) {
+            tracing::info!(directory = %directory.path().display(), "removing a dead daemon's");
+            holder::dismiss(directory.path());
+            directory.remove();
+        }
+    }
+}
+
+/// The directories of ours below `parent` that dead daemons have left, each locked as it comes.
+fn left_in(parent: &Path) -> impl Iterator<Item = PrivateDirectory> + use<> {
+    ours_in(parent).filter_map(|path| PrivateDirectory::adopt(&path))
+}
+
+/// The directories of daemons of this user below `parent`.
+pub(crate) fn ours_in(parent: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let ours = nix::unistd::geteuid().as_raw();
-    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+    let entries = fs::read_dir(parent).into_iter().flatten();
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    paths.filter(move |path| {
         // The name first: what else is in there may be a mount that nobody serves, at which a
         // look would not come back.
         let is_named = path
@@ -100,22 +194,9 @@ fn sweep(parent: &Path) {
             .is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
         // Not followed: in a directory that anybody may write, a link could lead anywhere.
         let is_ours =
-            || fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == ours);
-        if !is_named || !is_ours() {
-            continue;
-        }
-        let Ok(file) = File::open(path.join(LOCK)) else {
-            continue;
-        };
-        if Flock::lock(file, FlockArg::LockExclusiveNonblock).is_ok() {
-            match fs::remove_dir_all(&path) {
-                Ok(()) => tracing::info!(directory = %path.display(), "removed a dead daemon's"),
-                Err(error) => {
-                    tracing::warn!(directory = %path.display(), %error, "left behind");
-                }
-            }
-        }
-    }
+            || fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == ours);
+        is_named && is_ours()
+    })
 }
 
 #[cfg(test)]

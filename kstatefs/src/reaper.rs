@@ -1,7 +1,3 @@
-#![expect(
-    unsafe_code,
-    reason = "pidfd_open(2) and tgkill(2) have no wrappers in nix"
-)]
 //! Watches the processes that have claimed something, and cleans up after the dead.
 //!
 //! RELEASE is no sign of death: `close` sends it while the map still writes, and a killed writer
@@ -13,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -21,6 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::descriptors;
 use crate::intents::{IntentRecord, Intents};
+use crate::process::{Identity, find_process_of, is_alive, pidfd_open, process_of};
 use crate::state::State;
 
 /// A process that holds something. Never used again, unlike a process id.
@@ -55,8 +52,9 @@ struct Watched {
 
 #[derive(Debug)]
 struct Record {
-    pid: i32,
-    pidfd: OwnedFd,
+    identity: Identity,
+    /// None for one that was dead when it was taken over, or that cannot be known again.
+    pidfd: Option<OwnedFd>,
     holdings: HashMap<u64, Weak<State>>,
     records: Vec<Arc<IntentRecord>>,
 }
@@ -64,7 +62,27 @@ struct Record {
 /// Records that one process can have: one for each of its threads that commits at the same time.
 const MAX_RECORDS: usize = 64;
 
+/// What is known of a process that held something of a daemon's before this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It is watched from now on.
+    Living,
+    /// It is to be buried.
+    Dead,
+    /// It cannot be watched: it counts as living for as long as there is what it holds.
+    Unknown,
+}
+
 impl Record {
+    fn new(identity: Identity, pidfd: Option<OwnedFd>) -> Self {
+        Self {
+            identity,
+            pidfd,
+            holdings: HashMap::new(),
+            records: Vec::new(),
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.holdings.is_empty() && self.records.is_empty()
     }
@@ -110,13 +128,13 @@ impl Reaper {
     pub(crate) fn hold_record(
         &self,
         tid: u32,
-        make: impl FnOnce(Process) -> io::Result<Arc<IntentRecord>>,
+        make: impl FnOnce(Process, Identity) -> io::Result<Arc<IntentRecord>>,
     ) -> io::Result<u32> {
         let mut watched = self.lock();
         let process = self.watch(&mut watched, tid)?;
         let made = match watched.processes.get_mut(&process) {
             Some(record) if record.records.len() < MAX_RECORDS => {
-                make(process).inspect(|made| record.records.push(made.clone()))
+                make(process, record.identity).inspect(|made| record.records.push(made.clone()))
             }
             _ => Err(io::Error::from_raw_os_error(libc::EUSERS)),
         };
@@ -182,28 +200,80 @@ impl Reaper {
             watched
                 .processes
                 .get(process)
-                .is_some_and(|record| is_alive(&record.pidfd))
+                .is_some_and(|record| record.pidfd.as_ref().is_some_and(is_alive))
         });
         if let Some(process) = known {
             return Ok(process);
         }
         let pidfd = descriptors::keep(pidfd_open(pid)?)?;
-        if find_process_of(tid)? != pid {
+        let identity = Identity::of(pid).or_else(|error| match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Err(error),
+            // Hidden, or gone, which is looked at next. A later daemon cannot know it again.
+            _ => Ok(Identity { pid, started: 0 }),
+        })?;
+        if find_process_of(tid)? != pid || !is_alive(&pidfd) {
             return Err(gone());
         }
+        self.add(watched, Record::new(identity, Some(pidfd)))
+    }
+
+    fn add(&self, watched: &mut Watched, record: Record) -> io::Result<Process> {
         let process = Process(watched.next);
         watched.next += 1;
-        self.epoll
-            .add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, process.0))?;
-        watched.by_pid.insert(pid, process);
-        let record = Record {
-            pid,
-            pidfd,
-            holdings: HashMap::new(),
-            records: Vec::new(),
-        };
+        if let Some(pidfd) = &record.pidfd {
+            self.epoll
+                .add(pidfd, EpollEvent::new(EpollFlags::EPOLLIN, process.0))?;
+            watched.by_pid.insert(record.identity.pid, process);
+        }
         watched.processes.insert(process, record);
         Ok(process)
+    }
+
+    /// Watches a process that held something of a daemon's before this one; of a pid namespace that is not
+    /// `comparable` nothing can be said.
+    pub(crate) fn adopt(&self, identity: Identity, comparable: bool) -> (Process, Life) {
+        let mut watched = self.lock();
+        let known = watched.by_pid.get(&identity.pid).copied();
+        let is_it = |record: &Record| record.identity == identity;
+        if let Some(known) = known
+            && watched.processes.get(&known).is_some_and(is_it)
+        {
+            return (known, Life::Living);
+        }
+        let (mut pidfd, mut life) = (None, Life::Unknown);
+        if comparable && identity.started != 0 {
+            match identity.open().and_then(descriptors::keep) {
+                Ok(opened) => (pidfd, life) = (Some(opened), Life::Living),
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => life = Life::Dead,
+                Err(error) => {
+                    tracing::warn!(pid = identity.pid, %error, "what it holds stays taken");
+                }
+            }
+        }
+        match self.add(&mut watched, Record::new(identity, pidfd)) {
+            Ok(process) => (process, life),
+            Err(error) => {
+                tracing::warn!(pid = identity.pid, %error, "what it holds stays taken");
+                let unwatched = Record::new(identity, None);
+                // Nothing is registered for it, so it does not fail.
+                let process = self.add(&mut watched, unwatched);
+                (process.unwrap_or(Process(STOP)), Life::Unknown)
+            }
+        }
+    }
+
+    /// Notes that an adopted process holds something of `state`.
+    pub(crate) fn hold_adopted(&self, process: Process, state: &Arc<State>) {
+        if let Some(record) = self.lock().processes.get_mut(&process) {
+            record.holdings.insert(state.ino(), Arc::downgrade(state));
+        }
+    }
+
+    /// Notes whose a record is.
+    pub(crate) fn hold_adopted_record(&self, process: Process, intents: Arc<IntentRecord>) {
+        if let Some(record) = self.lock().processes.get_mut(&process) {
+            record.records.push(intents);
+        }
     }
 
     /// The token of the process of thread `tid`, if it holds anything.
@@ -216,7 +286,12 @@ impl Reaper {
     pub(crate) fn pid_of(&self, process: Process) -> Option<u32> {
         let watched = self.lock();
         let record = watched.processes.get(&process)?;
-        u32::try_from(record.pid).ok()
+        u32::try_from(record.identity.pid).ok()
+    }
+
+    /// What tells `process` from others, as long as it holds something.
+    pub(crate) fn identity(&self, process: Process) -> Option<Identity> {
+        Some(self.lock().processes.get(&process)?.identity)
     }
 
     /// Notes that `process` holds nothing of the state `ino` any more.
@@ -249,10 +324,13 @@ impl Reaper {
 
     fn forget(&self, watched: &mut Watched, process: Process) -> Option<Record> {
         let record = watched.processes.remove(&process)?;
-        // Fails only if it is no longer registered.
-        let _ = self.epoll.delete(&record.pidfd);
-        if watched.by_pid.get(&record.pid) == Some(&process) {
-            watched.by_pid.remove(&record.pid);
+        if let Some(pidfd) = &record.pidfd {
+            // Fails only if it is no longer registered.
+            let _ = self.epoll.delete(pidfd);
+        }
+        let pid = record.identity.pid;
+        if watched.by_pid.get(&pid) == Some(&process) {
+            watched.by_pid.remove(&pid);
         }
         Some(record)
     }
@@ -300,7 +378,8 @@ impl Reaper {
         watched.processes.is_empty() && watched.by_pid.is_empty()
     }
 
-    fn bury(&self, process: Process) {
+    /// Settles what a process that has ended has left.
+    pub(crate) fn bury(&self, process: Process) {
         let record = {
             let mut watched = self.lock();
             self.forget(&mut watched, process)
@@ -308,7 +387,7 @@ impl Reaper {
         // The lock is free here: a state's lock comes first.
         let Some(record) = record else { return };
         tracing::debug!(
-            pid = record.pid,
+            pid = record.identity.pid,
             states = record.holdings.len(),
             "process ended"
         );
@@ -325,61 +404,4 @@ impl Reaper {
     fn lock(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The process that thread `tid` belongs to, if the daemon can see it.
-pub(crate) fn process_of(tid: i32) -> Option<i32> {
-    find_process_of(tid).ok()
-}
-
-/// As [`process_of`], with the reason.
-///
-/// FUSE requests carry thread ids. Most threads that open a file are their process's first, which
-/// tgkill(2) tells without a descriptor, and cheaper than reading `/proc`.
-///
-/// # Errors
-///
-/// `ESRCH`; `EMFILE` when there is no descriptor to look with.
-fn find_process_of(tid: i32) -> io::Result<i32> {
-    let gone = || io::Error::from_raw_os_error(libc::ESRCH);
-    if tid <= 0 {
-        return Err(gone());
-    }
-    if is_first_thread(tid) {
-        return Ok(tid);
-    }
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status"));
-    let status = status.map_err(|error| match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => error,
-        _ => gone(),
-    })?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-    let process = line.and_then(|line| line.trim().parse().ok());
-    process.ok_or_else(gone)
-}
-
-/// Whether there is a process of this number, one that has ended and was not waited for included.
-fn is_first_thread(tid: i32) -> bool {
-    // SAFETY: takes three integers, and sends nothing for signal 0.
-    let sent = unsafe { libc::syscall(libc::SYS_tgkill, tid, tid, 0) };
-    // Of another user's process the daemon hears that it may not.
-    sent == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::EPERM)
-}
-
-fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: takes two integers. The descriptor is close-on-exec by itself.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// A pidfd is readable once its process has ended.
-fn is_alive(pidfd: &OwnedFd) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }

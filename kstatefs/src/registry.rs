@@ -27,8 +27,18 @@ pub(crate) struct RegistryFile {
 
 impl RegistryFile {
     pub(crate) fn create(backing: &Backing, transport: Transport) -> io::Result<Self> {
+        let page = page_size() as usize;
+        Self::of(backing.region(Node::Registry.ino(), page, transport)?)
+    }
+
+    /// The one that the daemon before this one has left, on whose page programs wait.
+    pub(crate) fn inherit(backing: &Backing, transport: Transport) -> io::Result<Self> {
+        let page = page_size() as usize;
+        Self::of(backing.inherit(Node::Registry.ino(), page, transport)?)
+    }
+
+    fn of(file: RegionFile) -> io::Result<Self> {
         let page = page_size();
-        let file = backing.region(Node::Registry.ino(), page as usize, transport)?;
         file.allocate(0, page as usize)?;
         let options = MmapOptions::new().len(page as usize).clone();
         let mapping = file.with(|fd| options.map_raw(fd.as_raw_fd()))?;

@@ -1,15 +1,13 @@
 //! From a configuration to a mounted file system and back.
 
-use std::fs::File;
+mod mounting;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use fuser::{BackingId, Session, SessionACL};
-use nix::mount::MsFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -18,12 +16,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::backing::{Backing, Transport};
 use crate::config::{Config, Passthrough};
-use crate::fs::{Settings, Shared};
+use crate::fs::{Origin, Settings, Shared};
 use crate::fuse::Fuse;
-use crate::fusermount;
-use crate::mountpoint::{self, FILE_SYSTEM_TYPE, MountPointError, Unmount};
+use crate::gate::Gate;
+use crate::leave;
+use crate::ledger::Event;
+use crate::mountpoint::{self, MountPointError};
 use crate::poll::{Hub, Way};
+use crate::takeover::{self, Left};
 use crate::timer::Timer;
+
+use mounting::{Unmounting, is_connected, mount, probe_passthrough};
 
 /// Why nothing was served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,35 @@ pub enum ServeError {
          leave --passthrough at auto to go without"
     )]
     Passthrough(#[source] io::Error),
+    /// The states of a daemon that has ended are mapped by passthrough, which this one cannot do.
+    #[error(
+        "cannot take over the states of the last daemon on {path}: they were passed through, and \
+         the kernel passes no maps through here now ({source}); start it as that one was, or give \
+         them up: kstate umount {path}"
+    )]
+    Former {
+        /// The mount point.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The daemon that serves the mount point does not make room.
+    #[error(
+        "cannot take the place of the daemon on {path}: {source}; it ends for root and for who has \
+         started it, with the same --backing; or end it with its states: kstate umount {path}"
+    )]
+    Replace {
+        /// The mount point.
+        path: PathBuf,
+        /// What it answered.
+        source: io::Error,
+    },
+    /// Passthrough was required, and the states of a daemon that has ended are not passed through.
+    #[error(
+        "cannot take over the states of the last daemon on {0} by passthrough: they are had over a \
+         socket; leave --passthrough at auto to go on so, or give them up: kstate umount {0}"
+    )]
+    FormerSocket(PathBuf),
     /// Something the daemon needs failed.
     #[error("{doing}: {source}")]
     System {
@@ -83,6 +115,15 @@ pub struct Mounted {
     pub transport: Transport,
     /// Whether one io_uring watches all polled states; else threads do.
     pub polls_by_uring: bool,
+}
+
+/// How serving ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With the mount, which somebody has undone or wants to have undone.
+    Over,
+    /// Another daemon goes on with it.
+    Leaving,
 }
 
 /// A file system being served by threads of this process.
@@ -120,23 +161,65 @@ impl Server {
     ///
     /// [`ServeError`]; nothing is left mounted or behind then.
     pub fn start(config: Config) -> Result<Self, ServeError> {
-        let path = mountpoint::prepare(&config.directory)?;
+        let path = mountpoint::resolve(&config.directory)?;
+        let gate = Gate::enter(&path).map_err(system(
+            "another daemon is being started there and does not come to an end",
+        ))?;
+        let backing = config.backing.as_deref();
+        // Before the mount of a dead daemon is removed, by which others know that what it has left is
+        // still wanted.
+        let left = if config.replace && mountpoint::is_served(&path)? {
+            let replaced = leave::replace(backing, &path);
+            Some(replaced.map_err(|source| ServeError::Replace {
+                path: path.clone(),
+                source,
+            })?)
+        } else if config.restartable {
+            mountpoint::examine(&path)?;
+            takeover::find(backing, &path)
+        } else {
+            None
+        };
         raise_descriptor_limit();
+        let left = match left.map(Left::open).transpose() {
+            Ok(left) => left.flatten(),
+            Err(source) => {
+                return Err(system("cannot take over what the last daemon has left")(
+                    source,
+                ));
+            }
+        };
+        let path = mountpoint::prepare(&path)?;
         // Before any thread is started, so that all of them have the signals blocked.
         let signals = match config.handle_signals {
             true => Some(SignalGuard::block().map_err(system("cannot block signals"))?),
             false => None,
         };
-        let backing = Backing::create(config.backing.as_deref()).map_err(ServeError::Backing)?;
+        let (backing, model) = match left {
+            Some((backing, model)) => (backing, Some(model)),
+            None => {
+                let backing = Backing::create(config.backing.as_deref());
+                (backing.map_err(ServeError::Backing)?, None)
+            }
+        };
         let root = nix::unistd::geteuid().is_root();
         let allow_other = config.allow_other.unwrap_or(root);
         let fuse = Fuse::default();
         let session = mount(&path, fuse.clone(), allow_other, config.threads)?;
         let unmount = Unmounting(Some(path.clone()));
+        let former = model.as_ref().map(|model| model.head.transport);
         let transport = match config.passthrough {
-            Passthrough::Off => Transport::Socket,
+            Passthrough::Require if former == Some(Transport::Socket) => {
+                return Err(ServeError::FormerSocket(path));
+            }
+            // As programs have the regions mapped.
+            _ if former == Some(Transport::Socket) => Transport::Socket,
+            Passthrough::Off if former.is_none() => Transport::Socket,
             wanted => match probe_passthrough(session.as_fd(), &backing) {
                 Ok(()) => Transport::Passthrough,
+                Err(source) if former.is_some() => {
+                    return Err(ServeError::Former { path, source });
+                }
                 Err(error) if wanted == Passthrough::Require => {
                     return Err(ServeError::Passthrough(error));
                 }
@@ -146,6 +229,10 @@ impl Server {
                 }
             },
         };
+        if transport == Transport::Socket && config.restartable {
+            let started = backing.start_holder();
+            started.map_err(system("cannot split off the process that holds regions"))?;
+        }
         let timer = Arc::new(Timer::default());
         let (hub, hub_thread) = Hub::start(config.notify_by, timer.clone())
             .map_err(system("cannot watch polled states"))?;
@@ -160,25 +247,39 @@ impl Server {
             announce: config.announce(),
             manifest: config.manifest.clone(),
         };
-        let shared = Shared::new(backing, transport, timer, Arc::new(hub), settings)
+        // From the table and not by a look at the mount, which nobody serves yet.
+        let minor = mountpoint::connection(&path)?;
+        let origin = match (&model, config.restartable) {
+            (Some(_), _) => takeover::resume(backing.directory()),
+            (None, true) => takeover::begin(backing.directory(), &path, transport),
+            (None, false) => Origin::fresh(),
+        };
+        let origin = origin.map_err(system("cannot keep notes for a daemon to come"))?;
+        let shared = Shared::new(backing, transport, timer, Arc::new(hub), settings, origin)
             .map_err(system("cannot set up the file system"))?;
         let shared = Arc::new(shared);
+        if let Some(model) = &model {
+            takeover::restore(&shared, model);
+        }
+        if let Some(minor) = minor {
+            shared.is_mounted_as(minor);
+            shared.backing.mounted(minor);
+            shared.common.ledger.note_end(Event::Mounted(minor));
+        }
         fuse.install(shared.clone());
         let mut helpers = vec![hub_thread];
         helpers.extend(start_helpers(&shared).map_err(system("cannot start a thread"))?);
         let announcing = shared.announcer.start();
         announcing.map_err(system("cannot start a thread"))?;
-        // From the table and not by a look at the mount, which nobody serves yet.
-        let connection = mountpoint::connection(&path)?;
-        if let Some(minor) = connection {
-            shared.is_mounted_as(minor);
-        }
         let weak = Arc::downgrade(&shared);
         shared.desk.on_persist(move |asked| {
             if let Some(shared) = weak.upgrade() {
                 shared.persist_as_asked(asked);
             }
         });
+        if let Some(model) = &model {
+            shared.reattach(model);
+        }
         shared.restore_listed();
         let device = session
             .as_fd()
@@ -187,9 +288,13 @@ impl Server {
         let ended = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).map_err(errno_system)?;
         let ended = Arc::new(ended);
         let theirs = ended.clone();
+        let serving = shared.clone();
         let session = std::thread::Builder::new()
             .name("kstate-fuse".into())
             .spawn(move || {
+                // What is there goes with this daemon from here on, and not before: had it not come so far,
+                // another one could.
+                serving.backing.keep();
                 match session.run() {
                     // Cut from here, because programs had files open.
                     Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
@@ -202,6 +307,7 @@ impl Server {
             })
             .map_err(system("cannot start a thread"))?;
         unmount.disarm();
+        drop(gate);
         let mounted = Mounted {
             path,
             transport,
@@ -214,7 +320,7 @@ impl Server {
             session,
             ended,
             device,
-            connection,
+            connection: minor,
             signals,
         })
     }
@@ -230,8 +336,8 @@ impl Server {
     ///
     /// The mount could not be undone.
     pub fn wait(self) -> Result<(), ServeError> {
-        self.until_ended()?;
-        self.stop()
+        let ending = self.until_ended()?;
+        self.end(ending)
     }
 
     /// Returns once somebody has unmounted it or a signal says that it is to end.
@@ -239,16 +345,73 @@ impl Server {
     /// # Errors
     ///
     /// The kernel does not tell.
-    pub(crate) fn until_ended(&self) -> Result<(), ServeError> {
-        let mut fds = vec![PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+    pub(crate) fn until_ended(&self) -> Result<Ending, ServeError> {
+        let mut fds = vec![
+            PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.shared.leaving.awaited(), PollFlags::POLLIN),
+        ];
         if let Some(signals) = &self.signals {
             fds.push(PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN));
         }
         loop {
             match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) => return Ok(()),
+                Ok(_) => break,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(errno_system(error)),
+            }
+        }
+        let ended = |fd: &PollFd<'_>| fd.any() == Some(true);
+        Ok(
+            match ended(&fds[1]) && !ended(&fds[0]) && !fds.get(2).is_some_and(ended) {
+                true => Ending::Leaving,
+                false => Ending::Over,
+            },
+        )
+    }
+
+    /// Ends as it is to.
+    ///
+    /// # Errors
+    ///
+    /// The mount could not be undone.
+    pub(crate) fn end(self, ending: Ending) -> Result<(), ServeError> {
+        match ending {
+            Ending::Over => self.stop(),
+            Ending::Leaving => {
+                self.leave();
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends all threads, and leaves the mount dead and what was kept to another daemon.
+    fn leave(self) {
+        tracing::info!(path = %self.mounted.path.display(), "leaving to another daemon");
+        self.shared.common.ledger.leave();
+        let cut = match self.connection {
+            Some(minor) => mountpoint::cut(&self.mounted.path, minor),
+            None => Ok(()),
+        };
+        if let Err(error) = cut {
+            tracing::debug!(%error, "cut by its name among the connections");
+            self.abort();
+        }
+        let shared = self.shared.clone();
+        let over = has_ended(&self.ended, 2000);
+        self.end_threads(over);
+        shared.backing.leave();
+        if over {
+            // Else a thread may still write to a region, and its end is that of the process.
+            shared.backing.unlock();
+        }
+    }
+
+    /// Cuts the connection. Who has files open gets ENOTCONN from here on.
+    fn abort(&self) {
+        if let Some(connection) = self.connection {
+            let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
+            if let Err(error) = std::fs::write(&abort, "1") {
+                tracing::debug!(%error, abort, "the connection ends with the process");
             }
         }
     }
@@ -267,22 +430,23 @@ impl Server {
             }
             None => Ok(()),
         };
-        let mut fds = [PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
-        let ended = |fds: &mut [PollFd<'_>], patience: u16| {
-            matches!(poll(fds, PollTimeout::from(patience)), Ok(1))
+        let over = has_ended(&self.ended, 200) || {
+            // Open files keep a detached mount alive.
+            self.abort();
+            has_ended(&self.ended, 2000)
         };
-        let over = ended(&mut fds, 200) || {
-            // Open files keep a detached mount alive. Their owners get ENOTCONN from here on.
-            if let Some(connection) = self.connection {
-                let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
-                if let Err(error) = std::fs::write(&abort, "1") {
-                    tracing::debug!(%error, abort, "the connection ends with the process");
-                }
-            }
-            ended(&mut fds, 2000)
-        };
+        let shared = self.shared.clone();
+        self.end_threads(over);
+        // Named here and not left to the last owner, which may be a thread that never ends.
+        shared.backing.remove();
+        Ok(unmounted?)
+    }
+
+    /// Ends them, that of the session if it is `over`.
+    fn end_threads(self, over: bool) {
         // Nobody asks for anything any more; who has mapped a state may still commit.
-        self.shared.flusher.finish();
+        let end = !self.shared.common.ledger.is_left();
+        self.shared.flusher.finish(end);
         self.shared.announcer.stop(&self.shared.states());
         self.shared.hub.stop();
         self.shared.reaper.stop();
@@ -296,11 +460,14 @@ impl Server {
         if over && self.session.join().is_err() {
             tracing::error!("the FUSE session panicked");
         }
-        // Named here and not left to the last owner, which may be a thread that never ends.
-        self.shared.backing.remove();
         self.shared.desk.remove();
-        Ok(unmounted?)
     }
+}
+
+/// Whether the session ends within so many milliseconds.
+fn has_ended(ended: &EventFd, patience: u16) -> bool {
+    let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::from(patience)), Ok(1))
 }
 
 fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
@@ -319,153 +486,6 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
     let theirs = shared.clone();
     threads.push(spawn("kstate-socket", Box::new(move || theirs.desk.run()))?);
     Ok(threads)
-}
-
-/// Mounts by the system call, or by fusermount3 where only that may.
-fn mount(
-    path: &Path,
-    fuse: Fuse,
-    allow_other: bool,
-    threads: usize,
-) -> Result<Session<Fuse>, ServeError> {
-    let mut config = fuser::Config::default();
-    config.n_threads = Some(threads);
-    // A descriptor a thread: each waits in the kernel by itself.
-    config.clone_fd = true;
-    config.acl = if allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
-    let failed = |source| ServeError::Mount {
-        path: path.to_owned(),
-        source,
-    };
-    let device = match File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(device) => Ok(device),
-        Err(source) => match device_advice(&source) {
-            Some(advice) => {
-                return Err(ServeError::Device {
-                    path: path.to_owned(),
-                    advice,
-                    source,
-                });
-            }
-            None => Err(source),
-        },
-    };
-    let device = match device.and_then(|device| mount_directly(device, path, allow_other)) {
-        Err(refused) if refused.raw_os_error() == Some(libc::EPERM) => {
-            let mut options =
-                "fsname=kstatefs,subtype=kstatefs,default_permissions,nosuid,nodev,noexec"
-                    .to_owned();
-            if allow_other {
-                options.push_str(",allow_other");
-            }
-            fusermount::mount(path, &options).map_err(|error| match error.kind() {
-                // Its absence is no reason; what it was wanted for is.
-                io::ErrorKind::NotFound => refused,
-                _ => error,
-            })
-        }
-        device => device,
-    };
-    let device = device.map_err(failed)?;
-    let unmount = Unmounting(Some(path.to_owned()));
-    let session = Session::from_fd(fuse, device, config.acl, config).map_err(failed)?;
-    unmount.disarm();
-    Ok(session)
-}
-
-/// What to do about a device that does not open, where that is known.
-fn device_advice(error: &io::Error) -> Option<&'static str> {
-    match error.raw_os_error() {
-        Some(libc::ENOENT) => {
-            Some("load the module: modprobe fuse; in a container pass the device in")
-        }
-        // fusermount3 opens it as the user who calls it, and a namespace changes nothing either.
-        Some(libc::EACCES) => Some(
-            "it is closed to this user; as root: chmod 0666 /dev/fuse, and for good an udev rule: \
-             KERNEL==\"fuse\", MODE=\"0666\"",
-        ),
-        _ => None,
-    }
-}
-
-/// As root, or as root of a user namespace (the device must have been opened in it).
-fn mount_directly(device: File, path: &Path, allow_other: bool) -> io::Result<OwnedFd> {
-    let rootmode = std::fs::metadata(path)?.mode();
-    let mut options = format!(
-        "fd={},rootmode={rootmode:o},user_id={},group_id={},default_permissions",
-        device.as_raw_fd(),
-        nix::unistd::geteuid(),
-        nix::unistd::getegid()
-    );
-    if allow_other {
-        options.push_str(",allow_other");
-    }
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    let kind = Some(FILE_SYSTEM_TYPE);
-    nix::mount::mount(Some("kstatefs"), path, kind, flags, Some(options.as_str()))?;
-    Ok(device.into())
-}
-
-/// Registers a real backing file: INIT offers passthrough to ordinary users too, and only this
-/// is then refused (EPERM).
-fn probe_passthrough(device: BorrowedFd<'_>, backing: &Backing) -> io::Result<()> {
-    let file = backing.region(0, 4096, Transport::Passthrough)?;
-    let id = file.with(|fd| BackingId::create_raw(device, fd))?;
-    close_backing(device, id)
-}
-
-/// `FUSE_DEV_IOC_BACKING_CLOSE` of `<linux/fuse.h>`.
-fn close_backing(device: BorrowedFd<'_>, id: u32) -> io::Result<()> {
-    const FUSE_DEV_IOC_BACKING_CLOSE: u32 = 1 << 30 | 4 << 16 | 229 << 8 | 2;
-    #[expect(unsafe_code, reason = "fuser closes only ids that it has wrapped")]
-    // SAFETY: reads four bytes at the address given.
-    let result = unsafe {
-        libc::ioctl(
-            device.as_raw_fd(),
-            libc::Ioctl::from(FUSE_DEV_IOC_BACKING_CLOSE),
-            &raw const id,
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-/// Whether the file system that `device` serves is there still: mounted, and not aborted. Of one
-/// that is not, poll says that it has failed (kernel fs/fuse/dev.c, fuse_dev_poll).
-fn is_connected(device: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(device, PollFlags::empty())];
-    let polled = poll(&mut fds, PollTimeout::ZERO);
-    let failed = |fd: &PollFd<'_>| {
-        fd.revents()
-            .is_none_or(|events| events.contains(PollFlags::POLLERR))
-    };
-    polled.is_ok() && !failed(&fds[0])
-}
-
-/// Unmounts when something fails between mounting and serving.
-struct Unmounting(Option<PathBuf>);
-
-impl Unmounting {
-    fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unmounting {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take()
-            && let Err(error) = mountpoint::detach(&path, Unmount::Lazy)
-        {
-            tracing::warn!(%error, "left mounted");
-        }
-    }
 }
 
 /// The three signals that end the daemon, blocked and readable from a descriptor.

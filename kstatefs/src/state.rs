@@ -2,6 +2,7 @@
 //!
 //! Lock order: an open file's lock, then a record's, then the state's, then the reaper's.
 
+mod adopt;
 mod announce;
 mod capacity;
 mod claims;
@@ -14,17 +15,18 @@ mod turn;
 mod value;
 mod waits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::clock::Clock;
 use kstate_sys::name::StateName;
-use kstate_sys::region::{self, Generation, Memory, Notice, Writer};
+use kstate_sys::region::{self, Generation, Head, Memory, Writer};
 
+pub(crate) use adopt::mark_deleted;
 use announce::Announced;
 use claims::Owner;
 use deadline::Deadline;
@@ -40,14 +42,15 @@ use crate::changes::Streams;
 use crate::errno::Errno;
 use crate::handle::OpenMode;
 use crate::intents::Intents;
+use crate::ledger::{Event, Ledger};
 use crate::persist::{Figures, Store};
 use crate::poll::Pollers;
-use crate::reaper::Reaper;
+use crate::reaper::{Process, Reaper};
 use crate::region::RegionMapping;
 use crate::timer::Timer;
 
 /// Who may do what, and how long the state stays.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// Permission bits and the sticky bit.
     pub(crate) mode: u32,
@@ -135,6 +138,7 @@ pub(crate) struct Common {
     pub(crate) intents: Arc<Intents>,
     pub(crate) streams: Arc<Streams>,
     pub(crate) timer: Arc<Timer>,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 #[derive(Debug)]
@@ -152,6 +156,8 @@ pub(crate) struct State {
     reads: AtomicU64,
     /// Held while it is made persistent.
     persisting: Mutex<()>,
+    /// The head of a state that has gone, which is sealed then; looked at without the lock.
+    last: OnceLock<Head>,
     inner: Mutex<Inner>,
 }
 
@@ -170,6 +176,10 @@ struct Inner {
     open_for_writing: u32,
     /// When the last file was closed.
     closed_at: Instant,
+    /// Who was subscribed when the daemon before this one ended, and has not opened the state again yet.
+    absent: BTreeSet<Process>,
+    /// Until when more of them may come, of whom nothing is known.
+    awaited_until: Option<Instant>,
     /// Deleted or evaporated: in no table any more.
     gone: bool,
     groups: BTreeMap<u8, Owner>,
@@ -188,6 +198,46 @@ struct Inner {
     turn: Turns,
     /// The daemon's own writer, once it has had to write.
     writer: Option<Writer>,
+}
+
+impl Inner {
+    fn new(attributes: Attributes, capacity: u32) -> Self {
+        Self {
+            attributes,
+            capacity,
+            reach: Class::B64,
+            capacity_chosen: false,
+            layout: None,
+            open: 0,
+            open_for_writing: 0,
+            closed_at: Instant::now(),
+            absent: BTreeSet::new(),
+            awaited_until: None,
+            gone: false,
+            groups: BTreeMap::new(),
+            waits: Waits::default(),
+            interests: BTreeMap::new(),
+            watched: false,
+            deadline: Deadline::default(),
+            announced: Announced::default(),
+            store: None,
+            modified: None,
+            armed: false,
+            turn: Turns::default(),
+            writer: None,
+        }
+    }
+
+    fn abandoned_for(&self) -> Option<Duration> {
+        let is_open = self.open > 0 || !self.absent.is_empty();
+        (!is_open && !self.is_kept() && !self.gone).then(|| {
+            let awaited = self.awaited_until.map_or(Duration::ZERO, |until| {
+                until.saturating_duration_since(Instant::now())
+            });
+            let linger = self.attributes.linger;
+            linger.saturating_sub(self.closed_at.elapsed()).max(awaited)
+        })
+    }
 }
 
 impl State {
@@ -214,39 +264,28 @@ impl State {
             common.intents.clone(),
         )?);
         region::initialise(mapping.mapped().mapped(), ino, page, &common.clock);
-        let inner = Inner {
+        let created = SystemTime::now();
+        common.ledger.note(Event::StateCreated {
+            ino,
+            name: name.clone(),
             attributes,
             capacity: page,
             reach: Class::B64,
-            capacity_chosen: false,
-            layout: None,
-            open: 0,
-            open_for_writing: 0,
-            closed_at: Instant::now(),
-            gone: false,
-            groups: BTreeMap::new(),
-            waits: Waits::default(),
-            interests: BTreeMap::new(),
-            watched: false,
-            deadline: Deadline::default(),
-            announced: Announced::default(),
-            store: None,
-            modified: None,
-            armed: false,
-            turn: Turns::default(),
-            writer: None,
-        };
+            created,
+        })?;
+        let inner = Inner::new(attributes, page);
         Ok(Self {
             ino,
             name,
             file: Arc::new(file),
             geometry,
             common: common.clone(),
-            created: SystemTime::now(),
+            created,
             mapping: RwLock::new(mapping),
             overdue: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             persisting: Mutex::default(),
+            last: OnceLock::new(),
             inner: Mutex::new(inner),
         })
     }
@@ -273,12 +312,31 @@ impl State {
     }
 
     /// Changes attributes; returns what they are then.
-    pub(crate) fn set_attributes(&self, change: impl FnOnce(&mut Attributes)) -> Attributes {
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`; nothing was changed then.
+    pub(crate) fn set_attributes(
+        &self,
+        change: impl FnOnce(&mut Attributes),
+    ) -> Result<Attributes, Errno> {
         let mut inner = self.lock();
-        change(&mut inner.attributes);
-        inner.attributes.changed = SystemTime::now();
+        let mut attributes = inner.attributes;
+        change(&mut attributes);
+        attributes.changed = SystemTime::now();
+        self.note(&inner, Event::Attributes(self.ino, attributes))?;
+        inner.attributes = attributes;
         inner.note_change();
-        inner.attributes
+        Ok(attributes)
+    }
+
+    /// Notes a change for a later daemon, unless there will be no such state. The argument shows that the
+    /// lock is held.
+    fn note(&self, inner: &Inner, event: Event) -> Result<(), Errno> {
+        match inner.gone {
+            true => Ok(()),
+            false => Ok(self.common.ledger.note(event)?),
+        }
     }
 
     /// Whether it was deleted or has evaporated.
@@ -340,13 +398,7 @@ impl State {
 
     /// If nobody is subscribed and nothing keeps the state: how long it still lingers.
     pub(crate) fn abandoned_for(&self) -> Option<Duration> {
-        let inner = self.lock();
-        (inner.open == 0 && !inner.is_kept() && !inner.gone).then(|| {
-            inner
-                .attributes
-                .linger
-                .saturating_sub(inner.closed_at.elapsed())
-        })
+        self.lock().abandoned_for()
     }
 
     /// Marks the state as gone if `cause` still holds. Whoever waits in the kernel is woken to see it;
@@ -355,29 +407,43 @@ impl State {
         let mut inner = self.lock();
         let holds = match cause {
             Cause::Deleted => true,
-            Cause::Abandoned => {
-                let lingered = inner.closed_at.elapsed() >= inner.attributes.linger;
-                inner.open == 0 && !inner.is_kept() && lingered
-            }
+            Cause::Abandoned => inner.abandoned_for() == Some(Duration::ZERO),
         };
-        if inner.gone || !holds {
+        // Of a mount that was left to another daemon nothing goes any more.
+        if inner.gone || !holds || self.common.ledger.is_left() {
             return None;
         }
+        // First: a later daemon that does not know the state marks its region as this one does.
+        self.common.ledger.note_end(Event::StateGone(self.ino));
         inner.gone = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();
-        mapped.header().raise(Notice::DELETED);
+        let last = mapped.header().seal();
+        // Under an intent the version that counts is still to be decided.
+        if !last.has_intent() {
+            // Once: it was not gone.
+            let _ = self.last.set(last);
+        }
         self.wake_all();
         Some(inner.take_all(|_| true))
     }
 
     /// Records `layout`, or says which one is recorded already.
-    pub(crate) fn record_layout(&self, layout: &Layout, may_record: bool) -> Result<(), Layout> {
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`; nothing was recorded then.
+    pub(crate) fn record_layout(
+        &self,
+        layout: &Layout,
+        may_record: bool,
+    ) -> Result<Result<(), Layout>, Errno> {
         let mut inner = self.lock();
-        match &inner.layout {
+        Ok(match &inner.layout {
             Some(recorded) if recorded.id == layout.id => Ok(()),
             Some(recorded) => Err(recorded.clone()),
             None if may_record => {
+                self.note(&inner, Event::Layout(self.ino, layout.clone()))?;
                 let mapping = self.mapping();
                 let mapped = mapping.mapped();
                 mapped
@@ -389,7 +455,7 @@ impl State {
                 Ok(())
             }
             None => Ok(()),
-        }
+        })
     }
 
     /// Notes a `read(2)`.

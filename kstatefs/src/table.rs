@@ -29,6 +29,14 @@ impl Default for Table {
 }
 
 impl Table {
+    /// An empty one, whose first number is `next`.
+    pub(crate) fn numbered_from(next: u64) -> Self {
+        Self {
+            next: next.max(FIRST_STATE),
+            ..Self::default()
+        }
+    }
+
     /// A number that no state has had; `None` when they are used up.
     pub(crate) fn fresh_ino(&mut self) -> Option<u64> {
         let fresh = self.next;

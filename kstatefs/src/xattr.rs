@@ -141,7 +141,7 @@ pub(crate) fn set(
     match name.strip_prefix("user.kstate.") {
         Some("linger") => {
             let linger = parse_duration(value).ok_or(Errno::EINVAL)?;
-            state.set_attributes(|attributes| attributes.linger = linger);
+            state.set_attributes(|attributes| attributes.linger = linger)?;
             Ok(())
         }
         Some("deadline") => {
@@ -193,7 +193,7 @@ const SHORTEST_DEADLINE: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 ///
-/// `EINVAL` for less than a millisecond.
+/// `EINVAL` for less than a millisecond, `ENOSPC`.
 pub(crate) fn set_deadline(
     shared: &Shared,
     state: &Arc<State>,
@@ -203,8 +203,7 @@ pub(crate) fn set_deadline(
     if after.is_some_and(|after| after < SHORTEST_DEADLINE) {
         return Err(Errno::EINVAL);
     }
-    shared.set_deadline(state, after);
-    Ok(())
+    shared.set_deadline(state, after)
 }
 
 /// A duration as everywhere, or bare milliseconds.

@@ -75,6 +75,30 @@ impl Setup {
         self
     }
 
+    fn command(&self, mount: &Path) -> Command {
+        let mut command = match (&self.capabilities, self.descriptors) {
+            (Some(capabilities), _) => confined(capabilities),
+            (None, None) => Command::new(kstatefs()),
+            (None, Some(limit)) => {
+                // Of a shell, which becomes the daemon: both limits are inherited.
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh"]);
+                shell.arg(limit.to_string()).arg(kstatefs());
+                shell
+            }
+        };
+        command.args(&self.arguments).arg(mount);
+        let environment = self.environment.iter();
+        command.envs(environment.map(|(name, path)| (name, path)));
+        if self.apart {
+            command.process_group(0);
+        }
+        if !self.refused.is_empty() {
+            refuse(&mut command, &self.refused, self.errno);
+        }
+        command
+    }
+
     /// Starts it.
     ///
     /// # Panics
@@ -111,6 +135,7 @@ pub fn both_transports(test: impl Fn(&Daemon)) {
 #[derive(Debug)]
 pub struct Daemon {
     running: Running,
+    setup: Setup,
     mount: PathBuf,
     // Removed after everything else.
     home: Option<TempDir>,
@@ -133,30 +158,11 @@ impl Daemon {
         if !std::fs::exists(&mount).unwrap_or(true) {
             std::fs::create_dir(&mount).expect("an empty directory");
         }
-        let mut command = match (&setup.capabilities, setup.descriptors) {
-            (Some(capabilities), _) => confined(capabilities),
-            (None, None) => Command::new(kstatefs()),
-            (None, Some(limit)) => {
-                // Of a shell, which becomes the daemon: both limits are inherited.
-                let mut shell = Command::new("sh");
-                shell.args(["-c", "ulimit -n \"$1\"; shift; exec \"$@\"", "sh"]);
-                shell.arg(limit.to_string()).arg(kstatefs());
-                shell
-            }
-        };
-        command.args(&setup.arguments).arg(&mount);
-        let environment = setup.environment.iter();
-        command.envs(environment.map(|(name, path)| (name, path)));
-        if setup.apart {
-            command.process_group(0);
-        }
-        if !setup.refused.is_empty() {
-            refuse(&mut command, &setup.refused, setup.errno);
-        }
-        let mut running = Running::start(&mut command);
+        let mut running = Running::start(&mut setup.command(&mount));
         await_mount(&mount, &mut running);
         Self {
             running,
+            setup: setup.clone(),
             mount,
             home: Some(home),
         }
@@ -280,19 +286,54 @@ impl Daemon {
         self.running.pid()
     }
 
-    /// Kills it without warning and starts another on the same, then stale, mount.
+    /// Kills it without warning, if it lives.
+    pub fn kill(&mut self) {
+        if self.running.ended().is_none() {
+            self.running.signal(Signal::SIGKILL);
+            self.running.finish();
+        }
+    }
+
+    /// Kills it without warning and starts another on the same, then stale, mount, as it was started.
     ///
     /// # Panics
     ///
     /// When the new one does not mount.
     #[track_caller]
     pub fn kill_and_restart(mut self) -> Self {
-        if self.running.ended().is_none() {
-            self.running.signal(Signal::SIGKILL);
-            self.running.finish();
-        }
+        self.kill();
         let home = self.home.take().expect("taken only here and when dropped");
-        Self::start_in(home, &Setup::default())
+        Self::start_in(home, &self.setup)
+    }
+
+    /// Starts another one that takes its place.
+    ///
+    /// # Panics
+    ///
+    /// When that does not mount, or this one does not end.
+    #[track_caller]
+    pub fn replace(mut self) -> Self {
+        let setup = self.setup.clone().with("--replace");
+        let mut running = Running::start(&mut setup.command(&self.mount));
+        let status = self.running.finish();
+        assert!(status.success(), "the daemon that was replaced: {status}");
+        await_mount(&self.mount, &mut running);
+        Self {
+            running,
+            setup: self.setup.clone(),
+            mount: self.mount.clone(),
+            home: self.home.take(),
+        }
+    }
+
+    /// A process of one more daemon for the same mount, started as this one was.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    #[track_caller]
+    pub fn another(&self) -> Running {
+        Running::start(&mut self.setup.command(&self.mount))
     }
 }
 

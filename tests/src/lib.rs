@@ -4,6 +4,7 @@
 //! Every test has its own mount, so that they run side by side; whatever way a test ends, its
 //! daemon is stopped and its mount undone.
 
+mod attributes;
 mod binary;
 mod board;
 mod checked;
@@ -19,6 +20,7 @@ mod seats;
 mod sleeper;
 mod unit;
 
+pub use attributes::{attribute, remove_attribute, set_attribute};
 pub use binary::{kstate, kstatefs};
 pub use board::{Board, Noted};
 pub use checked::{Checked, WORDS, bytes_of, checked, number_of, number_of_bytes, words};

@@ -156,3 +156,122 @@ fn what_is_overdue_is_shown() {
     let line = printed(&["watch", "x", "--count", "1", "--json"]);
     assert!(line.contains("\"overdue\":true"), "{line}");
 }
+
+#[test]
+fn a_state_is_exported_and_imported_with_its_layout() {
+    let daemon = Daemon::start();
+    let state = daemon
+        .library()
+        .subscribe("pair")
+        .write()
+        .typed::<[u32; 2]>();
+    let state = state.unwrap();
+    state.publish(&[7, 8]).unwrap();
+    state.publish(&[9, 10]).unwrap();
+    let exported = run(&daemon, &["export", "pair"], b"");
+    assert!(exported.status.success(), "{}", text(&exported));
+    let document: serde_json::Value = serde_json::from_slice(&exported.stdout).unwrap();
+    assert_eq!(document["generation"], 2);
+    assert_eq!(document["layout"]["text"], "[u32;2]");
+    assert_eq!(document["hex"], "090000000a000000");
+    assert!(document["time"].as_str().unwrap().starts_with("20"));
+    let raw = run(&daemon, &["export", "pair", "--raw"], b"");
+    assert_eq!(raw.stdout, [9, 0, 0, 0, 10, 0, 0, 0]);
+
+    let imported = run(&daemon, &["import", "copy", "--keep"], &exported.stdout);
+    assert!(imported.status.success(), "{}", text(&imported));
+    let copy = daemon
+        .library()
+        .subscribe("copy")
+        .typed::<[u32; 2]>()
+        .unwrap();
+    assert_eq!(copy.snapshot().unwrap().value, [9, 10]);
+    let info = daemon.library().info("copy").unwrap();
+    assert_eq!(
+        (info.generation.0, info.layout.unwrap().text.as_str()),
+        (1, "[u32;2]")
+    );
+    assert!(info.kept);
+
+    let imported = run(&daemon, &["import", "bytes", "--raw", "--keep"], b"any\n");
+    assert!(imported.status.success(), "{}", text(&imported));
+    let raw = run(&daemon, &["export", "bytes", "--raw"], b"");
+    assert_eq!(raw.stdout, b"any\n");
+}
+
+#[test]
+fn a_state_of_another_layout_refuses_an_import_and_stays_as_it_is() {
+    let daemon = Daemon::start();
+    let library = daemon.library();
+    let pair = library
+        .subscribe("pair")
+        .write()
+        .typed::<[u32; 2]>()
+        .unwrap();
+    pair.publish(&[7, 8]).unwrap();
+    let other = library.subscribe("other").write().typed::<u64>().unwrap();
+    other.publish(&1).unwrap();
+    let exported = run(&daemon, &["export", "pair"], b"");
+    let imported = run(&daemon, &["import", "other"], &exported.stdout);
+    assert_eq!(imported.status.code(), Some(1));
+    for part in ["`other`", "[u32;2]", "u64", "--raw"] {
+        assert!(text(&imported).contains(part), "{}", text(&imported));
+    }
+    assert_eq!(other.snapshot().unwrap().value, 1);
+    assert_eq!(
+        run(&daemon, &["export", "absent"], b"").status.code(),
+        Some(3)
+    );
+    let _empty = library.subscribe("empty").write().bytes().unwrap();
+    assert_eq!(
+        run(&daemon, &["export", "empty"], b"").status.code(),
+        Some(3)
+    );
+}
+
+#[test]
+fn a_state_is_kept_in_a_file_and_it_is_shown_how_far() {
+    let daemon = Daemon::start();
+    let file = daemon.home().join("file");
+    let shown = file.to_str().unwrap();
+    let out = |arguments: &[&str]| {
+        let output = run(&daemon, arguments, b"");
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(
+        run(&daemon, &["set", "x", "7", "--keep"], b"")
+            .status
+            .success()
+    );
+    assert_eq!(out(&["persist", "x"]), "x is in no file\n");
+    let refused = run(&daemon, &["sync", "x"], b"");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused).contains("not persistent"),
+        "{}",
+        text(&refused)
+    );
+    out(&["persist", "x", shown, "--within", "1h"]);
+    assert!(run(&daemon, &["set", "x", "8"], b"").status.success());
+    assert_eq!(out(&["sync", "x"]), "x: version 2 is in its file\n");
+    out(&["persist", "x", "--each"]);
+    let told: serde_json::Value = serde_json::from_str(&out(&["persist", "x", "--json"])).unwrap();
+    assert_eq!(told["persistent"]["file"], shown);
+    assert_eq!(told["persistent"]["within_ns"], 0);
+    assert_eq!(told["persistent"]["durable_generation"], 2);
+    for arguments in [&["persist", "x"][..], &["stat", "x"]] {
+        let text = out(arguments);
+        assert!(
+            text.contains(shown) && text.contains("the newest"),
+            "{text}"
+        );
+    }
+    assert!(out(&["ls", "-l"]).contains("persistent"));
+    let other = run(
+        &daemon,
+        &["persist", "x", "/tmp/no/such/directory/file"],
+        b"",
+    );
+    assert!(!other.status.success());
+}

@@ -102,7 +102,7 @@ fn a_forked_child_claims_for_itself_and_survives_its_parent() {
 }
 
 #[test]
-fn a_map_goes_on_when_the_daemon_is_killed_and_a_new_daemon_replaces_the_mount() {
+fn a_map_goes_on_when_the_daemon_is_killed_and_a_new_daemon_takes_over() {
     let mut daemon = Daemon::start();
     let state = daemon
         .library()
@@ -124,7 +124,9 @@ fn a_map_goes_on_when_the_daemon_is_killed_and_a_new_daemon_replaces_the_mount()
         .write()
         .typed::<u64>()
         .unwrap();
-    assert!(fresh.snapshot().unwrap().generation().is_never());
+    assert_eq!(fresh.snapshot().unwrap().value, 2);
+    fresh.publish(&3).unwrap();
+    assert_eq!(state.snapshot().unwrap().value, 3);
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn a_mount_is_found_through_a_symbolic_link_while_its_daemon_does_not_answer() {
 }
 
 #[test]
-fn a_mount_left_by_a_killed_daemon_is_replaced_and_its_memory_freed() {
+fn a_mount_left_by_a_killed_daemon_is_replaced_and_its_directory_taken_over() {
     let mut daemon = Daemon::start();
     let held = std::fs::File::create(daemon.file("x")).unwrap();
     let dead = daemon.process().pid().as_raw();
@@ -208,6 +208,8 @@ fn a_mount_left_by_a_killed_daemon_is_replaced_and_its_memory_freed() {
     );
     let daemon = daemon.kill_and_restart();
     std::fs::write(daemon.file("y"), "alive").unwrap();
+    assert_eq!(directories_of(dead).len(), 1);
+    drop(daemon);
     assert_eq!(directories_of(dead), [""; 0]);
     drop(held);
 }

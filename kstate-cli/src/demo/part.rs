@@ -177,6 +177,8 @@ fn tell(message: &Message) -> io::Result<()> {
 fn serve(part: &mut Part, backing: Option<&Path>) -> Outcome {
     let mut config = kstatefs::Config::new(part.directory());
     config.backing = backing.map(Path::to_owned);
+    // It goes with the demo.
+    config.restartable = false;
     let mut told = Ok(());
     kstatefs::serve(config, |mounted| {
         told = part.ready(match mounted.transport {

@@ -83,6 +83,9 @@ impl Slot {
 pub struct Head(u64);
 
 impl Head {
+    /// The bit of a commit of several states that is under way, or of a state that was deleted.
+    pub(super) const INTENT: u64 = 1 << 63;
+
     /// The head of a region nobody has written.
     pub const INITIAL: Self = Self(0);
 
@@ -109,7 +112,7 @@ impl Head {
     /// is the one before it.
     #[inline]
     pub(super) const fn with_intent(generation: Generation, slot: Slot) -> Self {
-        Self(Self::new(generation, slot).0 | 1 << 63)
+        Self(Self::new(generation, slot).0 | Self::INTENT)
     }
 
     /// The newest generation; with an intent, the one before the version in question.
@@ -122,7 +125,7 @@ impl Head {
     /// with a slot's tag asks both.
     #[inline]
     pub(super) const fn generation_or_intent(self) -> u64 {
-        self.0 & (MAX_GENERATION.0 | 1 << 63)
+        self.0 & (MAX_GENERATION.0 | Self::INTENT)
     }
 
     /// The slot that holds it; with an intent, the version in question.
@@ -135,7 +138,7 @@ impl Head {
     /// Whether a commit of several states is under way here.
     #[inline]
     pub const fn has_intent(self) -> bool {
-        self.0 >> 63 != 0
+        self.0 & Self::INTENT != 0
     }
 
     /// The 32 bits a futex waits on.

@@ -1,6 +1,6 @@
 //! The header page of a region: the one table of its layout.
 
-use super::Generation;
+use super::{Generation, Head};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The first [`HEADER_BYTES`](crate::abi::HEADER_BYTES) of page 1.
@@ -55,7 +55,7 @@ pub struct Header {
     /// Nanoseconds per tick in units of 2^-32 ns.
     pub clock_ns_per_tick_32: AtomicU64,
     reserved0: [AtomicU64; 2],
-    /// The state: see [`Head`](super::Head).
+    /// The state: see [`Head`].
     pub head: AtomicU64,
     /// The generation that no other has followed in time, plus one; 0 for none. Beside `head`, so
     /// that who reads that has it, too.
@@ -175,6 +175,17 @@ impl Header {
         // ORDERING: SeqCst: pairs with `notice`; the raiser loads `head` SeqCst afterwards.
         self.notice.fetch_or(bits.0, Ordering::SeqCst);
         crate::sync::fence_for_loom();
+    }
+
+    /// Ends a state for who has it mapped: `head` gets the bit that stands for an intent, of a commit that is
+    /// none. No look at it finds a version then, and no commit its base, without a load more for those that
+    /// are not deleted; what meets the bit finds [`Notice::DELETED`]. Returns the head as it was.
+    ///
+    /// Under an intent it has the bit already: who takes that off seals it again.
+    pub fn seal(&self) -> Head {
+        self.raise(Notice::DELETED);
+        // ORDERING: SeqCst behind the notice: who finds the bit finds that.
+        Head::from_raw(self.head.fetch_or(Head::INTENT, Ordering::SeqCst))
     }
 
     /// As [`raise`](Self::raise), where nobody lowers the bits meanwhile: cheap when they are set.

@@ -8,7 +8,7 @@
 //! the descriptor found through the new version and readers that never help.
 
 use super::read::{Corruption, ReadError};
-use super::{Generation, Head, Memory, Slot};
+use super::{Generation, Head, Memory, Notice, Slot};
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Records are numbered from 1 up to this, and a number is never used again.
@@ -312,12 +312,22 @@ pub(super) fn look_closer<M: Memory>(memory: &M, mut head: Head) -> Result<Stand
         if let Some(standing) = resolve(memory, head)? {
             return Ok(standing);
         }
+        if is_sealed(memory, head) {
+            return Err(ReadError::Deleted);
+        }
         // ORDERING: Acquire before the load of `head`, as in `overtaken`: what told that the
         // committer has gone on was stored after it had put this head back.
         fence(Ordering::Acquire);
         head = Head::from_raw(memory.header().head.load(Ordering::Acquire));
     }
     Err(ReadError::Corrupt(Corruption::Intent))
+}
+
+/// Whether `head` has the bit because the state was deleted: it names the version that was the newest, where an
+/// intent names one that is to follow.
+fn is_sealed<M: Memory>(memory: &M, head: Head) -> bool {
+    let is_newest = memory.slot(head.slot()).tag.load(Ordering::Relaxed) == head.generation().0;
+    is_newest && memory.header().notice().contains(Notice::DELETED)
 }
 
 /// How `head` with an intent stands; `None` when its committer has gone on meanwhile.

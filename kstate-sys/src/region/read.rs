@@ -59,6 +59,9 @@ pub enum ReadError {
         /// The record to map.
         record: u32,
     },
+    /// The state was deleted, and its head [sealed](super::Header::seal).
+    #[error("the state was deleted")]
+    Deleted,
     /// A writer has damaged the region.
     #[error("the region is damaged: {0}; a process that may write it wrote over it")]
     Corrupt(Corruption),
@@ -241,6 +244,18 @@ pub fn describe<M: Memory>(memory: &M) -> Result<Version, ReadError> {
         }
     }
     Err(ReadError::Unstable)
+}
+
+/// As [`describe`], of the version that `head` names; `None` when its slot holds another version by now.
+///
+/// # Errors
+///
+/// As [`describe`].
+pub fn describe_at<M: Memory>(memory: &M, head: Head) -> Result<Option<Version>, ReadError> {
+    match visit_version(memory, head, |_, _| Ok(()))? {
+        Attempt::Done(version) => Ok(Some(version)),
+        Attempt::Overtaken(_) => Ok(None),
+    }
 }
 
 /// The newest head, resolved to one without intent.

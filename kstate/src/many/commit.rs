@@ -13,6 +13,7 @@ use super::{FEW, Generations, Many, ManyOutcome};
 use crate::claim::ClaimError;
 use crate::errno;
 use crate::intent::Region;
+use crate::reader::{Reader, Untyped};
 use crate::records::OwnRecord;
 use crate::transaction::{CommitError, Outcome};
 use crate::writing::{Room, Writing};
@@ -20,8 +21,8 @@ use crate::writing::{Room, Writing};
 /// How often the daemon is asked to settle what it has itself given up.
 const MAX_SETTLES: u32 = 1000;
 
-/// Why a commit of several states could not be tried. No state was changed, except as
-/// [`CommitError::Deleted`] says.
+/// Why a commit of several states could not be tried. No state was changed, except that those with
+/// a [deleted](CommitError::Deleted) one may have been.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitManyError {
@@ -84,7 +85,14 @@ impl Many<'_> {
         self.try_commit()
     }
 
-    pub(super) fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
+    /// The states that were written, in the order they were added.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &Reader<Untyped>> {
+        let written = self.members.iter();
+        let written = written.filter(|member| member.is_dirty() && member.writing().is_some());
+        written.map(Member::reader)
+    }
+
+    pub(crate) fn try_commit(&self) -> Result<ManyOutcome, CommitManyError> {
         let mut targets = Targets::new();
         targets.reserve(self.members.len());
         let (mut any_read, mut sorted, mut last) = (false, true, 0);
@@ -165,6 +173,14 @@ fn commit_all<'m>(
         };
         match attempted {
             Ok(()) => break Ok(None),
+            Err(SeveralError::WriteConflict { index, .. })
+                if targets[index].member.reader().is_deleted() =>
+            {
+                break Err(is_deleted(targets[index].member).into());
+            }
+            Err(SeveralError::CheckConflict { index, .. }) if read[index].reader().is_deleted() => {
+                break Err(is_deleted(read[index]).into());
+            }
             Err(SeveralError::WriteConflict { index, found }) => {
                 count_conflict(first);
                 if found.has_intent() {

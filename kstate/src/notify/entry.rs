@@ -34,6 +34,10 @@ pub(super) struct Known {
     /// The next version is not told before.
     due: Deadline,
     place: Place,
+    /// Where it sleeps is to be asked for again then, as no daemon was there.
+    alone_until: Option<Deadline>,
+    /// That of the daemon that was asked; none where the state's file is polled.
+    epoch: Option<u32>,
 }
 
 /// What a look at a state found.
@@ -47,6 +51,8 @@ pub(super) struct Look {
     pub(super) expected: u32,
     /// Something has been told by it.
     pub(super) has_told: bool,
+    /// When it is to be looked at again though nobody wakes, as no daemon was there.
+    pub(super) alone_until: Option<Deadline>,
 }
 
 impl Look {
@@ -103,7 +109,23 @@ impl Known {
             place: self.place,
             expected,
             has_told: false,
+            alone_until: self.alone_until,
         }
+    }
+
+    /// Whether it is the daemon that wakes it.
+    pub(super) fn is_in_crowd(&self) -> bool {
+        self.place == Place::Crowd
+    }
+
+    /// Whether where it sleeps is to be asked for again: another daemon is there, or may be.
+    pub(super) fn is_outdated(&self) -> bool {
+        let epoch = || {
+            let header = self.reader.memory().header();
+            header.epoch.load(Ordering::Relaxed)
+        };
+        let is_another = self.epoch.is_some_and(|known| known != epoch());
+        is_another || self.alone_until.is_some_and(Deadline::has_passed)
     }
 
     /// Tells no more for a `period`; until when that is.
@@ -145,6 +167,8 @@ impl Entry {
                 is_told_overdue: false,
                 due: Deadline::default(),
                 place: Place::Head,
+                alone_until: None,
+                epoch: None,
             },
             seat: None,
         };
@@ -166,10 +190,16 @@ impl Entry {
         if sleeps {
             let seat = self.reader().subscription().sit_down(Stay::Lasting);
             let seat = seat.map_err(|source| cannot_wait(self.reader(), source))?;
-            self.known.place = seat.place;
-            self.seat = Some(seat);
+            self.sit(seat);
         }
         Ok(())
+    }
+
+    fn sit(&mut self, seat: Seat) {
+        self.known.place = seat.place;
+        self.known.alone_until = seat.alone_until();
+        self.known.epoch = Some(seat.epoch());
+        self.seat = Some(seat);
     }
 
     fn stand_up(&mut self) {
@@ -190,19 +220,18 @@ impl Entry {
         let subscription = self.reader().subscription();
         let header = self.reader().memory().header();
         let in_crowd = self.known.place == Place::Crowd;
-        let seat = self.seat.as_ref();
-        if seat.is_some_and(|seat| seat.is_outdated(header)) {
+        if self.known.is_outdated() {
             self.renew(true)?;
         } else if in_crowd && subscription.distrusts_daemon() {
             self.known.place = Place::Head;
         } else if in_crowd && subscription.may_get_a_seat(header) {
             // What it has is given back behind it: no commit is missed in between.
             if let Ok(seat) = subscription.sit_down(Stay::Lasting) {
-                let place = seat.place;
-                if let Some(old) = self.seat.replace(seat) {
+                let old = self.seat.take();
+                self.sit(seat);
+                if let Some(old) = old {
                     self.reader().subscription().stand_up(old);
                 }
-                self.known.place = place;
             }
         }
         Ok(self.known.look())

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use kstate_sys::abi::O_LIBRARY;
 use kstate_sys::futex::Deadline;
@@ -19,11 +20,14 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use super::NotifyError;
 use super::entry::{Entry, Look};
-use crate::errno;
+use crate::errno::{self, Refusal};
 use crate::wait::cannot_wait;
 
 /// Token of the timer; entries count from 1.
 const TIMER: u64 = 0;
+
+/// How often what is watched is looked at while no daemon is there.
+const BETWEEN_DAEMONS: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Files {
@@ -50,6 +54,35 @@ impl Files {
     }
 
     pub(super) fn arm(&mut self, id: u64, entry: &Entry, look: Look) -> Result<(), NotifyError> {
+        let reader = entry.reader();
+        let link = reader.subscription().link();
+        let mut listening = self.listen_anew(id, entry, look);
+        if listening.as_ref().is_err_and(has_no_daemon) {
+            // The file is of a daemon that has ended: another one of the one that has followed.
+            self.forget_file(id);
+            listening = link
+                .connect()
+                .and_then(|_| self.listen_anew(id, entry, look));
+        }
+        match listening {
+            // Nobody tells of anything until there is one: it is looked at again and again.
+            Err(error) if errno::may_come_back(&error) => {
+                self.forget_file(id);
+                let again = Deadline::after(BETWEEN_DAEMONS);
+                self.due.insert(
+                    id,
+                    match look.has_news() {
+                        true => look.due.min(again),
+                        false => again,
+                    },
+                );
+            }
+            listening => listening.map_err(|source| cannot_wait(reader, source))?,
+        }
+        Ok(self.set_timer()?)
+    }
+
+    fn listen_anew(&mut self, id: u64, entry: &Entry, look: Look) -> io::Result<()> {
         let known = entry.known();
         let file = match self.files.entry(id) {
             hash_map::Entry::Occupied(there) => there.into_mut(),
@@ -58,11 +91,9 @@ impl Files {
         if look.has_news() {
             self.due.insert(id, look.due);
         } else {
-            let acknowledged = errno::uninterrupted(|| call::seen(&*file, known.seen.0));
-            acknowledged.map_err(|source| cannot_wait(&known.reader, source))?;
+            errno::uninterrupted(|| call::seen(&*file, known.seen.0))?;
         }
-        self.listen(id, entry, look)?;
-        Ok(self.set_timer()?)
+        self.listen(id, entry, look)
     }
 
     /// Once: what has been told is not to be told again and again, nor what has to wait for its time.
@@ -96,6 +127,10 @@ impl Files {
 
     pub(super) fn disarm(&mut self, id: u64) {
         self.due.remove(&id);
+        self.forget_file(id);
+    }
+
+    fn forget_file(&mut self, id: u64) {
         if let Some(file) = self.files.remove(&id) {
             // A process that this one has forked may have it open as well: it would go on to be told of.
             let _ = self.epoll.delete(&file);
@@ -137,6 +172,10 @@ impl Files {
         }
         Ok(())
     }
+}
+
+fn has_no_daemon(error: &io::Error) -> bool {
+    errno::refusal(error) == Refusal::DaemonDied
 }
 
 /// The state's file, opened anew.

@@ -93,7 +93,7 @@ pub(super) struct Uring {
 }
 
 /// Where the daemon wakes it may be that nobody does. So what sleeps there is looked at: first after
-/// [`CROWD_SLEEP`], then less and less often.
+/// [`CROWD_SLEEP`], then less and less often; and what no daemon was there for, when one may be.
 struct Round {
     time: Box<types::Timespec>,
     after: Duration,
@@ -119,6 +119,8 @@ struct Armed {
     /// about to complete: who commits wakes it, or the daemon does where a committer has died.
     waits: u8,
     in_crowd: bool,
+    /// No daemon was there to be asked for a place to sleep.
+    is_alone: bool,
 }
 
 /// Ends all of that kind that an entry has in flight.
@@ -200,10 +202,12 @@ impl Uring {
             pause: Box::default(),
             waits: 0,
             in_crowd: false,
+            is_alone: false,
         });
         let in_crowd = look.place == Place::Crowd;
         let moves = armed.in_crowd && !in_crowd;
         armed.in_crowd = in_crowd;
+        armed.is_alone = look.alone_until.is_some();
         let waits = armed.waits > u8::from(look.has_told) && !moves;
         let in_flight = armed.waits;
         armed.waits += u8::from(!waits);
@@ -215,7 +219,9 @@ impl Uring {
             if look.has_told {
                 self.round.after = CROWD_SLEEP;
             }
-            self.arm_round()?;
+            self.arm_round(self.round.after)?;
+        } else if let Some(until) = look.alone_until {
+            self.arm_round(until.left())?;
         }
         if waits {
             return Ok(());
@@ -245,11 +251,11 @@ impl Uring {
     }
 
     /// Has the crowds looked at in a while, unless that is to be done already.
-    fn arm_round(&mut self) -> io::Result<()> {
+    fn arm_round(&mut self, after: Duration) -> io::Result<()> {
         if self.round.is_armed {
             return Ok(());
         }
-        *self.round.time = self.round.after.into();
+        *self.round.time = after.into();
         // INVARIANT: 1, of a time that lives as long as the ring.
         let timeout = opcode::Timeout::new(&raw const *self.round.time).build();
         self.push(&[timeout.user_data(Kind::Round.data(0))])?;
@@ -264,8 +270,9 @@ impl Uring {
             return Vec::new();
         }
         self.round.after = (self.round.after * 2).min(LONGEST_SLEEP);
-        let crowd = self.armed.iter().filter(|(_, armed)| armed.in_crowd);
-        crowd.map(|(id, armed)| (*id, armed.waits > 1)).collect()
+        let is_due = |armed: &Armed| armed.in_crowd || armed.is_alone;
+        let due = self.armed.iter().filter(|(_, armed)| is_due(armed));
+        due.map(|(id, armed)| (*id, armed.waits > 1)).collect()
     }
 
     /// A timeout that succeeds and leaves no completion, before what is linked to it.

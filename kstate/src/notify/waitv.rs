@@ -236,7 +236,8 @@ impl Shard {
         let mut looks = Vec::with_capacity(jobs.len());
         jobs.retain(|job| {
             let look = job.known.look();
-            if look.is_news() {
+            // Another daemon is to be asked for where it sleeps, by the notifier.
+            if look.is_news() || job.known.is_outdated() {
                 job.bell.ring(job.id);
                 return false;
             }
@@ -267,6 +268,7 @@ fn sleep(look: &Look) -> Deadline {
         Place::Head => LONGEST_SLEEP,
     };
     let longest = Deadline::after(longest);
+    let longest = look.alone_until.map_or(longest, |until| until.min(longest));
     match look.has_news() {
         true => look.due.min(longest),
         false => longest,

@@ -9,6 +9,7 @@ use kstate_sys::name::{NameError, StateName};
 use crate::announce::AnnounceError;
 use crate::claim::ClaimError;
 use crate::mount::MountError;
+use crate::persist::PersistError;
 use crate::wait::WaitError;
 
 /// Why there is no subscription.
@@ -112,6 +113,9 @@ pub enum SubscribeError {
     /// It cannot be announced as was asked.
     #[error(transparent)]
     Announce(#[from] AnnounceError),
+    /// It cannot be kept in a file as was asked.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
     /// The file belongs to no daemon.
     #[error("`{name}` is a file that no kstate daemon serves")]
     NotKstate {

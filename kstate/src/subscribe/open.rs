@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kstate_sys::abi::{ABI_VERSION, Geometry, O_LIBRARY};
 use kstate_sys::access::Access;
@@ -16,11 +16,14 @@ use nix::sys::stat::Mode;
 use super::SubscribeError;
 use crate::errno::{self, Refusal};
 use crate::mount::{Mount, MountError};
-use crate::sleep::Until;
+use crate::sleep::{LONGEST_SLEEP, Until};
 use crate::subscription::{Terms, Transport};
 
 /// How often a state may come and go while it is opened.
 const MAX_ATTEMPTS: u32 = 100;
+
+/// How often it is looked whether a daemon is there again.
+const BETWEEN_DAEMONS: Duration = Duration::from_millis(100);
 
 /// A layout as it is told to the daemon.
 #[derive(Debug)]
@@ -93,21 +96,32 @@ impl Options<'_> {
             name: self.name.clone(),
             source,
         };
-        let registry = self.mount.registry()?;
+        let mut registry = self.mount.registry()?;
         loop {
             let changes = registry.changes().map_err(io)?;
+            let mut most = LONGEST_SLEEP;
             match self.open(false) {
                 Err(SubscribeError::NotFound { .. }) => {}
+                // It was there when this began, and may be followed by another one.
+                Err(SubscribeError::Mount(error)) if error.may_come_back() => {
+                    most = BETWEEN_DAEMONS
+                }
                 opened => return opened,
             }
             if until.has_passed() {
                 return Err(self.timed_out(began));
             }
-            let woken = registry.wait(changes, until).map_err(io)?;
+            let woken = registry.wait(changes, until, most).map_err(io)?;
             if woken == Woken::Interrupted || until.is_interrupted() {
                 return Err(SubscribeError::Interrupted {
                     name: self.name.clone(),
                 });
+            }
+            // A daemon that has begun afresh has another page.
+            if woken == Woken::TimedOut
+                && let Ok(now) = self.mount.registry()
+            {
+                registry = now;
             }
         }
     }
@@ -166,6 +180,7 @@ impl Options<'_> {
         let terms = || {
             Some(Terms {
                 state_id: argument.state_id,
+                mount_id: argument.mount_id,
                 clock: Clock::from_raw(argument.clock_kind, argument.clock_ns_per_tick_32)?,
                 geometry,
                 transport: match argument.transport {

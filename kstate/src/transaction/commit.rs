@@ -13,8 +13,7 @@ use crate::snapshot::ReadError;
 use crate::state::State;
 use crate::writing::{Room, Writing};
 
-/// Why a commit could not even be tried. The state is unchanged, except as
-/// [`CommitError::Deleted`] says.
+/// Why a commit could not even be tried. The state is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
@@ -34,7 +33,7 @@ pub enum CommitError {
         /// The capacity in force, in bytes.
         capacity: u32,
     },
-    /// The state was deleted: the value is in the mapping, where nobody will look for it.
+    /// The state was deleted.
     #[error(
         "state `{name}` was deleted, so nobody will see what is committed; subscribe again to \
          create it anew"
@@ -98,7 +97,7 @@ impl<T: Content> State<T> {
                     });
                 }
                 Err(region::CommitError::Conflict { found }) => {
-                    return Ok(self.writing.conflict(base, found));
+                    return self.writing.conflict(base, found);
                 }
                 Err(_) => {}
             }
@@ -115,7 +114,10 @@ impl Writing {
         let name = || self.reader().name().clone();
         let mut asked = None;
         loop {
-            let mut writer = match self.own_writer() {
+            if self.reader().is_deleted() {
+                return Err(CommitError::Deleted { name: name() });
+            }
+            let mut writer = match self.kept_writer() {
                 Some(writer) => writer,
                 None => self.claim()?,
             };
@@ -134,7 +136,7 @@ impl Writing {
                         false => Err(CommitError::Deleted { name: name() }),
                     }
                 }
-                Err(region::CommitError::Conflict { found }) => Ok(self.conflict(base, found)),
+                Err(region::CommitError::Conflict { found }) => self.conflict(base, found),
                 Err(region::CommitError::Exhausted) => Err(CommitError::Exhausted { name: name() }),
                 Err(_) => match self.make_room(bytes.len(), asked) {
                     Ok(Room::Made { capacity }) => {
@@ -157,7 +159,11 @@ impl Writing {
 
     #[cold]
     #[inline(never)]
-    fn conflict(&self, base: Head, found: Head) -> Outcome {
+    fn conflict(&self, base: Head, found: Head) -> Result<Outcome, CommitError> {
+        if self.reader().is_deleted() {
+            let name = self.reader().name().clone();
+            return Err(CommitError::Deleted { name });
+        }
         self.reader().memory().header().count_conflict();
         let mut generation = found.generation();
         if found.has_intent() {
@@ -165,10 +171,10 @@ impl Writing {
             // Done about it what can be done, for the next attempt.
             self.meet();
         }
-        Outcome::Conflict {
+        Ok(Outcome::Conflict {
             base: base.generation(),
             found: generation,
-        }
+        })
     }
 
     #[cold]

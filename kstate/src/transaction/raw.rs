@@ -218,7 +218,7 @@ impl<T: Content> State<T> {
     }
 }
 
-impl<T: Content> RawTransaction<'_, T> {
+impl<'s, T: Content> RawTransaction<'s, T> {
     /// The address of the page, for reading. It stays for as long as the transaction; the bytes
     /// behind it are the caller's and of whoever it hands the pointer to.
     pub fn as_ptr(&mut self) -> *const u8 {
@@ -421,6 +421,10 @@ impl<T: Content> RawTransaction<'_, T> {
             self.end(head.map(|head| Contents { length, head }));
         }
         Ok(outcome)
+    }
+
+    pub(crate) fn state(&self) -> &'s State<T> {
+        self.state
     }
 
     /// Throws away what was written.

@@ -129,6 +129,9 @@ impl Shown {
 
     /// Shows the newest version if the pace allows, and says which is the newest.
     fn advance(&self, kept: &mut Kept) -> Result<Generation, ReadError> {
+        if self.reader.is_deleted() {
+            return Err(self.reader.named(region::ReadError::Deleted));
+        }
         let newest = self.reader.generation();
         let stays = newest == kept.generation || !kept.due.has_passed();
         if kept.version.is_some() && stays {

@@ -6,7 +6,7 @@
 use kstate_sys::futex::Deadline;
 use kstate_sys::region::Generation;
 
-use super::request::Request;
+use super::request::{Request, check_there};
 use super::waitable::{Waitable, shown, untyped};
 use super::{WaitError, Waited};
 use crate::sleep::{self, Until};
@@ -29,6 +29,7 @@ impl Request<'_> {
     /// Until a view shows another version than `since`.
     fn behind_shown(&self, shown: &Shown, since: Generation) -> Result<Waited, WaitError> {
         loop {
+            check_there(shown.reader().as_of())?;
             let showing = shown.look();
             if showing.generation != since {
                 return Ok(Waited::Changed(showing.generation));
@@ -61,6 +62,7 @@ impl Request<'_> {
             let mut states = Vec::with_capacity(of.len());
             let mut places = Vec::with_capacity(of.len());
             for (at, (of, since)) in of.iter().enumerate() {
+                check_there(untyped(*of))?;
                 let (generation, next) = match shown(*of) {
                     None => (untyped(*of).generation(), None),
                     Some(shown) => {

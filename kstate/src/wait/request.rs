@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kstate_sys::futex::{Deadline, Woken};
-use kstate_sys::region::{Generation, Head, Memory, Notice};
+use kstate_sys::region::{Generation, Head, Memory};
 
 use super::{WaitError, Waited};
 use crate::errno::{self, Refusal};
@@ -50,6 +50,7 @@ impl Request<'_> {
         reader: &Reader<Untyped>,
         since: Generation,
     ) -> Result<Waited, WaitError> {
+        check_there(reader)?;
         if let Some((_, waited)) = self.look_at(&[(reader, since)]) {
             return Ok(waited);
         }
@@ -92,6 +93,9 @@ impl Request<'_> {
         &self,
         states: &[(&Reader<Untyped>, Generation)],
     ) -> Result<(usize, Waited), WaitError> {
+        for (reader, _) in states {
+            check_there(reader)?;
+        }
         if let Some(found) = self.look_at(states) {
             return Ok(found);
         }
@@ -205,17 +209,14 @@ impl Request<'_> {
             false => head.generation(),
             true => reader.resolved_generation(head),
         };
+        // Before all else: its versions cannot be read any more.
+        check_there(reader)?;
         if newest != since {
             return Ok(Looked::Ended(Waited::Changed(newest)));
         }
         // The daemon marks it, wakes, and wakes again, for those who came between here and sleep.
         if self.or_overdue && header.is_overdue(since) {
             return Ok(Looked::Ended(Waited::Overdue(since)));
-        }
-        if header.notice().contains(Notice::DELETED) {
-            return Err(WaitError::Deleted {
-                name: reader.name().clone(),
-            });
         }
         Ok(Looked::Sleep(place.word(header, before, head.futex_word())))
     }
@@ -226,6 +227,16 @@ impl Request<'_> {
             Woken::Interrupted => Some(Waited::Interrupted),
             Woken::LookAgain | Woken::TimedOut => self.ended(),
         }
+    }
+}
+
+/// Whether the state was deleted.
+pub(super) fn check_there(reader: &Reader<Untyped>) -> Result<(), WaitError> {
+    match reader.is_deleted() {
+        false => Ok(()),
+        true => Err(WaitError::Deleted {
+            name: reader.name().clone(),
+        }),
     }
 }
 

@@ -88,6 +88,7 @@ impl Bench {
             timer,
             hub.clone(),
             settings,
+            fs::Origin::fresh().unwrap(),
         )
         .unwrap();
         fs.announcer.outlets = vec![outlet(Sinks::KBUS, &hub), outlet(Sinks::DBUS, &hub)];

@@ -18,8 +18,9 @@ use crate::handle::{Handle, OpenMode, Place};
 use crate::inode::{Node, Report};
 use crate::intents::{IntentRecord, Part};
 use crate::ioctl;
+use crate::ledger::Event;
 use crate::poll::{Poller, Readiness};
-use crate::reaper::process_of;
+use crate::process::process_of;
 use crate::registry::RegistryFile;
 use crate::report;
 use crate::rights::Credentials;
@@ -150,7 +151,10 @@ impl Shared {
         };
         let state = Arc::new(State::create(ino, name, file, attributes, &self.common)?);
         // Opened before anybody can see it, so that it cannot evaporate in between.
-        let opened = self.open_state(caller, &state, OpenMode::from_flags(flags), None)?;
+        let opened = self.open_state(caller, &state, OpenMode::from_flags(flags), None);
+        let opened = opened.inspect_err(|_| {
+            self.common.ledger.note_end(Event::StateGone(ino));
+        })?;
         let attr = Attr::of_state(&state);
         self.common.streams.created(&state);
         table.insert(state);
@@ -266,6 +270,9 @@ impl Shared {
             stream: handle.is_stream(),
         };
         self.files_mut().insert(file, OpenFile::State(handle));
+        if view.is_none() {
+            state.has_returned(&self.reaper, caller.tid);
+        }
         Ok(opened)
     }
 

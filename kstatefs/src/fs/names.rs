@@ -11,7 +11,7 @@ use crate::changes;
 use crate::errno::Errno;
 use crate::inode::{ALL_CHANGES, Node, REPORTS};
 use crate::intents::{IntentRecord, Part};
-use crate::reaper::process_of;
+use crate::process::process_of;
 use crate::rights::Credentials;
 use crate::state::{Cause, State};
 use crate::view::View;
@@ -119,7 +119,7 @@ impl Shared {
                 attributes.mode = change.mode.map_or(attributes.mode, |mode| mode & 0o1777);
                 attributes.uid = change.uid.unwrap_or(attributes.uid);
                 attributes.gid = change.gid.unwrap_or(attributes.gid);
-            });
+            })?;
             self.common.streams.rights_changed(&state);
             self.look_after(&state);
         }
@@ -155,6 +155,10 @@ impl Shared {
         let state = found.ok_or(Errno::ENOENT)?;
         if self.has_others(&state, process) {
             return Err(Errno::EBUSY);
+        }
+        if self.common.ledger.is_left() {
+            // Nothing goes any more; the next daemon can be asked.
+            return Err(Errno::ENOTCONN);
         }
         let retired = self.retire(&mut table, &state, Cause::Deleted);
         drop(table);

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use kstate_sys::abi::Geometry;
 use kstate_sys::announce::Sinks;
+use kstate_sys::name::StateName;
 use kstate_sys::persist::{USUAL_WITHIN_NS, outcome};
 use kstate_sys::region::Generation;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -18,6 +19,7 @@ use super::files::OpenFile;
 use super::{Caller, Shared};
 use crate::errno::Errno;
 use crate::inode::Node;
+use crate::ledger::Model;
 use crate::persist::opening::{self, Ids, IfAbsent, OpenError, Opened};
 use crate::persist::{
     Done, Entry, FileError, Image, LockedFile, StateFile, Store, ceiling, flush_last,
@@ -90,6 +92,29 @@ pub(crate) struct Wanted {
     pub(crate) ids: Ids,
     /// The file as the program has it open itself; without it, it is opened and made by its path alone.
     pub(crate) file: Option<File>,
+}
+
+/// Why a state did not come back.
+#[derive(Debug, thiserror::Error)]
+enum NotRestored {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("what was noted of it makes no sense")]
+    Note,
+    #[error("another state has the file, of this mount or of another")]
+    InUse,
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("it is the file of the state `{0}`")]
+    OtherState(StateName),
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+}
+
+impl From<Errno> for NotRestored {
+    fn from(errno: Errno) -> Self {
+        Self::System(std::io::Error::from_raw_os_error(errno.code()))
+    }
 }
 
 impl Shared {
@@ -259,7 +284,7 @@ impl Shared {
                 }
                 let (file, generation) = begin_again(file, &image, wanted.within)?;
                 state.restore(&image, Generation(generation))?;
-                self.restore_attributes(state, &image, false);
+                self.restore_attributes(state, &image, false)?;
                 (file, generation)
             }
         };
@@ -277,11 +302,54 @@ impl Shared {
             uid: wanted.ids.uid,
             gid: wanted.ids.gid,
         };
+        let note = entry.to_line();
         if let Some(manifest) = &self.manifest {
             manifest.put(entry)?;
         }
         let store = Arc::new(store);
-        state.attach(store.clone())?;
+        if let Err(errno) = state.attach(store.clone(), Some(note)) {
+            self.unlist_entry(state, &store)?;
+            return Err(errno.into());
+        }
+        self.flusher.begin(state, store);
+        Ok(())
+    }
+
+    /// Gives states their files again that a dead daemon has left with the rest of them.
+    pub(crate) fn reattach(self: &Arc<Self>, model: &Model) {
+        for (ino, noted) in &model.states {
+            let (Some(text), Ok(state)) = (&noted.persistent, self.state(*ino)) else {
+                continue;
+            };
+            let entry = Entry::from_line(text).ok_or(NotRestored::Note);
+            if let Err(error) = entry.and_then(|entry| self.reattach_one(&state, entry)) {
+                tracing::error!(
+                    state = %state.name(), %error,
+                    "a persistent state has lost its file, and stays in memory alone until it is deleted"
+                );
+                self.not_restored.fetch_add(1, Ordering::Relaxed);
+                // Not noted if there is no room: then a later daemon tries again.
+                let _ = state.set_attributes(|attributes| attributes.mode |= libc::S_ISVTX);
+            }
+        }
+    }
+
+    /// What is in memory is newer than what is in the file.
+    fn reattach_one(self: &Arc<Self>, state: &Arc<State>, entry: Entry) -> Result<(), NotRestored> {
+        let ids = Ids::of_user(entry.uid, entry.gid);
+        let opened = opening::open_as(&ids, &entry.path, IfAbsent::Fail, self.own_device())?;
+        let identity = opening::identity(&opened.file)?;
+        let locked = LockedFile::new(opened.file)?.ok_or(NotRestored::InUse)?;
+        let (mut file, image) = StateFile::recover(locked)?;
+        if image.name != *state.name() {
+            return Err(NotRestored::OtherState(image.name));
+        }
+        // Said to be on the medium only where that is known.
+        file.settle()?;
+        let generation = Generation(image.generation);
+        let store = Store::new(entry.path, identity, file, image.within, generation);
+        let store = Arc::new(store);
+        state.attach(store.clone(), None)?;
         self.flusher.begin(state, store);
         Ok(())
     }
@@ -292,8 +360,12 @@ impl Shared {
             return;
         };
         for entry in manifest.entries() {
-            if let Err(refused) = self.restore_entry(&entry) {
-                let error = std::io::Error::from_raw_os_error(refused.errno.code());
+            // A dead daemon has left it in memory.
+            let known = self.table().named(entry.name.as_str()).cloned();
+            if known.is_some_and(|state| state.store().is_some()) {
+                continue;
+            }
+            if let Err(error) = self.restore_entry(&entry) {
                 let file = entry.path.display();
                 tracing::error!(state = %entry.name, %file, %error, "a persistent state did not come back");
                 self.not_restored.fetch_add(1, Ordering::Relaxed);
@@ -301,13 +373,14 @@ impl Shared {
         }
     }
 
-    fn restore_entry(&self, entry: &Entry) -> Result<(), Refused> {
+    fn restore_entry(&self, entry: &Entry) -> Result<(), NotRestored> {
         let ids = Ids::of_user(entry.uid, entry.gid);
         let opened = opening::open_as(&ids, &entry.path, IfAbsent::Fail, self.own_device())?;
         let identity = opening::identity(&opened.file)?;
-        let (file, image) = StateFile::recover(lock(opened.file)?)?;
+        let locked = LockedFile::new(opened.file)?.ok_or(NotRestored::InUse)?;
+        let (file, image) = StateFile::recover(locked)?;
         if image.name != entry.name {
-            return Err(Refused::new(Errno::EADDRINUSE, outcome::OTHER_STATE));
+            return Err(NotRestored::OtherState(image.name));
         }
         let within = image.within;
         let (file, generation) = begin_again(file, &image, within)?;
@@ -321,9 +394,9 @@ impl Shared {
             within,
             generation,
         ));
-        state.attach(store.clone())?;
-        self.table_mut().insert(state.clone());
-        self.restore_attributes(&state, &image, true);
+        self.insert(&state);
+        state.attach(store.clone(), Some(entry.to_line()))?;
+        self.restore_attributes(&state, &image, true)?;
         self.flusher.begin(&state, store);
         self.registry.bump();
         Ok(())
@@ -356,9 +429,14 @@ impl Shared {
     }
 
     /// What is kept besides value, rights and room. What somebody has set since stays.
-    fn restore_attributes(&self, state: &Arc<State>, image: &Image, is_new: bool) {
+    fn restore_attributes(
+        &self,
+        state: &Arc<State>,
+        image: &Image,
+        is_new: bool,
+    ) -> Result<(), Errno> {
         if image.deadline.is_some() && (is_new || state.deadline().is_none()) {
-            self.set_deadline(state, image.deadline);
+            self.set_deadline(state, image.deadline)?;
         }
         let sinks = Sinks::from_bits(image.announce).unwrap_or_default();
         if !sinks.is_empty()
@@ -369,8 +447,9 @@ impl Shared {
             tracing::warn!(state = %state.name(), %error, "not announced any more");
         }
         if !is_new && state.attributes().linger.is_zero() {
-            state.set_attributes(|attributes| attributes.linger = image.linger);
+            state.set_attributes(|attributes| attributes.linger = image.linger)?;
         }
+        Ok(())
     }
 
     /// How soon behind a commit its version is to be in the state's file, from now on.
@@ -436,9 +515,16 @@ impl Shared {
     ///
     /// What the list's medium says; then the state stays.
     pub(super) fn unlist(&self, state: &State) -> Result<Option<Entry>, Errno> {
-        match (state.store(), &self.manifest) {
-            (Some(store), Some(manifest)) => Ok(manifest.remove(state.name(), store.path())?),
-            _ => Ok(None),
+        match state.store() {
+            Some(store) => self.unlist_entry(state, &store),
+            None => Ok(None),
+        }
+    }
+
+    fn unlist_entry(&self, state: &State, store: &Store) -> Result<Option<Entry>, Errno> {
+        match &self.manifest {
+            Some(manifest) => Ok(manifest.remove(state.name(), store.path())?),
+            None => Ok(None),
         }
     }
 
@@ -455,7 +541,7 @@ impl Shared {
     pub(super) fn let_go_of_store(&self, state: &State) {
         if let Some(store) = state.take_store() {
             self.flusher.end(state, &store);
-            flush_last(state, &store);
+            flush_last(state, &store, true);
         }
     }
 
@@ -527,7 +613,7 @@ fn begin_again(
     mut file: StateFile<LockedFile>,
     image: &Image,
     within: Duration,
-) -> Result<(StateFile<LockedFile>, u64), Refused> {
+) -> std::io::Result<(StateFile<LockedFile>, u64)> {
     // Versions up to the ceiling may have been seen that are not in the file.
     let generation = match image.clean {
         true => image.generation,

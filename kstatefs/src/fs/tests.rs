@@ -45,7 +45,8 @@ fn shared(transport: Transport) -> Shared {
         announce: announce::Settings::default(),
         manifest: None,
     };
-    Shared::new(backing, transport, timer, Arc::new(hub), settings).unwrap()
+    let origin = Origin::fresh().unwrap();
+    Shared::new(backing, transport, timer, Arc::new(hub), settings, origin).unwrap()
 }
 
 fn read(fs: &Shared, file: u64, offset: u64, size: usize) -> Vec<u8> {
@@ -266,10 +267,10 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
         fs.write(OWNER, file, 0, b"value", 0).unwrap();
         let state = fs.state(ino).unwrap();
         let tid = std::process::id();
-        let make = |process| {
+        let make = |process, owner| {
             fs.common
                 .intents
-                .create(&fs.backing, transport, process, (0, 0))
+                .create(&fs.backing, transport, process, owner, (0, 0))
         };
         let number = fs.reaper.hold_record(tid, make).unwrap();
         let record = fs.common.intents.get(number).unwrap();
@@ -322,11 +323,11 @@ fn a_commit_of_several_states_is_settled_only_where_its_owner_may_write() {
 #[test]
 fn a_records_files_are_its_users_and_last_as_long_as_it() {
     let fs = shared(Transport::Passthrough);
-    let make = |process| {
+    let make = |process, owner| {
         let user = (STRANGER.uid, STRANGER.gid);
         fs.common
             .intents
-            .create(&fs.backing, fs.transport, process, user)
+            .create(&fs.backing, fs.transport, process, owner, user)
     };
     let number = fs.reaper.hold_record(std::process::id(), make).unwrap();
     let mode = |name: &str| {
@@ -356,11 +357,11 @@ fn an_open_that_comes_late_to_a_record_finds_it_gone() {
         tid: std::process::id(),
         ..OWNER
     };
-    let hold = |process| {
+    let hold = |process, owner| {
         let (backing, transport) = (&fs.backing, fs.transport());
         fs.common
             .intents
-            .create(backing, transport, process, (0, 0))
+            .create(backing, transport, process, owner, (0, 0))
     };
     let number = fs.reaper.hold_record(caller.tid, hold).unwrap();
     let record = fs.common.intents.get(number).unwrap();

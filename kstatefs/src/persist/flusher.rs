@@ -135,16 +135,16 @@ impl Flusher {
         }
     }
 
-    /// Writes the last version of every state, marked as such, and ends all threads. A file system that
-    /// hangs is left to itself after half a minute.
-    pub(crate) fn finish(&self) {
+    /// Writes the last version of every state, marked as such if it is the `end` of it, lets go of the files
+    /// and ends all threads. A file system that hangs is left to itself after half a minute.
+    pub(crate) fn finish(&self, end: bool) {
         let devices: Vec<_> = self.devices().drain().map(|(_, device)| device).collect();
         let until = Instant::now() + PATIENCE;
         let mut ending = Vec::new();
         for device in devices {
             let ended = std::thread::Builder::new()
                 .name("kstate-flush-end".into())
-                .spawn(move || device.finish());
+                .spawn(move || device.finish(end));
             ending.extend(
                 ended
                     .map_err(|error| tracing::error!(%error, "states not flushed"))
@@ -292,7 +292,7 @@ impl Device {
         }
     }
 
-    fn finish(&self) {
+    fn finish(&self, end: bool) {
         let mut queue = self.lock();
         queue.stopped = true;
         let workers = std::mem::take(&mut queue.workers);
@@ -306,7 +306,7 @@ impl Device {
         let jobs = std::mem::take(&mut self.lock().jobs);
         for job in jobs.into_values() {
             if let Some(state) = job.state.upgrade() {
-                flush_last(&state, &job.store);
+                flush_last(&state, &job.store, end);
             }
         }
     }
@@ -339,10 +339,12 @@ fn look(state: &State, store: &Store, changed_at: Option<Instant>) -> (Option<In
     (changed_at, next)
 }
 
-/// The last flush of a state that goes, or whose daemon ends.
-pub(crate) fn flush_last(state: &State, store: &Store) {
+/// The last flush of a state through `store`: it goes, or its daemon ends; it is the `end` of its versions
+/// unless another daemon goes on.
+pub(crate) fn flush_last(state: &State, store: &Store, end: bool) {
     // What it failed by has been said.
-    let _ = flush(state, store, true);
+    let _ = flush(state, store, end);
+    store.close();
     store.refuse(Errno::ESTALE);
 }
 

@@ -37,7 +37,8 @@ pub(crate) struct Store {
 
 /// What was written last.
 struct Written {
-    file: StateFile<LockedFile>,
+    /// None when the state has let go of it.
+    file: Option<StateFile<LockedFile>>,
     /// The value of `changes` then.
     changes: u64,
     /// Whether the file says that it came to an orderly end.
@@ -79,7 +80,7 @@ impl Store {
             bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             file: Mutex::new(Written {
-                file,
+                file: Some(file),
                 changes: 0,
                 clean: true,
             }),
@@ -150,7 +151,11 @@ impl Store {
         let changes = self.changes.load(Ordering::Relaxed);
         image.clean = end;
         image.ceiling = ceiling(image.generation, end);
-        match written.file.save(&image) {
+        let saved = match &mut written.file {
+            Some(file) => file.save(&image),
+            None => Err(std::io::Error::from_raw_os_error(libc::ESTALE)),
+        };
+        match saved {
             Ok(bytes) => {
                 written.changes = changes;
                 written.clean = end;
@@ -169,6 +174,11 @@ impl Store {
                 Err(errno)
             }
         }
+    }
+
+    /// Lets go of the file, which another daemon or state may have then.
+    pub(crate) fn close(&self) {
+        self.written().file = None;
     }
 
     /// Tells those whose version is on the medium.

@@ -7,7 +7,9 @@ use kstate_sys::clock::Ticks;
 use kstate_sys::region::{self, Generation, Head};
 
 use super::{Inner, State};
-use crate::reaper::process_of;
+use crate::errno::Errno;
+use crate::ledger::Event;
+use crate::process::process_of;
 
 /// What is remembered of a state on behalf of announcements.
 #[derive(Debug, Default)]
@@ -27,6 +29,16 @@ impl Announced {
         self.sinks
     }
 
+    /// Of a state that was taken over: what comes from now on is announced there.
+    pub(super) fn adopted(sinks: Sinks, newest: Generation) -> Self {
+        Self {
+            sinks,
+            kbus: newest,
+            dbus: newest,
+            by: None,
+        }
+    }
+
     fn upto(&mut self, sink: Sinks) -> &mut Generation {
         match sink {
             Sinks::DBUS => &mut self.dbus,
@@ -42,14 +54,20 @@ impl State {
     }
 
     /// Announces what comes from now on there.
-    pub(crate) fn set_sinks(&self, sinks: Sinks) {
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`; nothing was changed then.
+    pub(crate) fn set_sinks(&self, sinks: Sinks) -> Result<(), Errno> {
         let mut inner = self.lock();
+        self.note(&inner, Event::Announced(self.ino, sinks))?;
         let old = inner.announced.sinks;
         for sink in sinks.each().filter(|sink| !old.contains(*sink)) {
             *inner.announced.upto(sink) = self.newest().unwrap_or(Generation::NEVER);
         }
         inner.announced.sinks = sinks;
         inner.note_change();
+        Ok(())
     }
 
     /// Behind which version there is something to announce to a sink; `None` behind the newest, where the state

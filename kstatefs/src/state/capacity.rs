@@ -8,6 +8,7 @@ use kstate_sys::region::{Group, Memory, Slot};
 
 use super::{Inner, State};
 use crate::errno::Errno;
+use crate::ledger::Event;
 
 impl State {
     /// What a subscriber would like: the first one chooses, later ones can only ask for more.
@@ -34,6 +35,7 @@ impl State {
             self.change_capacity(&mut inner, wanted)?;
             // Only a suggestion: the first writer still chooses.
             inner.capacity_chosen = false;
+            self.note_capacity(&inner)?;
         }
         Ok(inner.capacity)
     }
@@ -59,6 +61,7 @@ impl State {
 
     fn change_capacity(&self, inner: &mut Inner, capacity: u32) -> Result<(), Errno> {
         let class = self.geometry.class_for(capacity).ok_or(Errno::EFBIG)?;
+        let before = (inner.reach, inner.capacity, inner.capacity_chosen);
         inner.reach = inner.reach.max(class);
         // Every writer may publish in the bigger class as soon as the capacity is announced.
         for group in inner.groups.keys().copied() {
@@ -73,11 +76,25 @@ impl State {
         }
         inner.capacity = capacity;
         inner.capacity_chosen = true;
+        self.note_capacity(inner).inspect_err(|_| {
+            // Slots of the bigger class may be written to from here on, but nobody is told so.
+            (_, inner.capacity, inner.capacity_chosen) = before;
+        })?;
         inner.note_change();
         let mapping = self.mapping();
         let mapped = mapping.mapped();
         mapped.header().capacity.store(capacity, Ordering::Release);
         Ok(())
+    }
+
+    fn note_capacity(&self, inner: &Inner) -> Result<(), Errno> {
+        let event = Event::Capacity {
+            ino: self.ino,
+            capacity: inner.capacity,
+            chosen: inner.capacity_chosen,
+            reach: inner.reach,
+        };
+        self.note(inner, event)
     }
 
     pub(super) fn allocate_group(&self, group: Group, class: Class) -> io::Result<()> {

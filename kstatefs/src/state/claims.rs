@@ -8,6 +8,7 @@ use kstate_sys::region::{self, Generation, Group, LiveOwner, Writer};
 
 use super::{Inner, State};
 use crate::errno::{Errno, may_tell_of_damage};
+use crate::ledger::Event;
 use crate::reaper::{Process, Reaper};
 
 /// Who has a slot group.
@@ -15,18 +16,40 @@ use crate::reaper::{Process, Reaper};
 pub(super) struct Owner {
     process: Process,
     pid: Option<u32>,
-    /// The open file it was claimed through; none when that was closed without giving it back.
-    /// Then the process has called `exec`, or it still writes through a map that outlives the
-    /// file: the group stays its own, and is what it gets when it claims again.
-    file: Option<u64>,
+    through: Through,
     /// The newest generation when it was claimed.
     since: Generation,
+}
+
+/// The open file that a group was claimed through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Through {
+    File(u64),
+    /// One of a daemon that has ended, which its process may have open still.
+    Former,
+    /// One that was closed without giving the group back. Then the process has called `exec`, or
+    /// it still writes through a map that outlives the file: the group stays its own, and is what
+    /// it gets when it claims again.
+    Closed,
 }
 
 impl Owner {
     /// Whether a program that follows the protocol may still write.
     pub(super) const fn is_writer(self) -> bool {
-        self.file.is_some()
+        !matches!(self.through, Through::Closed)
+    }
+
+    /// One that a daemon before this one knew.
+    pub(super) fn adopted(process: Process, pid: i32, is_closed: bool, since: Generation) -> Self {
+        Self {
+            process,
+            pid: u32::try_from(pid).ok(),
+            through: match is_closed {
+                true => Through::Closed,
+                false => Through::Former,
+            },
+            since,
+        }
     }
 
     /// Its process id, if it can have committed this generation.
@@ -68,18 +91,56 @@ impl State {
         let class = self.geometry.class_for(inner.capacity).ok_or(Errno::EIO)?;
         self.allocate_group(Group(group), class)?;
         let process = reaper.hold(tid, self)?;
+        let noted = match reaper.identity(process) {
+            Some(owner) => {
+                let ino = self.ino;
+                self.note(&inner, Event::Claimed { ino, group, owner })
+            }
+            None => Err(Errno::ESTALE),
+        };
+        if let Err(error) = noted {
+            self.let_go_if_free(&inner, reaper, process);
+            return Err(error);
+        }
         if left.is_some() {
             self.settle(&mut inner, &[group]);
         }
         let owner = Owner {
             process,
             pid: reaper.pid_of(process),
-            file: Some(file),
+            through: Through::File(file),
             since: self.newest().unwrap_or(Generation::NEVER),
         };
         inner.groups.insert(group, owner);
         inner.reach = inner.reach.max(class);
         Ok(Claim::new(u32::from(group), class as u32, inner.capacity))
+    }
+
+    /// Has the process of thread `tid` hold a group through `file` that it claimed through a file of a
+    /// daemon before this one.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when it is not that process's, or was claimed through another file, `ESTALE`.
+    pub(crate) fn reclaim(
+        &self,
+        reaper: &Reaper,
+        tid: u32,
+        file: u64,
+        group: u32,
+    ) -> Result<(), Errno> {
+        let mut inner = self.lock();
+        if inner.gone {
+            return Err(Errno::ESTALE);
+        }
+        let group = u8::try_from(group).map_err(|_| Errno::EINVAL)?;
+        let process = reaper.find(tid).ok_or(Errno::EINVAL)?;
+        let owner = inner.groups.get_mut(&group).ok_or(Errno::EINVAL)?;
+        if owner.process != process || owner.through != Through::Former {
+            return Err(Errno::EINVAL);
+        }
+        owner.through = Through::File(file);
+        Ok(())
     }
 
     /// Takes a group back from the process of thread `tid`.
@@ -100,7 +161,7 @@ impl State {
             }
             self.end_turn_of(inner, group);
             self.note_group(inner, group);
-            inner.groups.remove(&group);
+            self.remove_group(inner, group);
             self.let_go_if_free(inner, reaper, process);
             // As far as can be told, it has written more than once.
             let newest = self.newest().unwrap_or(Generation::NEVER);
@@ -109,8 +170,9 @@ impl State {
     }
 
     pub(super) fn let_go_if_free(&self, inner: &Inner, reaper: &Reaper, process: Process) {
-        let holds =
-            inner.waits.has(process) || inner.groups.values().any(|owner| owner.process == process);
+        let holds = inner.waits.has(process)
+            || inner.absent.contains(&process)
+            || inner.groups.values().any(|owner| owner.process == process);
         // Of a state that has gone the reaper has forgotten all but who waits there since, whose
         // groups nobody gives back.
         if !holds || inner.gone {
@@ -121,9 +183,13 @@ impl State {
     /// Ends what was held through `file`, which is closed: its wait marks, and of its groups the
     /// right to write to them.
     pub(super) fn let_go_of_file(&self, inner: &mut Inner, reaper: &Reaper, file: u64) {
-        for owner in inner.groups.values_mut() {
-            if owner.file == Some(file) {
-                owner.file = None;
+        for (group, owner) in &mut inner.groups {
+            if owner.through == Through::File(file) {
+                owner.through = Through::Closed;
+                if !inner.gone {
+                    let closed = Event::Closed(self.ino, *group);
+                    self.common.ledger.note_end(closed);
+                }
             }
         }
         self.end_waits_of_file(inner, reaper, file);
@@ -142,11 +208,21 @@ impl State {
             for group in &dead {
                 self.end_turn_of(inner, *group);
                 self.note_group(inner, *group);
-                inner.groups.remove(group);
+                self.remove_group(inner, *group);
             }
             self.end_waits_of_dead(inner, process);
+            if inner.absent.remove(&process) {
+                self.look_whether_abandoned();
+            }
             (true, ())
         });
+    }
+
+    fn remove_group(&self, inner: &mut Inner, group: u8) {
+        if inner.groups.remove(&group).is_some() && !inner.gone {
+            let released = Event::Released(self.ino, group);
+            self.common.ledger.note_end(released);
+        }
     }
 
     /// Does what the last writer of each of `groups` may have owed when it ended: frees the live
@@ -198,7 +274,7 @@ impl Inner {
     fn left_by(&self, process: Process) -> Option<u8> {
         self.groups
             .iter()
-            .find(|(_, owner)| owner.process == process && owner.file.is_none())
+            .find(|(_, owner)| owner.process == process && !owner.is_writer())
             .map(|(group, _)| *group)
     }
 }

@@ -7,6 +7,7 @@ use kstate_sys::region::{self, Generation, Memory};
 
 use super::{Inner, State};
 use crate::errno::Errno;
+use crate::ledger::Event;
 use crate::timer::Look;
 
 /// When to look at a deadline again.
@@ -42,14 +43,26 @@ struct LastCommit {
     at: Instant,
 }
 
+impl Deadline {
+    /// Of a state that was taken over: how old the newest version is, that says itself.
+    pub(super) fn adopted(after: Option<Duration>) -> Self {
+        Self { after, last: None }
+    }
+}
+
 impl State {
     pub(crate) fn deadline(&self) -> Option<Duration> {
         self.lock().deadline.after
     }
 
     /// Expects a commit at least so often, from now on; or not, any more.
-    pub(crate) fn set_deadline(&self, after: Option<Duration>) {
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`; nothing was changed then.
+    pub(crate) fn set_deadline(&self, after: Option<Duration>) -> Result<(), Errno> {
         let mut inner = self.lock();
+        self.note(&inner, Event::Deadline(self.ino, after))?;
         let generation = self.newest().unwrap_or(Generation::NEVER);
         let at = Instant::now();
         inner.deadline = Deadline {
@@ -58,6 +71,7 @@ impl State {
         };
         self.mark_overdue(&inner, None);
         inner.note_change();
+        Ok(())
     }
 
     /// The newest generation, if the next one is overdue.

@@ -120,6 +120,8 @@ impl State {
         let head = Head::from_raw(mapped.header().head.load(Ordering::SeqCst));
         let newest = match head.has_intent() {
             false => head.generation(),
+            // Sealed, most likely.
+            true if inner.gone => head.generation(),
             true => region::newest(&mapped)?.generation(),
         };
         if inner.gone {

@@ -4,6 +4,7 @@ use kstate_sys::region::{self, Group, LiveOwner, Memory, Notice};
 
 use super::State;
 use crate::errno::Errno;
+use crate::ledger::Event;
 
 impl State {
     /// Lets committers keep the live page fresh from now on.
@@ -14,6 +15,7 @@ impl State {
         }
         self.file.allocate(0, self.geometry.page() as usize)?;
         self.map_reach(&mut inner)?;
+        self.note(&inner, Event::Armed(self.ino))?;
         inner.armed = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();

@@ -8,6 +8,7 @@ use kstate_sys::region::{CommitError, Generation};
 
 use super::{Inner, Layout, State};
 use crate::errno::Errno;
+use crate::ledger::Event;
 use crate::persist::{Image, Store};
 
 impl State {
@@ -28,15 +29,19 @@ impl State {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the state persistent: from now on it stays without subscribers.
+    /// Makes the state persistent: from now on it stays without subscribers. `text` is noted for a later
+    /// daemon, where that is news.
     ///
     /// # Errors
     ///
-    /// `ESTALE` when it has gone.
-    pub(crate) fn attach(&self, store: Arc<Store>) -> Result<(), Errno> {
+    /// `ESTALE` when it has gone, `ENOSPC`.
+    pub(crate) fn attach(&self, store: Arc<Store>, text: Option<String>) -> Result<(), Errno> {
         let mut inner = self.lock();
         if inner.gone {
             return Err(Errno::ESTALE);
+        }
+        if text.is_some() {
+            self.note(&inner, Event::Persistent(self.ino, text))?;
         }
         inner.store = Some(store);
         Ok(())
@@ -94,7 +99,7 @@ impl State {
                 id: *id,
                 text: text.clone(),
             };
-            self.record_layout(&layout, true)
+            self.record_layout(&layout, true)?
                 .map_err(|_| Errno::EPROTOTYPE)?;
         }
         let length = u32::try_from(image.value.len()).map_err(|_| Errno::EFBIG)?;

@@ -82,11 +82,15 @@ impl State {
     pub(super) fn read_version(&self, inner: &mut Inner) -> Result<(Version, Vec<u8>), Errno> {
         let mapping = self.map_reach(inner)?;
         let mut bytes = Vec::with_capacity(self.geometry.page() as usize);
-        let version = region::read(&mapping.mapped(), bytes.spare_capacity_mut());
+        let room = bytes.spare_capacity_mut();
+        let version = match self.last.get() {
+            None => region::read(&mapping.mapped(), room).map(Some),
+            Some(last) => region::read_at(&mapping.mapped(), *last, room),
+        };
         if mapping.is_damaged() {
             return Err(Errno::EIO);
         }
-        let version = version?;
+        let version = version?.ok_or(Errno::EIO)?;
         #[expect(unsafe_code, reason = "says how much was read")]
         // SAFETY: the postcondition of `region::read`: so many bytes of the room given are filled.
         unsafe {
@@ -97,7 +101,13 @@ impl State {
 
     /// The newest generation.
     pub(crate) fn newest(&self) -> Result<Generation, Errno> {
-        Ok(region::newest(&self.mapping().mapped())?.generation())
+        let newest = region::newest(&self.mapping().mapped());
+        match newest {
+            Err(region::ReadError::Deleted) => {
+                Ok(self.last.get().ok_or(Errno::ESTALE)?.generation())
+            }
+            newest => Ok(newest?.generation()),
+        }
     }
 
     /// What is known of the newest version, without its bytes.
@@ -106,6 +116,15 @@ impl State {
         match region::describe(&mapping.mapped()) {
             Ok(version) => Ok(version),
             // Only its bytes are out of reach of this mapping.
+            Err(region::ReadError::Deleted) => {
+                let last = *self.last.get().ok_or(Errno::ESTALE)?;
+                let mut version = region::describe_at(&mapping.mapped(), last);
+                if matches!(version, Err(region::ReadError::Unmapped { .. })) {
+                    self.map(&mut self.lock(), Class::Page)?;
+                    version = region::describe_at(&self.mapping().mapped(), last);
+                }
+                version?.ok_or(Errno::EIO)
+            }
             Err(region::ReadError::Unmapped { .. }) => {
                 let mut inner = self.lock();
                 self.map(&mut inner, Class::Page)?;

@@ -40,6 +40,8 @@ pub(super) struct Waits {
     crowd: u32,
     /// The head that the crowd was stirred behind.
     stirred: Option<Head>,
+    /// Until when those are counted in that waited when the daemon before this one ended.
+    former: Option<Instant>,
 }
 
 /// What a process has been given through an open file.
@@ -77,7 +79,12 @@ pub(crate) struct Begun {
 
 impl Waits {
     pub(super) fn is_empty(&self) -> bool {
-        self.by.is_empty()
+        self.by.is_empty() && self.former.is_none()
+    }
+
+    /// Counts those in, for a while, that were told to wait by the daemon before this one.
+    pub(super) fn keep_former(&mut self) {
+        self.former = Some(Instant::now() + LONGEST);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -120,7 +127,8 @@ impl Waits {
     /// When the first of them is over.
     fn next(&self) -> Option<Instant> {
         let leases = self.by.values().flat_map(|w| [w.seat, w.crowd]);
-        leases.flatten().filter_map(|lease| lease.0).min()
+        let leases = leases.flatten().filter_map(|lease| lease.0);
+        leases.chain(self.former).min()
     }
 
     /// Moves the crowd on if `head` is another than the last time; whether it is to be woken.
@@ -133,7 +141,7 @@ impl Waits {
         stirs
     }
 
-    fn announce(&self, header: &Header) {
+    pub(super) fn announce(&self, header: &Header) {
         let free = SEATS.saturating_sub(self.seated);
         // ORDERING: Relaxed: a hint.
         header
@@ -211,6 +219,7 @@ impl State {
     pub(crate) fn end_waits_in_time(&self, reaper: &Reaper) -> Option<Duration> {
         let now = Instant::now();
         let mut inner = self.lock();
+        inner.waits.former.take_if(|until| *until <= now);
         self.end_waits(&mut inner, Some(reaper), |_, _, lease| lease.is_over(now));
         let next = inner.waits.next()?.saturating_duration_since(now);
         Some(next.max(Duration::from_millis(1)))

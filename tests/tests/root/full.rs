@@ -11,10 +11,10 @@ use kstate_tests::{Running, Setup, eventually};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// A tmpfs of a size of its own, unmounted when dropped.
-struct SmallTmpfs(tempfile::TempDir);
+pub(crate) struct SmallTmpfs(tempfile::TempDir);
 
 impl SmallTmpfs {
-    fn new(size: &str) -> Self {
+    pub(crate) fn new(size: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let size = format!("size={size}");
         mount(
@@ -28,12 +28,12 @@ impl SmallTmpfs {
         Self(home)
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// Leaves not a page free.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let file = File::create(self.path().join("filler")).unwrap();
         let mut offset = 0;
         while file.write_at(&[1; 4096], offset).is_ok() {

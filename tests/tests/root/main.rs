@@ -12,6 +12,7 @@ mod mounting;
 mod namespaces;
 mod processes;
 mod readers;
+mod restart;
 mod rights;
 mod socket;
 mod told;
@@ -129,6 +130,24 @@ fn main() {
         }
         epoch {
             who_sleeps_begins_again_in_another_epoch,
+        }
+        restart {
+            states_are_as_they_were_behind_a_daemon_that_was_killed,
+            programs_without_the_library_open_their_files_again,
+            a_daemon_that_is_killed_again_and_again_leaves_nothing_behind,
+            groups_of_the_dead_are_free_again_and_those_of_the_living_are_not,
+            a_group_of_before_is_held_through_a_new_file,
+            commits_of_several_states_cut_short_with_the_daemon_are_settled,
+            a_state_goes_whose_subscribers_died_with_the_daemon_and_stays_for_a_silent_one,
+            who_waited_is_woken_by_a_commit_behind_the_restart,
+            a_ledger_cut_short_is_believed_up_to_there,
+            a_damaged_ledger_is_set_aside,
+            of_two_daemons_started_at_once_one_serves_and_the_other_says_so,
+            a_daemon_takes_the_place_of_one_that_serves,
+            a_daemon_elsewhere_leaves_the_states_of_a_dead_one_alone,
+            a_daemon_killed_while_it_takes_over_loses_nothing,
+            a_daemon_takes_over_on_a_full_tmpfs,
+            undoing_a_dead_mount_gives_its_states_up,
         }
         mapping {
             a_mapped_file_shows_the_live_value,

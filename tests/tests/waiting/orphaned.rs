@@ -4,10 +4,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use kstate::{
-    Change, Event, Generation, Notifier, NotifyBy, NotifyError, Reader, Wait, WaitError, Waitable,
-    Waited,
-};
+use kstate::{Change, Event, Generation, Notifier, NotifyBy, Reader, Wait, Waitable, Waited};
 use kstate_tests::{Daemon, PATIENCE, Setup, Sleeper, eventually, take_seats};
 use nix::sys::signal::Signal;
 
@@ -147,7 +144,7 @@ fn commits_reach_the_crowd_within_a_second_and_then_at_once() {
 }
 
 #[test]
-fn a_notifier_over_files_says_that_the_daemon_has_died() {
+fn a_notifier_over_files_looks_by_itself_when_the_daemon_has_died() {
     both_setups(|setup| {
         let mut daemon = setup.start();
         let mount = daemon.library();
@@ -155,34 +152,24 @@ fn a_notifier_over_files_says_that_the_daemon_has_died() {
         let theirs = mount.subscribe("x").typed::<u64>().unwrap();
         let mut notifier = Notifier::by(NotifyBy::Files).unwrap();
         let key = notifier.add(&theirs).unwrap();
-        let sleeping = std::thread::spawn(move || {
-            let start = Instant::now();
-            let events = notifier.wait(Some(PATIENCE)).unwrap().to_vec();
-            let failed = Event {
-                key,
-                change: Change::Failed,
-            };
-            assert_eq!(events, [failed]);
-            let failure = notifier.failure(key);
-            // Told once, and then left alone.
-            assert!(notifier.failure(key).is_none());
-            assert_eq!(notifier.wait(Some(Duration::from_millis(20))).unwrap(), []);
-            assert!(notifier.is_empty());
-            (failure, start.elapsed())
-        });
         await_waiters(&mount, "x", 1);
         daemon.process().signal(Signal::SIGKILL);
         daemon.process().finish();
-        let (waited, time) = sleeping.join().unwrap();
-        assert!(
-            matches!(
-                waited,
-                Some(NotifyError::Wait(WaitError::DaemonDied { .. }))
-            ),
-            "{waited:?}"
-        );
-        assert!(time < PATIENCE);
-        state.publish(&1).unwrap();
+        let nothing = notifier.wait(Some(Duration::from_millis(20)));
+        assert_eq!(nothing.unwrap().to_vec(), []);
+        for number in 1..5 {
+            let published = Instant::now();
+            let change = Change::To(state.publish(&number).unwrap());
+            // It wakes to look, and may find nothing.
+            let told = loop {
+                let events = notifier.wait(Some(PATIENCE)).unwrap().to_vec();
+                if !events.is_empty() {
+                    break events;
+                }
+            };
+            assert_eq!(told, [Event { key, change }]);
+            assert!(published.elapsed() < AT_ONCE);
+        }
     });
 }
 
@@ -260,7 +247,7 @@ fn commits_reach_notifiers_in_the_crowd_of_a_daemon_that_hangs() {
 }
 
 #[test]
-fn who_begins_to_wait_then_is_woken_or_told_that_there_is_no_daemon() {
+fn who_begins_to_wait_then_looks_by_itself() {
     both_setups(|setup| {
         let mut daemon: Daemon = setup.start();
         let mount = daemon.library();
@@ -269,13 +256,18 @@ fn who_begins_to_wait_then_is_woken_or_told_that_there_is_no_daemon() {
         // Where nobody waited, nobody would wake.
         daemon.process().signal(Signal::SIGKILL);
         daemon.process().finish();
-        let refused = Wait::new().for_change(&theirs, Generation::NEVER);
-        assert!(
-            matches!(refused, Err(WaitError::DaemonDied { .. })),
-            "{refused:?}"
-        );
+        let short = Wait::new().timeout(Duration::from_millis(50));
+        let ended = short.for_change(&theirs, Generation::NEVER).unwrap();
+        assert_eq!(ended, Waited::TimedOut);
+        let sleeping = Sleeper::start(move || {
+            let come = Wait::new().for_change(&theirs, Generation::NEVER);
+            (come.unwrap(), Instant::now())
+        });
+        sleeping.await_asleep();
+        let published = Instant::now();
         state.publish(&1).unwrap();
-        let come = Wait::new().for_change(&theirs, Generation::NEVER).unwrap();
+        let (come, when) = sleeping.join();
         assert_eq!(come, Waited::Changed(Generation(1)));
+        assert!(when.saturating_duration_since(published) < AT_ONCE);
     });
 }
