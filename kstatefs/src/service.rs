@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::backing::Transport;
 use crate::config::Config;
-use crate::session::{Mounted, ServeError, Server};
+use crate::session::{Ending, Mounted, ServeError, Server};
 use crate::watchdog::Watchdog;
 
 /// How long a manager may leave a message lying. It is told no more of that one then: nobody waits longer for
@@ -77,7 +77,10 @@ impl ServiceManager {
         let ping = |period| Some(Watchdog::start(period, path, self.teller()?));
         let watchdog = self.period.and_then(ping);
         let ending = server.until_ended()?;
-        self.tell("STOPPING=1\nSTATUS=unmounting");
+        self.tell(match ending {
+            Ending::Over => "STOPPING=1\nSTATUS=unmounting",
+            Ending::Leaving => "STOPPING=1\nSTATUS=leaving to another daemon",
+        });
         drop(watchdog);
         let stopped = server.end(ending);
         stopped.inspect_err(|error| self.failed(error))

@@ -117,6 +117,15 @@ pub struct Mounted {
     pub polls_by_uring: bool,
 }
 
+/// How serving ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With the mount, which somebody has undone or wants to have undone.
+    Over,
+    /// Another daemon goes on with it.
+    Leaving,
+}
+
 /// A file system being served by threads of this process.
 #[derive(Debug)]
 pub struct Server {
@@ -143,15 +152,6 @@ pub fn serve(config: Config, on_mounted: impl FnOnce(&Mounted)) -> Result<(), Se
     let server = Server::start(config)?;
     on_mounted(server.mounted());
     server.wait()
-}
-
-/// How a daemon's time ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Its states go.
-    Over,
-    /// Another daemon takes them over.
-    Left,
 }
 
 impl Server {
@@ -364,13 +364,15 @@ impl Server {
             }
         }
         let ended = |fd: &PollFd<'_>| fd.any() == Some(true);
-        match ended(&fds[1]) && !ended(&fds[0]) && !fds.get(2).is_some_and(ended) {
-            true => Ok(Ending::Left),
-            false => Ok(Ending::Over),
-        }
+        Ok(
+            match ended(&fds[1]) && !ended(&fds[0]) && !fds.get(2).is_some_and(ended) {
+                true => Ending::Leaving,
+                false => Ending::Over,
+            },
+        )
     }
 
-    /// Ends as [`until_ended`](Self::until_ended) has said.
+    /// Ends as it is to.
     ///
     /// # Errors
     ///
@@ -378,7 +380,7 @@ impl Server {
     pub(crate) fn end(self, ending: Ending) -> Result<(), ServeError> {
         match ending {
             Ending::Over => self.stop(),
-            Ending::Left => {
+            Ending::Leaving => {
                 self.leave();
                 Ok(())
             }

@@ -65,6 +65,16 @@ impl Setup {
         self
     }
 
+    /// With these capabilities at most (`CAP_…`), no new privileges, and no memory that is both written and run, as
+    /// by a service manager; takes setpriv(1) and root.
+    #[must_use]
+    pub fn confined_to(mut self, capabilities: &[&str]) -> Self {
+        let names = capabilities.iter();
+        let names = names.map(|name| name.trim_start_matches("CAP_").to_lowercase());
+        self.capabilities = Some(names.collect());
+        self
+    }
+
     fn command(&self, mount: &Path) -> Command {
         let mut command = match (&self.capabilities, self.descriptors) {
             (Some(capabilities), _) => confined(capabilities),
@@ -87,16 +97,6 @@ impl Setup {
             refuse(&mut command, &self.refused, self.errno);
         }
         command
-    }
-
-    /// With these capabilities at most (`CAP_…`), no new privileges, and no memory that is both written and run, as
-    /// by a service manager; takes setpriv(1) and root.
-    #[must_use]
-    pub fn confined_to(mut self, capabilities: &[&str]) -> Self {
-        let names = capabilities.iter();
-        let names = names.map(|name| name.trim_start_matches("CAP_").to_lowercase());
-        self.capabilities = Some(names.collect());
-        self
     }
 
     /// Starts it.
