@@ -1,0 +1,190 @@
+//! Files of states and other users; and a disk without room.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use kstate_tests::{Daemon, Setup, User, attribute, eventually, set_attribute};
+use kstatefs::persist::StateFile;
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::full::SmallTmpfs;
+use crate::{ALICE, BOB, DAVE, ROOT, create_for, open_home, printed, python_as};
+
+/// A directory that all may enter, with one of Alice's in it.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        set_mode(&place.path(""), 0o755);
+        fs::create_dir(place.path("alice")).unwrap();
+        chown(place.path("alice"), Some(ALICE.uid), Some(ALICE.gid)).unwrap();
+        set_mode(&place.path("alice"), 0o770);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().canonicalize().unwrap().join(name)
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// What a user hears who asks by an attribute for a state to be kept in `file`.
+fn asked(user: User, daemon: &Daemon, state: &str, file: &Path) -> String {
+    let program = format!(
+        "import errno, os, sys
+os.setgroups({:?}) if os.getuid() == 0 else None
+try: os.setxattr(sys.argv[1] + '/{state}', 'user.kstate.persistent', {:?}.encode())
+except OSError as e: print(errno.errorcode[e.errno], end='')
+else: print('ok', end='')",
+        user.groups, file,
+    );
+    printed(&python_as(user, daemon, &program))
+}
+
+pub(crate) fn a_file_is_opened_with_the_rights_of_who_asks() {
+    let (daemon, place) = (Daemon::start(), Place::new());
+    open_home(&daemon);
+    let _state = create_for(&daemon, "x", ALICE);
+    fs::create_dir(place.path("root")).unwrap();
+    set_mode(&place.path("root"), 0o700);
+    fs::write(place.path("root/file"), "").unwrap();
+    fs::write(place.path("readable"), "secret").unwrap();
+    set_mode(&place.path("readable"), 0o644);
+    fs::write(place.path("writable"), "").unwrap();
+    set_mode(&place.path("writable"), 0o666);
+    symlink("/etc/passwd", place.path("alice/link")).unwrap();
+    symlink(place.path("root"), place.path("alice/way")).unwrap();
+    for (file, expected) in [
+        ("new", "EACCES"),
+        ("root/new", "EACCES"),
+        ("root/file", "EACCES"),
+        ("readable", "EACCES"),
+        // It could be written by anybody, and is not the owner's.
+        ("writable", "EOWNERDEAD"),
+        ("alice/link", "ELOOP"),
+        ("alice/way/file", "ELOOP"),
+    ] {
+        let heard = asked(ALICE, &daemon, "x", &place.path(file));
+        assert_eq!(heard, expected, "{file}");
+    }
+    assert_eq!(fs::read(place.path("readable")).unwrap(), b"secret");
+    assert_eq!(fs::read(place.path("writable")).unwrap(), b"");
+    assert!(!place.path("new").exists() && !place.path("root/new").exists());
+    // Nobody asks for a state of others.
+    set_mode(&daemon.file("x"), 0o666);
+    assert_eq!(asked(BOB, &daemon, "x", &place.path("alice/x")), "EPERM");
+    assert_eq!(asked(ALICE, &daemon, "x", &place.path("alice/x")), "ok");
+    let made = place.path("alice/x").metadata().unwrap();
+    assert_eq!((made.uid(), made.gid()), (ALICE.uid, ALICE.gid));
+    assert_eq!(made.mode() & 0o7777, 0o600);
+}
+
+pub(crate) fn all_groups_of_who_asks_count() {
+    let (daemon, place) = (Daemon::start(), Place::new());
+    open_home(&daemon);
+    let _state = create_for(&daemon, "x", DAVE);
+    // Alice's group may write there, of which Dave is one among others.
+    let path = place.path("alice/dave");
+    let text = path.to_str().unwrap();
+    let file = daemon.file("x");
+    kstate_tests::as_user(DAVE, || {
+        set_attribute(&file, "persistent", text.as_bytes()).unwrap();
+    });
+    assert_eq!(path.metadata().unwrap().uid(), DAVE.uid);
+}
+
+pub(crate) fn root_gives_a_users_state_a_file_that_is_the_users() {
+    let (daemon, place) = (Daemon::start(), Place::new());
+    let _state = create_for(&daemon, "x", ALICE);
+    let path = place.path("by-root");
+    assert_eq!(asked(ROOT, &daemon, "x", &path), "ok");
+    let made = path.metadata().unwrap();
+    assert_eq!((made.uid(), made.gid()), (ALICE.uid, ALICE.gid));
+    assert_eq!(made.mode() & 0o7777, 0o600);
+}
+
+pub(crate) fn a_users_file_is_opened_as_the_user_when_it_mounts() {
+    let place = Place::new();
+    let setup = || {
+        let manifest = place.path("manifest");
+        Setup::default().with(format!("--manifest={}", manifest.display()))
+    };
+    {
+        let daemon = setup().start();
+        open_home(&daemon);
+        for name in ["x", "y"] {
+            let state = create_for(&daemon, name, ALICE);
+            state.write_all_at(name.as_bytes(), 0).unwrap();
+            let file = place.path("alice").join(name);
+            assert_eq!(asked(ALICE, &daemon, name, &file), "ok");
+        }
+        let state = create_for(&daemon, "root", ROOT);
+        state.write_all_at(b"root's", 0).unwrap();
+        assert_eq!(asked(ROOT, &daemon, "root", &place.path("root")), "ok");
+    }
+    // She puts a way to root's where her own was.
+    fs::remove_file(place.path("alice/x")).unwrap();
+    symlink(place.path("root"), place.path("alice/x")).unwrap();
+    let before = fs::read(place.path("root")).unwrap();
+    {
+        let daemon = setup().start();
+        assert!(!daemon.file("x").exists());
+        assert_eq!(fs::read(daemon.file("root")).unwrap(), b"root's");
+        let back = daemon.file("y").metadata().unwrap();
+        assert_eq!((back.uid(), back.gid()), (ALICE.uid, ALICE.gid));
+        assert_eq!(fs::read(daemon.file("y")).unwrap(), b"y");
+    }
+    let after = StateFile::recover(File::open(place.path("root")).unwrap());
+    assert_eq!(after.unwrap().1.value, b"root's");
+    assert!(!before.is_empty());
+}
+
+pub(crate) fn a_full_disk_is_told_counted_and_got_over() {
+    let disk = SmallTmpfs::new("256k");
+    let path = disk.path().canonicalize().unwrap().join("x");
+    let text = path.as_os_str().as_encoded_bytes();
+    let daemon = Daemon::start();
+    let state = create_for(&daemon, "x", ROOT);
+    let file = daemon.file("x");
+    state.write_all_at(b"first", 0).unwrap();
+    disk.fill();
+    let refused = set_attribute(&file, "persistent", text).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOSPC));
+    assert!(!path.exists(), "nothing is left of a file that has no room");
+    disk.empty();
+    set_attribute(&file, "persistent", text).unwrap();
+    set_attribute(&file, "durability", b"1h").unwrap();
+    state.sync_all().unwrap();
+    // Its blocks are allocated: another file fills the disk, and it is written all the same.
+    disk.fill();
+    state.write_all_at(b"second", 0).unwrap();
+    state.sync_all().unwrap();
+    // Somebody takes them away.
+    let taken = File::options().write(true).open(&path).unwrap();
+    let length = i64::try_from(taken.metadata().unwrap().len()).unwrap();
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(&taken, punch, 0, length).unwrap();
+    disk.fill();
+    state.write_all_at(b"third", 0).unwrap();
+    assert_eq!(state.sync_all().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    let errors = || -> u64 { attribute(&file, "flush_errors").unwrap().parse().unwrap() };
+    assert!(errors() >= 1);
+    // It goes on living, and being committed to.
+    for number in 0..100_u32 {
+        state.write_all_at(&number.to_ne_bytes(), 0).unwrap();
+    }
+    assert_eq!(fs::read(&file).unwrap()[..4], 99_u32.to_ne_bytes());
+    let durable = || attribute(&file, "durable_generation").unwrap();
+    assert_eq!(durable(), "2");
+    disk.empty();
+    // By itself as well.
+    eventually("what is newest is in the file", || (durable() == "103").then_some(()));
+    state.sync_all().unwrap();
+    let saved = StateFile::recover(File::open(&path).unwrap()).unwrap().1;
+    assert_eq!(saved.value[..4], 99_u32.to_ne_bytes());
+}
