@@ -2,7 +2,7 @@
 # The benches in short: they run, and what they print is what tools expect. Ratios over their
 # bounds are named here but fail only with --check, on a machine that is quiet.
 . "$(dirname "$0")/lib.sh"
-for question in read commit transaction several file wake; do
+for question in read commit transaction several file wake durable; do
     cargo run --release --quiet -p kstate-benches -- "$question" --blocks 100 --json "$@" |
         python3 -c '
 import json, sys

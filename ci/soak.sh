@@ -43,3 +43,22 @@ PY
 }
 wakes --seconds 5 --passthrough off
 wakes --seconds 5
+
+# Processes killed at random, the daemon among them: nothing that was committed is lost, nothing is left.
+kills() {
+    local summary
+    summary=$(cargo run --quiet -p kstate-tests --bin kills -- --json "$@") || {
+        echo "$summary"
+        return 1
+    }
+    echo "$summary"
+    python3 - "$summary" <<'PY'
+import json, sys
+summary = json.loads(sys.argv[1])
+assert summary["passed"] and not any(summary["faults"].values()), summary
+assert summary["kills"]["daemon"] > 10 and summary["looks"] > 100, summary
+assert all(commits > 100 for commits in summary["commits"].values()), summary
+PY
+}
+kills --kills 100 --passthrough off
+kills --kills 200

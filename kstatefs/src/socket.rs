@@ -93,7 +93,11 @@ impl Right {
     /// The descriptor; `ESTALE` when the state has gone, `ENOTTY` where programs map by themselves.
     fn exercise(&self) -> Result<OwnedFd, Errno> {
         let region = self.region.upgrade().ok_or(Errno::ESTALE)?;
-        Ok(region.for_program(self.writable)?)
+        match *region {
+            // Which could be cut short through it, under who has it mapped.
+            RegionFile::Tmpfs { .. } => Err(Errno::ENOTTY),
+            RegionFile::Memfd { .. } => Ok(region.for_program(self.writable)?),
+        }
     }
 
     fn state(&self) -> Result<Arc<State>, Errno> {
@@ -339,42 +343,42 @@ impl Desk {
         // One byte more than the longest message, so that a longer one is seen as such.
         let mut message = [0; size_of::<Request>() + 1];
         let (length, file) = receive(&peer.connection, &mut message)?;
-        let secret = <[u8; SECRET_BYTES]>::read_from_prefix(&message[..length]);
-        let redeemed = secret
-            .ok()
-            .and_then(|(secret, _)| self.redeem(&secret, peer.caller.uid));
-        let right = redeemed.ok_or(Errno::EACCES);
-        match length {
-            SECRET_BYTES => match right.and_then(|right| right.exercise()) {
+        let redeem = |secret: &[u8; SECRET_BYTES]| self.redeem(secret, peer.caller.uid);
+        if let Ok(secret) = <[u8; SECRET_BYTES]>::read_from_bytes(&message[..length]) {
+            let right = redeem(&secret).ok_or(Errno::EACCES);
+            return match right.and_then(|right| right.exercise()) {
                 Ok(descriptor) => {
                     let descriptors = [descriptor.as_fd().as_raw_fd()];
                     let rights = [ControlMessage::ScmRights(&descriptors)];
                     say(&peer.connection, &0_i32.to_ne_bytes(), &rights)
                 }
                 Err(error) => say(&peer.connection, &error.code().to_ne_bytes(), &[]),
-            },
-            _ => {
-                let request = Request::read_from_bytes(&message[..length]);
-                self.persist(peer, request.ok(), right, file);
+            };
+        }
+        match Request::read_from_bytes(&message[..length]) {
+            Ok(request) => {
+                let right = redeem(&request.secret).ok_or(Errno::EACCES);
+                self.persist(peer, request, right, file);
                 Ok(())
             }
+            Err(_) => say(&peer.connection, &Errno::EACCES.code().to_ne_bytes(), &[]),
         }
     }
 
     fn persist(
         &self,
         peer: Peer,
-        request: Option<Request>,
+        request: Request,
         right: Result<Right, Errno>,
         file: Option<OwnedFd>,
     ) {
         let answer = PersistAnswer(peer.connection);
         let asked = || {
-            let (request, file) = request.zip(file).ok_or(Errno::EINVAL)?;
-            Ok((right?.state()?, request, file))
+            let state = right?.state()?;
+            Ok((state, file.ok_or(Errno::EINVAL)?))
         };
         match (asked(), self.persist.get()) {
-            (Ok((state, request, file)), Some(persist)) => persist(Asked {
+            (Ok((state, file)), Some(persist)) => persist(Asked {
                 state,
                 request: Box::new(request),
                 file,

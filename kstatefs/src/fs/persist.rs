@@ -270,6 +270,8 @@ impl Shared {
         let file = lock(opened.file.try_clone()?)?;
         let recovered = match StateFile::recover(file) {
             Err(FileError::Empty) => None,
+            // What is left where power failed before anything of it was on the medium.
+            Err(FileError::NotAStateFile) if opening::is_blank(&opened.file)? => None,
             recovered => Some(recovered?),
         };
         let (file, generation) = match recovered {

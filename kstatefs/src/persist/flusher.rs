@@ -326,7 +326,7 @@ fn look(state: &State, store: &Store, changed_at: Option<Instant>) -> (Option<In
         _ => changed_at,
     };
     let next = match flushed {
-        Err(_) => Next::After(RETRY.max(within)),
+        Err(_) => Next::After(RETRY),
         Ok(_) if within.is_zero() => {
             match changed_at.is_some_and(|at| at.elapsed() < QUIET_AFTER) {
                 true => Next::After(GAP),

@@ -306,6 +306,19 @@ pub(crate) fn identity(file: &File) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
+/// Whether there are only zeros in it, and no more of them than a state's file has bytes.
+pub(crate) fn is_blank(file: &File) -> io::Result<bool> {
+    const MOST: u64 = 4 * 65_536;
+    if file.metadata()?.len() > MOST {
+        return Ok(false);
+    }
+    let mut bytes = Vec::new();
+    let mut at = std::io::BufReader::new(file);
+    std::io::Seek::seek(&mut at, io::SeekFrom::Start(0))?;
+    std::io::Read::read_to_end(&mut at, &mut bytes)?;
+    Ok(bytes.iter().all(|byte| *byte == 0))
+}
+
 /// A path as it is kept: text, and absolute.
 pub(crate) fn text_of(path: &[u8]) -> Option<PathBuf> {
     let text = std::str::from_utf8(path).ok()?;

@@ -179,6 +179,21 @@ fn a_file_with_one_copy_that_is_not_whole_serves_and_with_none_does_not() {
 }
 
 #[test]
+fn a_file_of_zeros_alone_counts_as_empty() {
+    let (daemon, disk) = (Daemon::start(), Disk::new());
+    let state = create(&daemon, "x");
+    state.write_all_at(b"value", 0).unwrap();
+    fs::write(disk.path("zeros"), vec![0; 16_384]).unwrap();
+    persist(&daemon, "x", &disk.path("zeros")).unwrap();
+    assert_eq!(disk.saved("zeros").value, b"value");
+    // One of another size is somebody's.
+    let _other = create(&daemon, "y");
+    fs::write(disk.path("long"), vec![0; 1 << 20]).unwrap();
+    let refused = persist(&daemon, "y", &disk.path("long"));
+    assert_eq!(errno(refused), libc::ENOTEMPTY);
+}
+
+#[test]
 fn a_state_that_has_a_value_does_not_take_another_ones() {
     let disk = Disk::new();
     {

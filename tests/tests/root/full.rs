@@ -40,6 +40,11 @@ impl SmallTmpfs {
             offset += 4096;
         }
     }
+
+    /// Gives them back.
+    pub(crate) fn empty(&self) {
+        fs::remove_file(self.path().join("filler")).unwrap();
+    }
 }
 
 impl Drop for SmallTmpfs {

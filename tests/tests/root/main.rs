@@ -10,6 +10,7 @@ mod full;
 mod mapping;
 mod mounting;
 mod namespaces;
+mod persisting;
 mod processes;
 mod readers;
 mod restart;
@@ -163,6 +164,13 @@ fn main() {
             it_mounts_in_a_user_namespace,
             the_demo_goes_on_to_a_namespace_where_fusermount_fails,
         }
+        persisting {
+            a_file_is_opened_with_the_rights_of_who_asks,
+            all_groups_of_who_asks_count,
+            root_gives_a_users_state_a_file_that_is_the_users,
+            a_users_file_is_opened_as_the_user_when_it_mounts,
+            a_full_disk_is_told_counted_and_got_over,
+        }
         processes {
             another_user_finds_no_way_through_proc,
         }
@@ -176,7 +184,7 @@ fn main() {
             a_ticket_is_good_once_for_who_asked,
             a_ticket_is_for_what_its_file_may,
             tickets_expire_and_who_keeps_silent_is_hung_up_on,
-            with_passthrough_there_are_no_tickets,
+            with_passthrough_no_ticket_is_good_for_a_region,
             those_who_may_enter_the_mount_reach_its_socket,
         }
         told {

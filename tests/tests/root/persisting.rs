@@ -4,12 +4,12 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use kstate_tests::{Daemon, Setup, User, attribute, eventually, set_attribute};
+use kstate_tests::{Daemon, Setup, User, as_user, attribute, eventually, set_attribute};
 use kstatefs::persist::StateFile;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::full::SmallTmpfs;
-use crate::{ALICE, BOB, DAVE, ROOT, create_for, open_home, printed, python_as};
+use crate::{ALICE, BOB, DAVE, ROOT, create_for, open_home};
 
 /// A directory that all may enter, with one of Alice's in it.
 struct Place(tempfile::TempDir);
@@ -34,16 +34,10 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 /// What a user hears who asks by an attribute for a state to be kept in `file`.
-fn asked(user: User, daemon: &Daemon, state: &str, file: &Path) -> String {
-    let program = format!(
-        "import errno, os, sys
-os.setgroups({:?}) if os.getuid() == 0 else None
-try: os.setxattr(sys.argv[1] + '/{state}', 'user.kstate.persistent', {:?}.encode())
-except OSError as e: print(errno.errorcode[e.errno], end='')
-else: print('ok', end='')",
-        user.groups, file,
-    );
-    printed(&python_as(user, daemon, &program))
+fn asked(user: User, daemon: &Daemon, state: &str, file: &Path) -> Result<(), i32> {
+    let (state, text) = (daemon.file(state), file.as_os_str().as_encoded_bytes());
+    let set = as_user(user, || set_attribute(&state, "persistent", text));
+    set.map_err(|error| error.raw_os_error().unwrap())
 }
 
 pub(crate) fn a_file_is_opened_with_the_rights_of_who_asks() {
@@ -60,25 +54,28 @@ pub(crate) fn a_file_is_opened_with_the_rights_of_who_asks() {
     symlink("/etc/passwd", place.path("alice/link")).unwrap();
     symlink(place.path("root"), place.path("alice/way")).unwrap();
     for (file, expected) in [
-        ("new", "EACCES"),
-        ("root/new", "EACCES"),
-        ("root/file", "EACCES"),
-        ("readable", "EACCES"),
+        ("new", libc::EACCES),
+        ("root/new", libc::EACCES),
+        ("root/file", libc::EACCES),
+        ("readable", libc::EACCES),
         // It could be written by anybody, and is not the owner's.
-        ("writable", "EOWNERDEAD"),
-        ("alice/link", "ELOOP"),
-        ("alice/way/file", "ELOOP"),
+        ("writable", libc::EOWNERDEAD),
+        ("alice/link", libc::ELOOP),
+        ("alice/way/file", libc::ELOOP),
     ] {
         let heard = asked(ALICE, &daemon, "x", &place.path(file));
-        assert_eq!(heard, expected, "{file}");
+        assert_eq!(heard, Err(expected), "{file}");
     }
     assert_eq!(fs::read(place.path("readable")).unwrap(), b"secret");
     assert_eq!(fs::read(place.path("writable")).unwrap(), b"");
     assert!(!place.path("new").exists() && !place.path("root/new").exists());
     // Nobody asks for a state of others.
     set_mode(&daemon.file("x"), 0o666);
-    assert_eq!(asked(BOB, &daemon, "x", &place.path("alice/x")), "EPERM");
-    assert_eq!(asked(ALICE, &daemon, "x", &place.path("alice/x")), "ok");
+    assert_eq!(
+        asked(BOB, &daemon, "x", &place.path("alice/x")),
+        Err(libc::EPERM)
+    );
+    assert_eq!(asked(ALICE, &daemon, "x", &place.path("alice/x")), Ok(()));
     let made = place.path("alice/x").metadata().unwrap();
     assert_eq!((made.uid(), made.gid()), (ALICE.uid, ALICE.gid));
     assert_eq!(made.mode() & 0o7777, 0o600);
@@ -90,11 +87,7 @@ pub(crate) fn all_groups_of_who_asks_count() {
     let _state = create_for(&daemon, "x", DAVE);
     // Alice's group may write there, of which Dave is one among others.
     let path = place.path("alice/dave");
-    let text = path.to_str().unwrap();
-    let file = daemon.file("x");
-    kstate_tests::as_user(DAVE, || {
-        set_attribute(&file, "persistent", text.as_bytes()).unwrap();
-    });
+    assert_eq!(asked(DAVE, &daemon, "x", &path), Ok(()));
     assert_eq!(path.metadata().unwrap().uid(), DAVE.uid);
 }
 
@@ -102,7 +95,7 @@ pub(crate) fn root_gives_a_users_state_a_file_that_is_the_users() {
     let (daemon, place) = (Daemon::start(), Place::new());
     let _state = create_for(&daemon, "x", ALICE);
     let path = place.path("by-root");
-    assert_eq!(asked(ROOT, &daemon, "x", &path), "ok");
+    assert_eq!(asked(ROOT, &daemon, "x", &path), Ok(()));
     let made = path.metadata().unwrap();
     assert_eq!((made.uid(), made.gid()), (ALICE.uid, ALICE.gid));
     assert_eq!(made.mode() & 0o7777, 0o600);
@@ -121,11 +114,11 @@ pub(crate) fn a_users_file_is_opened_as_the_user_when_it_mounts() {
             let state = create_for(&daemon, name, ALICE);
             state.write_all_at(name.as_bytes(), 0).unwrap();
             let file = place.path("alice").join(name);
-            assert_eq!(asked(ALICE, &daemon, name, &file), "ok");
+            assert_eq!(asked(ALICE, &daemon, name, &file), Ok(()));
         }
         let state = create_for(&daemon, "root", ROOT);
         state.write_all_at(b"root's", 0).unwrap();
-        assert_eq!(asked(ROOT, &daemon, "root", &place.path("root")), "ok");
+        assert_eq!(asked(ROOT, &daemon, "root", &place.path("root")), Ok(()));
     }
     // She puts a way to root's where her own was.
     fs::remove_file(place.path("alice/x")).unwrap();
@@ -171,7 +164,10 @@ pub(crate) fn a_full_disk_is_told_counted_and_got_over() {
     fallocate(&taken, punch, 0, length).unwrap();
     disk.fill();
     state.write_all_at(b"third", 0).unwrap();
-    assert_eq!(state.sync_all().unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!(
+        state.sync_all().unwrap_err().raw_os_error(),
+        Some(libc::ENOSPC)
+    );
     let errors = || -> u64 { attribute(&file, "flush_errors").unwrap().parse().unwrap() };
     assert!(errors() >= 1);
     // It goes on living, and being committed to.
@@ -183,7 +179,9 @@ pub(crate) fn a_full_disk_is_told_counted_and_got_over() {
     assert_eq!(durable(), "2");
     disk.empty();
     // By itself as well.
-    eventually("what is newest is in the file", || (durable() == "103").then_some(()));
+    eventually("what is newest is in the file", || {
+        (durable() == "103").then_some(())
+    });
     state.sync_all().unwrap();
     let saved = StateFile::recover(File::open(&path).unwrap()).unwrap().1;
     assert_eq!(saved.value[..4], 99_u32.to_ne_bytes());

@@ -25,18 +25,16 @@ def attempt(name, call):
 def region(file):
     """What the library would map: the file, or a descriptor from the daemon's socket."""
     ticket = bytearray(128)
-    try:
-        fcntl.ioctl(file, int(sys.argv[2]), ticket)
-    except OSError as failed:
-        if failed.errno == errno.ENOTTY:
-            return file
-        raise
+    fcntl.ioctl(file, int(sys.argv[2]), ticket)
     length = struct.unpack_from('I', ticket, 16)[0]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as desk:
         desk.connect(bytes(ticket[24:24 + length]))
         desk.send(ticket[:16])
         said, descriptors, _, _ = socket.recv_fds(desk, 4, 1)
     error = struct.unpack('i', said)[0]
+    if error == errno.ENOTTY:
+        # Where maps are passed through.
+        return file
     if error:
         raise OSError(error, 'refused')
     return descriptors[0]

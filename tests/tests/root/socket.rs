@@ -148,11 +148,13 @@ pub(crate) fn tickets_expire_and_who_keeps_silent_is_hung_up_on() {
     assert_eq!(shown(ROOT, &path, &late.secret).unwrap_err(), libc::EACCES);
 }
 
-pub(crate) fn with_passthrough_there_are_no_tickets() {
+pub(crate) fn with_passthrough_no_ticket_is_good_for_a_region() {
     let daemon = Setup::default().with("--passthrough=require").start();
     let file = create_for(&daemon, "x", ALICE);
-    let refused = ticket(&file).unwrap_err();
-    assert_eq!(refused.raw_os_error(), Some(libc::ENOTTY));
+    // It serves to show the daemon a file for the state.
+    let given = ticket(&file).unwrap();
+    let refused = shown(ROOT, &address(&given), &given.secret).unwrap_err();
+    assert_eq!(refused, libc::ENOTTY);
 }
 
 pub(crate) fn those_who_may_enter_the_mount_reach_its_socket() {

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use kstate::State;
+use kstate::{PublishError, ReadError, State};
 use kstate_tests::{Checked, checked, number_of};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -43,6 +43,7 @@ pub(super) fn send(state: &State<Checked>, socket: &Path) -> Result {
 }
 
 pub(super) fn map_only(state: &State<Checked>) -> Result {
+    let live = state.live()?;
     state.publish(&checked(1))?;
     let null = std::fs::File::open("/dev/null")?;
     let own = state.as_fd().as_raw_fd();
@@ -54,9 +55,13 @@ pub(super) fn map_only(state: &State<Checked>) -> Result {
     }
     say("ready")?;
     at_a_line()?;
-    let value = number_of(&state.snapshot()?.value);
-    match state.publish(&checked(2)) {
-        Err(kstate::PublishError::Deleted { .. }) => say(&format!("{value:?} deleted")),
+    // What lies at the live pointer stays; everything else says that the state has gone.
+    let value = live.load().and_then(|(_, value)| number_of(&value));
+    let (read, published) = (state.snapshot().map(drop), state.publish(&checked(2)));
+    match (read, published) {
+        (Err(ReadError::Deleted { .. }), Err(PublishError::Deleted { .. })) => {
+            say(&format!("{value:?} deleted"))
+        }
         other => say(&format!("{value:?} {other:?}")),
     }
 }
