@@ -29,7 +29,7 @@ const DURABLE_A_BLOCK: usize = 2;
 /// So many commit durably at once.
 const WRITERS: [usize; 3] = [1, 4, 16];
 /// How long commits are made for counting what they write.
-const COUNTED: Duration = Duration::from_secs(2);
+const COUNTED: Duration = Duration::from_secs(1);
 /// Between two of them: 10 kHz.
 const PERIOD: Duration = Duration::from_micros(100);
 
