@@ -134,6 +134,11 @@ struct kstate_wait {
 #define KSTATE_PLACE_HEAD 1
 #define KSTATE_PLACE_CROWD 2
 
+/* A bit for each group. */
+struct kstate_groups {
+    uint64_t bits[4];
+};
+
 #define KSTATE_IOC_SUBSCRIBE _IOWR(KSTATE_IOC_TYPE, 1, struct kstate_subscribe)
 #define KSTATE_IOC_CLAIM _IOR(KSTATE_IOC_TYPE, 2, struct kstate_claim)
 #define KSTATE_IOC_RELEASE _IOW(KSTATE_IOC_TYPE, 3, uint32_t)
@@ -158,6 +163,8 @@ struct kstate_wait {
 /* A generation, 0 for the newest: waits until it is in the state's file for good. */
 #define KSTATE_IOC_SYNC _IOWR(KSTATE_IOC_TYPE, 20, uint64_t)
 #define KSTATE_IOC_SET_DURABILITY _IOW(KSTATE_IOC_TYPE, 21, uint64_t) /* ns, 0: each commit */
+/* All handles of the process are connected to this daemon that had the state open before. */
+#define KSTATE_IOC_RETURNED _IOW(KSTATE_IOC_TYPE, 24, struct kstate_groups)
 /* Of .kstate/registry. */
 #define KSTATE_IOC_MOUNT_ID _IOR(KSTATE_IOC_TYPE, 22, uint64_t)
 #define KSTATE_IOC_LEAVE _IO(KSTATE_IOC_TYPE, 23)

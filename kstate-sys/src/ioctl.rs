@@ -27,6 +27,7 @@
 //! | [`RECLAIM`] | in `u32`: a group of the calling process | `EBADF` not open for writing, `EINVAL` not its own, or claimed through a file that is open, `ESTALE` deleted |
 //! | [`SYNC`] | in and out `u64`: a generation | `EOPNOTSUPP` not persistent, `ESTALE` deleted, `EIO`, `ENOSPC` and what else the file's medium says |
 //! | [`SET_DURABILITY`] | in `u64` nanoseconds, 0 for at once | `EPERM` not the owner, `EOPNOTSUPP` not persistent |
+//! | [`RETURNED`] | in [`Groups`] | `ESTALE` deleted |
 //! | [`MOUNT_ID`], of the registry file | out `u64` | none |
 //! | [`LEAVE`], of the registry file | none | `EPERM` neither root nor who mounted, `EOPNOTSUPP` keeps no notes for another daemon |
 //! | [`VERSION`] | out `u32` | none |
@@ -106,6 +107,9 @@ pub const SET_DURABILITY: u32 = ioc(WRITE, 21, size_of::<u64>());
 pub const MOUNT_ID: u32 = ioc(READ, 22, size_of::<u64>());
 /// Has the daemon end without its states, for another one that takes them over.
 pub const LEAVE: u32 = ioc(NONE, 23, 0);
+/// All handles of the calling process are connected to this daemon that had the state open at one before it,
+/// and have reclaimed their groups but for those listed: what else it had then is given back.
+pub const RETURNED: u32 = ioc(WRITE, 24, size_of::<Groups>());
 /// The daemon's ABI version. This one never changes.
 pub const VERSION: u32 = ioc(READ, 255, size_of::<u32>());
 
@@ -322,6 +326,33 @@ impl Ticket {
     }
 }
 
+/// Argument of [`RETURNED`].
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Groups {
+    /// A bit for each group.
+    pub bits: [u64; 4],
+}
+
+impl Groups {
+    /// Whether `group` is one of them.
+    pub const fn contains(&self, group: u8) -> bool {
+        self.bits[group as usize / 64] >> (group % 64) & 1 != 0
+    }
+
+    /// Puts `group` in or takes it out.
+    pub fn set(&mut self, group: u8, is_in: bool) {
+        let bit = 1 << (group % 64);
+        let word = &mut self.bits[usize::from(group) / 64];
+        match is_in {
+            true => *word |= bit,
+            false => *word &= !bit,
+        }
+    }
+}
+
 /// Argument of [`SETTLE`].
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -419,6 +450,8 @@ const _: () = {
     assert!(SET_DURABILITY == 0x4008_b515);
     assert!(MOUNT_ID == 0x8008_b516);
     assert!(LEAVE == 0x0000_b517);
+    assert!(size_of::<Groups>() == 32);
+    assert!(RETURNED == 0x4020_b518);
     assert!(VERSION == 0x8004_b5ff);
 };
 
@@ -429,7 +462,7 @@ pub mod call {
     use std::io;
     use std::os::fd::{AsFd, AsRawFd};
 
-    use super::{Claim, Info, Settle, Subscribe, Ticket, Turn, Wait};
+    use super::{Claim, Groups, Info, Settle, Subscribe, Ticket, Turn, Wait};
 
     macro_rules! ioctl {
         ($(#[$doc:meta])* $name:ident, $number:ident, in $argument:ty) => {
@@ -500,6 +533,7 @@ pub mod call {
     ioctl!(/** [`SET_DURABILITY`](super::SET_DURABILITY). */ set_durability, SET_DURABILITY, in u64);
     ioctl!(/** [`MOUNT_ID`](super::MOUNT_ID). */ mount_id, MOUNT_ID, inout u64);
     ioctl!(/** [`LEAVE`](super::LEAVE). */ leave, LEAVE);
+    ioctl!(/** [`RETURNED`](super::RETURNED). */ returned, RETURNED, in Groups);
     ioctl!(/** [`VERSION`](super::VERSION). */ version, VERSION, inout u32);
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kstate_sys::announce::{self, Record, Sinks};
-use kstate_sys::ioctl::{self, Claim, Info, Settle, Subscribe, Ticket, Turn, Wait};
+use kstate_sys::ioctl::{self, Claim, Groups, Info, Settle, Subscribe, Ticket, Turn, Wait};
 use kstate_sys::{abi, name, region};
 
 fn header() -> PathBuf {
@@ -83,6 +83,7 @@ fn constants() -> Values {
         of("KSTATE_IOC_RECLAIM", ioctl::RECLAIM.into()),
         of("KSTATE_IOC_SYNC", ioctl::SYNC.into()),
         of("KSTATE_IOC_SET_DURABILITY", ioctl::SET_DURABILITY.into()),
+        of("KSTATE_IOC_RETURNED", ioctl::RETURNED.into()),
         of("KSTATE_IOC_MOUNT_ID", ioctl::MOUNT_ID.into()),
         of("KSTATE_IOC_LEAVE", ioctl::LEAVE.into()),
         of(
@@ -133,6 +134,7 @@ fn layouts() -> Values {
         version: "version", length: "length", generation: "generation", time_ns: "time_ns",
         pid: "pid",
     ]);
+    layout!(values, Groups, "kstate_groups", [bits: "bits"]);
     layout!(values, Turn, "kstate_turn", [group: "group", microseconds: "microseconds"]);
     layout!(values, Wait, "kstate_wait", [place: "place", milliseconds: "milliseconds"]);
     layout!(values, Settle, "kstate_settle", [intent: "intent", outcome: "outcome"]);

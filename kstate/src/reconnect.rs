@@ -134,6 +134,44 @@ impl Claims {
     }
 }
 
+/// The groups of this process by states, whatever they were claimed through. It is locked from before a group is
+/// claimed until it is in the list, so that no group is missing there that the daemon has given.
+static HELD: Lock<Held> = Lock::new(Held {
+    process: None,
+    groups: Vec::new(),
+});
+
+#[derive(Debug, Default)]
+struct Held {
+    process: Option<Process>,
+    groups: Vec<((u64, u64), Group)>,
+}
+
+impl Held {
+    /// Those of a parent are not for its child.
+    fn own(&mut self) -> &mut Self {
+        if !self.process.is_some_and(|process| process.is_current()) {
+            *self = Self {
+                process: Process::current().ok(),
+                groups: Vec::new(),
+            };
+        }
+        self
+    }
+
+    fn of(&self, key: (u64, u64)) -> ioctl::Groups {
+        let mut listed = ioctl::Groups::default();
+        for (_, group) in self.groups.iter().filter(|(of, _)| *of == key) {
+            listed.set(group.0, true);
+        }
+        listed
+    }
+
+    fn forget(&mut self, key: (u64, u64), group: Group) {
+        self.groups.retain(|held| *held != (key, group));
+    }
+}
+
 impl Link {
     pub(crate) fn new(descriptor: OwnedFd, identity: Identity, by_socket: bool) -> Arc<Self> {
         // INVARIANT: 2: learnt through this very file.
@@ -198,17 +236,31 @@ impl Link {
         let is_new = self.connect_alone()?;
         if is_new {
             let links: Vec<_> = LINKS.lock().iter().filter_map(Weak::upgrade).collect();
-            for other in links.iter().filter(|other| other.is_of_state_of(self)) {
-                // It tries again itself when it asks.
-                let _ = other.connect_alone();
+            let mut others = links.iter().filter(|other| other.is_of_state_of(self));
+            // What is not connected tries again itself when it asks. Until all are, the daemon keeps what this
+            // process had.
+            if others.all(|other| other.connect_alone().is_ok()) {
+                self.say_returned();
             }
         }
         Ok(is_new)
     }
 
+    /// Tells the daemon that nothing of this process is still to come.
+    fn say_returned(&self) {
+        // No claim of this process is between its answer and the list.
+        let mut held = HELD.lock();
+        let groups = held.own().of(self.key());
+        // A daemon that has died meanwhile knows no more of it than this one did.
+        let _ = errno::uninterrupted(|| call::returned(self.descriptor(), groups));
+    }
+
+    fn key(&self) -> (u64, u64) {
+        (self.identity.mount_id, self.identity.state_id)
+    }
+
     fn is_of_state_of(&self, other: &Self) -> bool {
-        let key = |link: &Self| (link.identity.mount_id, link.identity.state_id);
-        key(self) == key(other) && !std::ptr::eq(self, other)
+        self.key() == other.key() && !std::ptr::eq(self, other)
     }
 
     fn connect_alone(&self) -> io::Result<bool> {
@@ -288,10 +340,10 @@ impl Link {
     fn reclaim(&self) -> io::Result<()> {
         // ORDERING: SeqCst before the list is looked at: who notes a group behind that finds another number.
         self.rounds.fetch_add(1, Ordering::SeqCst);
+        let (mut died, mut lost) = (Ok(()), Vec::new());
         let mut claims = self.claims.lock();
-        let claims = claims.own();
-        let mut died = Ok(());
-        claims.groups.retain(|group| {
+        let own = claims.own();
+        own.groups.retain(|group| {
             let number = u32::from(group.0);
             match errno::uninterrupted(|| call::reclaim(self.descriptor(), number)) {
                 Ok(()) => true,
@@ -301,12 +353,19 @@ impl Link {
                 }
                 // Whatever it says: nobody knows of the claim.
                 Err(_) => {
-                    claims.lost.push(*group);
+                    own.lost.push(*group);
+                    lost.push(*group);
                     self.any_lost.store(true, Ordering::Release);
                     false
                 }
             }
         });
+        drop(claims);
+        if !lost.is_empty() {
+            let mut held = HELD.lock();
+            lost.into_iter()
+                .for_each(|group| held.own().forget(self.key(), group));
+        }
         died
     }
 
@@ -316,16 +375,26 @@ impl Link {
     ///
     /// As [`request`](Self::request).
     pub(crate) fn claim(&self) -> io::Result<ioctl::Claim> {
+        let mut died = None;
         loop {
+            if died.is_some() {
+                self.connect()?;
+            }
             let mut claim = ioctl::Claim::default();
-            let mut round = 0;
-            self.request(|descriptor| {
-                round = self.rounds.load(Ordering::SeqCst);
-                errno::uninterrupted(|| call::claim(descriptor, &mut claim))
-            })?;
+            let mut held = HELD.lock();
+            let round = self.rounds.load(Ordering::SeqCst);
+            match errno::uninterrupted(|| call::claim(self.descriptor(), &mut claim)) {
+                Err(error) if errno::refusal(&error) == Refusal::DaemonDied && died.is_none() => {
+                    drop(held);
+                    died = Some(error);
+                    continue;
+                }
+                answer => answer?,
+            }
             let Ok(group) = u8::try_from(claim.group).map(Group) else {
                 return Ok(claim);
             };
+            held.own().groups.push((self.key(), group));
             let is_free = {
                 let mut claims = self.claims.lock();
                 let claims = claims.own();
@@ -333,6 +402,7 @@ impl Link {
                 claims.groups.push(group);
                 !claims.lost.contains(&group)
             };
+            drop(held);
             if self.rounds.load(Ordering::SeqCst) != round {
                 // Connected again between the two: reclaimed, if it was not in the list in time.
                 let _ = errno::uninterrupted(|| call::reclaim(self.descriptor(), claim.group));
@@ -353,6 +423,7 @@ impl Link {
             let _ = self
                 .request(|descriptor| errno::uninterrupted(|| call::release(descriptor, number)));
         }
+        HELD.lock().own().forget(self.key(), group);
         let mut claims = self.claims.lock();
         let claims = claims.own();
         claims.groups.retain(|claimed| *claimed != group);

@@ -41,6 +41,7 @@ use crate::registry::RegistryFile;
 use crate::socket::Desk;
 use crate::state::{Cause, Common, Interest, NextLook, Purpose, State, Totals};
 use crate::table::Table;
+use crate::takeover;
 use crate::timer::{Look, Timer};
 
 use files::OpenFile;
@@ -302,6 +303,7 @@ impl Shared {
                 }
                 None
             }
+            Look::Absent => takeover::look_again(self).then_some(takeover::LOOK_AGAIN),
             Look::Signals => self.let_go_signalled().then_some(blocked::SOON),
         };
         if let Some(delay) = again {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kstate_sys::abi::{ABI_VERSION, page_size};
 use kstate_sys::announce::Sinks;
 use kstate_sys::ioctl::{
-    self, Info, Settle, Subscribe, Turn, Wait, info_flags, outcome, transport,
+    self, Groups, Info, Settle, Subscribe, Turn, Wait, info_flags, outcome, transport,
 };
 use kstate_sys::region::{Generation, IntentRef};
 use zerocopy::{FromBytes, IntoBytes};
@@ -53,6 +53,11 @@ pub(crate) fn on_state(
             }
             let group = u32::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
             state.reclaim(&shared.reaper, caller.tid, handle.id, group)?;
+            Ok(Vec::new())
+        }
+        ioctl::RETURNED => {
+            let listed = Groups::read_from_bytes(argument).map_err(|_| Errno::EINVAL)?;
+            state.has_returned(&shared.reaper, caller.tid, &listed)?;
             Ok(Vec::new())
         }
         ioctl::RELEASE => {

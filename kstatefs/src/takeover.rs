@@ -20,6 +20,10 @@ use crate::namespace;
 use crate::private::{PrivateDirectory, ours_in};
 
 pub(crate) use restore::restore;
+pub(crate) use subscribers::look_again;
+
+/// Between two looks at those who had states open at a daemon before this one and have not returned.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a directory stays whose mount is not there: somebody may be taking it over, and has detached
 /// the dead mount but not mounted yet.

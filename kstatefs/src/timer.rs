@@ -19,6 +19,8 @@ pub(crate) enum Look {
     Views(u64),
     /// Whether who is blocked in a read has been sent a signal.
     Signals,
+    /// Whether who had states open at a daemon before this one has them mapped still.
+    Absent,
 }
 
 /// The looks to come, earliest first, and the thread's reason to wake.

@@ -270,9 +270,6 @@ impl Shared {
             stream: handle.is_stream(),
         };
         self.files_mut().insert(file, OpenFile::State(handle));
-        if view.is_none() {
-            state.has_returned(&self.reaper, caller.tid);
-        }
         Ok(opened)
     }
 

@@ -168,6 +168,9 @@ impl Shared {
 
     /// Whether another process than this one is subscribed.
     fn has_others(&self, state: &Arc<State>, process: Option<i32>) -> bool {
+        if state.is_awaited_by_others(process, &self.reaper) {
+            return true;
+        }
         self.files().values().any(|file| match file {
             OpenFile::State(handle) => {
                 Arc::ptr_eq(&handle.state, state)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::futex;
+use kstate_sys::ioctl::Groups;
 use kstate_sys::region::{self, Generation, Group, LiveOwner, Memory, Notice};
 
 use super::announce::Announced;
@@ -119,21 +120,52 @@ impl State {
         self.wake_all();
     }
 
-    /// Whoever was subscribed has the state open now: its files count.
-    pub(crate) fn has_returned(&self, reaper: &Reaper, tid: u32) {
-        let mut inner = self.lock();
-        if inner.absent.is_empty() {
-            return;
+    /// The process of thread `tid` has the state open through this daemon wherever it had before, so that its
+    /// files count, and has reclaimed its groups but for those of `listed`: the rest are nobody's.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE`.
+    pub(crate) fn has_returned(
+        &self,
+        reaper: &Reaper,
+        tid: u32,
+        listed: &Groups,
+    ) -> Result<(), Errno> {
+        if self.is_gone() {
+            return Err(Errno::ESTALE);
         }
-        if let Some(process) = reaper.find(tid)
-            && inner.absent.remove(&process)
-        {
-            self.let_go_if_free(&inner, reaper, process);
+        if let Some(process) = reaper.find(tid) {
+            self.end_absence(reaper, process, listed);
         }
+        Ok(())
+    }
+
+    /// The processes that had the state open at a daemon before this one and have not returned.
+    pub(crate) fn absent(&self) -> Vec<Process> {
+        self.lock().absent.iter().copied().collect()
+    }
+
+    /// `process` is awaited no more: it has returned, or has let go of the state.
+    pub(crate) fn end_absence(&self, reaper: &Reaper, process: Process, listed: &Groups) {
+        self.losing_writers(|inner| {
+            let lost = inner.former_groups(process, listed);
+            self.give_back(inner, &lost);
+            inner.absent.remove(&process);
+            self.let_go_if_free(inner, reaper, process);
+            (!lost.is_empty(), ())
+        });
+        self.look_whether_abandoned();
+    }
+
+    /// Whether another process than `own` was subscribed at a daemon before this one, as far as is known.
+    pub(crate) fn is_awaited_by_others(&self, own: Option<i32>, reaper: &Reaper) -> bool {
+        let own = own.and_then(|own| u32::try_from(own).ok());
+        self.lock().is_awaited_by_others(own, reaper)
     }
 
     /// Has somebody look whether anything keeps the state.
-    pub(super) fn look_whether_abandoned(&self) {
+    pub(crate) fn look_whether_abandoned(&self) {
         let look = Look::Linger(self.ino);
         self.common.timer.schedule(look, Duration::ZERO);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kstate_sys::abi::GROUPS;
-use kstate_sys::ioctl::Claim;
+use kstate_sys::ioctl::{Claim, Groups};
 use kstate_sys::region::{self, Generation, Group, LiveOwner, Writer};
 
 use super::{Inner, State};
@@ -204,18 +204,23 @@ impl State {
                 .filter(|(_, owner)| owner.process == process)
                 .map(|(g, _)| *g)
                 .collect();
-            self.settle(inner, &dead);
-            for group in &dead {
-                self.end_turn_of(inner, *group);
-                self.note_group(inner, *group);
-                self.remove_group(inner, *group);
-            }
+            self.give_back(inner, &dead);
             self.end_waits_of_dead(inner, process);
             if inner.absent.remove(&process) {
                 self.look_whether_abandoned();
             }
             (true, ())
         });
+    }
+
+    /// Takes groups from who writes to them no more, when what it may have owed is settled.
+    pub(super) fn give_back(&self, inner: &mut Inner, groups: &[u8]) {
+        self.settle(inner, groups);
+        for group in groups {
+            self.end_turn_of(inner, *group);
+            self.note_group(inner, *group);
+            self.remove_group(inner, *group);
+        }
     }
 
     fn remove_group(&self, inner: &mut Inner, group: u8) {
@@ -268,6 +273,27 @@ impl Inner {
         let groups = self.groups.values().filter(|owner| owner.is_writer());
         let groups = u32::try_from(groups.count()).unwrap_or(u32::MAX);
         groups.saturating_add(self.open_for_writing)
+    }
+
+    /// The groups of `process` that it claimed through files of a daemon before this one, but for those `listed`.
+    pub(super) fn former_groups(&self, process: Process, listed: &Groups) -> Vec<u8> {
+        let is_former =
+            |owner: &Owner| owner.process == process && owner.through == Through::Former;
+        let former = self.groups.iter().filter(|(_, owner)| is_former(owner));
+        let former = former.map(|(group, _)| *group);
+        former.filter(|group| !listed.contains(*group)).collect()
+    }
+
+    /// Whether another process than `own` holds something that it had at a daemon before this one.
+    pub(super) fn is_awaited_by_others(&self, own: Option<u32>, reaper: &Reaper) -> bool {
+        let is_other = |pid: Option<u32>| pid.is_none() || pid != own;
+        let former = |owner: &&Owner| owner.through == Through::Former;
+        let mut owners = self.groups.values().filter(former);
+        owners.any(|owner| is_other(owner.pid))
+            || self
+                .absent
+                .iter()
+                .any(|process| is_other(reaper.pid_of(*process)))
     }
 
     /// A group that `process` claimed through a file it has closed since.

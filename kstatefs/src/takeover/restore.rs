@@ -55,7 +55,7 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
             }
         }
     }
-    let found = subscribers::find(model, &states);
+    let found = subscribers::find(model, &states, None);
     // The last one may still be mounted.
     let last = model.head.minors.last().copied();
     let counts = |minor| found.minors.contains(&minor) || Some(minor) == last;
@@ -80,6 +80,10 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
         state.begin_epoch(epoch.unwrap_or(0), AWAITED);
         shared.begin_again(state);
     }
+    shared
+        .common
+        .timer
+        .schedule(Look::Absent, super::LOOK_AGAIN);
     shared.registry.bump();
     tracing::info!(states = states.len(), "taken over");
 }

@@ -7,9 +7,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use kstate_sys::ioctl::Groups;
 use nix::sys::stat::fstat;
 
 use crate::backing::Transport;
+use crate::fs::Shared;
 use crate::ledger::Model;
 use crate::namespace::processes;
 use crate::process::Identity;
@@ -22,14 +24,20 @@ pub(super) struct Found {
     pub(super) mapped: HashMap<Identity, HashSet<u64>>,
     /// Device numbers under which any are.
     pub(super) minors: HashSet<u64>,
+    /// The processes that could be looked at.
+    looked_at: HashSet<i32>,
 }
 
-/// Looks at each process that this one may look at.
+/// Looks at each process that this one may look at, or at those `among` all that are given.
 ///
 /// # Cost
 ///
 /// Some 50 microseconds a process, more for one with many mappings.
-pub(super) fn find(model: &Model, states: &HashMap<u64, Arc<State>>) -> Found {
+pub(super) fn find(
+    model: &Model,
+    states: &HashMap<u64, Arc<State>>,
+    among: Option<&HashSet<i32>>,
+) -> Found {
     let mut found = Found::default();
     let regions = Regions {
         model,
@@ -46,7 +54,8 @@ pub(super) fn find(model: &Model, states: &HashMap<u64, Arc<State>>) -> Found {
     };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     // This one has mapped what it takes over.
-    for pid in processes().filter(|pid| *pid != own) {
+    let is_asked = |pid: &i32| *pid != own && among.is_none_or(|among| among.contains(pid));
+    for pid in processes().filter(is_asked) {
         // Before the look: were it another process by then, it would not be found again.
         let Ok(identity) = Identity::of(pid) else {
             continue;
@@ -55,6 +64,7 @@ pub(super) fn find(model: &Model, states: &HashMap<u64, Arc<State>>) -> Found {
         let Ok(maps) = std::fs::read(format!("/proc/{pid}/maps")) else {
             continue;
         };
+        found.looked_at.insert(pid);
         for line in maps.split(|byte| *byte == b'\n') {
             if let Some((minor, ino)) = regions.of(line) {
                 found.mapped.entry(identity).or_default().insert(ino);
@@ -63,6 +73,47 @@ pub(super) fn find(model: &Model, states: &HashMap<u64, Arc<State>>) -> Found {
         }
     }
     found
+}
+
+/// Looks whether who had states open at a daemon before this one, and has not returned, has them mapped still;
+/// whether there are such.
+pub(crate) fn look_again(shared: &Shared) -> bool {
+    let states: HashMap<_, _> = shared
+        .states()
+        .into_iter()
+        .map(|state| (state.ino(), state))
+        .collect();
+    let awaited: Vec<_> = states
+        .values()
+        .flat_map(|state| {
+            state
+                .absent()
+                .into_iter()
+                .map(move |process| (state, process))
+        })
+        .filter_map(|(state, process)| Some((state, process, shared.reaper.identity(process)?)))
+        .collect();
+    let pids = awaited
+        .iter()
+        .map(|(_, _, identity)| identity.pid)
+        .collect();
+    let found = shared
+        .common
+        .ledger
+        .model(|model| find(model, &states, Some(&pids)));
+    let Some(found) = found else { return false };
+    let mut is_anybody = false;
+    for (state, process, identity) in awaited {
+        let mapped = found.mapped.get(&identity);
+        let has_it = mapped.is_some_and(|mapped| mapped.contains(&state.ino()));
+        // Who cannot be looked at may have it.
+        if has_it || !found.looked_at.contains(&identity.pid) {
+            is_anybody = true;
+        } else {
+            state.end_absence(&shared.reaper, process, &Groups::default());
+        }
+    }
+    is_anybody
 }
 
 /// What to look for.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kstate::{Generation, transact_many};
 use kstate_tests::{PATIENCE, eventually};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 
 use crate::{both, writer};
 
@@ -203,5 +204,68 @@ fn one_handle_that_asks_keeps_the_state_for_others_of_the_process() {
         silent.publish(&2).unwrap();
         let other = daemon.library().subscribe("x").existing();
         assert_eq!(other.typed::<u64>().unwrap().snapshot().unwrap().value, 2);
+    });
+}
+
+#[test]
+fn a_handle_that_comes_and_goes_leaves_the_state_to_one_that_asks_nothing() {
+    both(|mut daemon| {
+        let silent = writer(&daemon.library(), "x");
+        silent.publish(&1).unwrap();
+        // It is there for as long as states are that nobody is known to come for.
+        let mut gone = daemon.worker("gone", &["hold"]);
+        assert_eq!(gone.line(), "ready");
+        daemon.kill();
+        gone.signal(Signal::SIGKILL);
+        gone.finish();
+        let daemon = daemon.kill_and_restart();
+        let mount = daemon.library();
+        drop(writer(&mount, "x"));
+        assert_eq!(
+            std::fs::read(daemon.file("x")).unwrap(),
+            1_u64.to_ne_bytes()
+        );
+        assert_eq!(mount.info("x").unwrap().generation, Generation(1));
+        let is_there = |name: &str| daemon.file(name).exists();
+        eventually("nobody has come", || (!is_there("gone")).then_some(()));
+        silent.publish(&2).unwrap();
+        assert!(is_there("x"));
+        drop(silent);
+        eventually("it goes with the last", || (!is_there("x")).then_some(()));
+    });
+}
+
+#[test]
+fn a_state_is_not_deleted_under_others_that_ask_nothing() {
+    both(|daemon| {
+        let mut holder = daemon.worker("x", &["hold"]);
+        assert_eq!(holder.line(), "ready");
+        let daemon = daemon.kill_and_restart();
+        let removed = std::fs::remove_file(daemon.file("x")).unwrap_err();
+        assert_eq!(removed.raw_os_error(), Some(libc::EBUSY));
+        holder.signal(Signal::SIGKILL);
+        holder.finish();
+        eventually("it can be deleted", || {
+            std::fs::remove_file(daemon.file("x")).ok()
+        });
+    });
+}
+
+#[test]
+fn slots_that_no_handle_knows_of_are_free_again_when_all_have_come_back() {
+    both(|daemon| {
+        let mount = daemon.library();
+        let (state, other) = (writer(&mount, "x"), writer(&mount, "x"));
+        // As when a daemon dies before its answer is there.
+        let mut claim = kstate_sys::ioctl::Claim::default();
+        kstate_sys::ioctl::call::claim(&state, &mut claim).unwrap();
+        assert_eq!(state.info().unwrap().writers, 3);
+        let _daemon = daemon.kill_and_restart();
+        assert_eq!(state.info().unwrap().writers, 2);
+        for number in 1..10 {
+            state.publish(&number).unwrap();
+            other.publish(&(number + 100)).unwrap();
+            assert_eq!(state.snapshot().unwrap().value, number + 100);
+        }
     });
 }
