@@ -23,7 +23,6 @@ macro_rules! errnos {
 errnos!(
     EACCES,
     EADDRINUSE,
-    EAGAIN,
     EBADF,
     EBUSY,
     EEXIST,
@@ -49,6 +48,7 @@ errnos!(
     ENOTDIR,
     ENOTTY,
     EOPNOTSUPP,
+    EOVERFLOW,
     EPERM,
     ESTALE,
     ETIMEDOUT,

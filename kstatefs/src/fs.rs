@@ -49,6 +49,7 @@ pub(crate) use files::Opened;
 #[cfg(fuzzing)]
 pub(crate) use files::Region;
 pub(crate) use names::{Change, Entry};
+use persist::Permits;
 pub(crate) use persist::Refused;
 
 /// Who makes a call.
@@ -96,6 +97,7 @@ pub(crate) struct Shared {
     pub(crate) backing: Backing,
     pub(crate) requests: Requests,
     pub(crate) flusher: Arc<Flusher>,
+    permits: Permits,
     /// The list of persistent states, where there is one.
     manifest: Option<Manifest>,
     /// States of the list that did not come back.
@@ -161,6 +163,7 @@ impl Shared {
             desk: Desk::open(settings.root_mode & 0o077 != 0)?,
             announcer: Announcer::new(settings.announce.clone(), &hub),
             flusher: Arc::new(Flusher::new(hub.clone())),
+            permits: Permits::default(),
             manifest,
             not_restored: AtomicU64::new(0),
             device: OnceLock::new(),

@@ -18,6 +18,7 @@ mod backing;
 mod blocked;
 mod capabilities;
 mod changes;
+mod closing;
 pub mod config;
 pub mod daemonize;
 mod descriptors;

@@ -19,7 +19,7 @@ impl Credentials {
     pub(crate) fn of(caller: Caller) -> Self {
         let groups = match caller.uid {
             0 => Vec::new(),
-            _ => supplementary_groups(caller.tid),
+            uid => supplementary_groups(caller.tid, uid),
         };
         Self {
             uid: caller.uid,
@@ -53,16 +53,19 @@ impl Credentials {
     }
 }
 
-/// FUSE tells only the first group of a caller.
-fn supplementary_groups(tid: u32) -> Vec<u32> {
+/// FUSE tells only the first group of a caller. None where the thread is another user's by now.
+fn supplementary_groups(tid: u32, uid: u32) -> Vec<u32> {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Groups:"))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .filter_map(|group| group.parse().ok())
-        .collect()
+    let numbers = |key: &str| -> Vec<u32> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let numbers = line.unwrap_or_default().split_whitespace();
+        numbers.filter_map(|number| number.parse().ok()).collect()
+    };
+    // Real, effective, saved, and that of file systems.
+    match numbers("Uid:").contains(&uid) {
+        true => numbers("Groups:"),
+        false => Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -113,7 +116,9 @@ mod tests {
             .iter()
             .map(|group| group.as_raw())
             .collect();
-        assert_eq!(supplementary_groups(std::process::id()), ours);
-        assert!(supplementary_groups(0).is_empty());
+        let uid = nix::unistd::geteuid().as_raw();
+        assert_eq!(supplementary_groups(std::process::id(), uid), ours);
+        assert!(supplementary_groups(std::process::id(), uid + 1).is_empty());
+        assert!(supplementary_groups(0, uid).is_empty());
     }
 }

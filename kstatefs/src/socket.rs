@@ -25,6 +25,7 @@ use nix::sys::socket::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::backing::RegionFile;
+use crate::closing::{Closers, Foreign};
 use crate::descriptors;
 use crate::errno::{Errno, Seldom};
 use crate::fs::{Caller, Refused};
@@ -50,6 +51,7 @@ pub(crate) struct Desk {
     tickets: Mutex<HashMap<[u8; 16], Issued>>,
     /// Makes states persistent.
     persist: OnceLock<Persist>,
+    closers: Closers,
     stopped: AtomicBool,
 }
 
@@ -111,13 +113,13 @@ pub(crate) struct Asked {
     pub(crate) state: Arc<State>,
     pub(crate) request: Box<Request>,
     /// The file as the program has it open.
-    pub(crate) file: OwnedFd,
+    pub(crate) file: Foreign,
     pub(crate) caller: Caller,
     pub(crate) answer: PersistAnswer,
 }
 
 /// Where the answer to that goes.
-pub(crate) struct PersistAnswer(OwnedFd);
+pub(crate) struct PersistAnswer(Foreign);
 
 impl PersistAnswer {
     /// Answers.
@@ -143,7 +145,7 @@ type Persist = Box<dyn Fn(Asked) + Send + Sync>;
 /// A connection that has not shown its ticket yet.
 #[derive(Debug)]
 struct Peer {
-    connection: OwnedFd,
+    connection: Foreign,
     caller: Caller,
     until: Instant,
 }
@@ -201,6 +203,7 @@ impl Desk {
             listener,
             tickets: Mutex::default(),
             persist: OnceLock::new(),
+            closers: Closers::default(),
             stopped: AtomicBool::new(false),
         })
     }
@@ -319,7 +322,7 @@ impl Desk {
         let connection = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(connection) };
         let peer = getsockopt(&connection, sockopt::PeerCredentials)?;
         Ok(Peer {
-            connection,
+            connection: Foreign::new(connection, peer.uid(), &self.closers),
             caller: Caller {
                 uid: peer.uid(),
                 gid: peer.gid(),
@@ -342,7 +345,10 @@ impl Desk {
     fn serve(&self, peer: Peer) -> io::Result<()> {
         // One byte more than the longest message, so that a longer one is seen as such.
         let mut message = [0; size_of::<Request>() + 1];
-        let (length, file) = receive(&peer.connection, &mut message)?;
+        let (length, descriptors) = receive(&peer.connection, &mut message)?;
+        let theirs = descriptors.into_iter();
+        let theirs = theirs.map(|sent| Foreign::new(sent, peer.caller.uid, &self.closers));
+        let file = theirs.collect::<Vec<_>>().into_iter().next();
         let redeem = |secret: &[u8; SECRET_BYTES]| self.redeem(secret, peer.caller.uid);
         if let Ok(secret) = <[u8; SECRET_BYTES]>::read_from_bytes(&message[..length]) {
             let right = redeem(&secret).ok_or(Errno::EACCES);
@@ -370,7 +376,7 @@ impl Desk {
         peer: Peer,
         request: Request,
         right: Result<Right, Errno>,
-        file: Option<OwnedFd>,
+        file: Option<Foreign>,
     ) {
         let answer = PersistAnswer(peer.connection);
         let asked = || {
@@ -394,7 +400,7 @@ impl Desk {
     #[cfg(fuzzing)]
     pub(crate) fn serve_as(&self, connection: OwnedFd, uid: u32) -> io::Result<()> {
         self.serve(Peer {
-            connection,
+            connection: Foreign::new(connection, uid, &self.closers),
             caller: Caller {
                 uid,
                 gid: uid,
@@ -420,32 +426,36 @@ impl Desk {
     }
 }
 
-/// One message, with the last of the descriptors that came with it.
-fn receive(connection: &OwnedFd, message: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+/// Descriptors of one message at most, as the kernel has it (SCM_MAX_FD).
+const MOST_SENT: usize = 253;
+
+/// One message, with the descriptors that came with it.
+fn receive(connection: &Foreign, message: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut parts = [IoSliceMut::new(message)];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    // Room for all: those that find none are cut off, and nix then tells of none, which stay open.
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; MOST_SENT]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let connection = connection.as_raw_fd();
+    let connection = connection.as_fd().as_raw_fd();
     let received = recvmsg::<()>(connection, &mut parts, Some(&mut control), flags)?;
-    let mut descriptor = None;
+    let mut descriptors = Vec::new();
     for part in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = part {
             for number in numbers {
                 #[expect(unsafe_code, reason = "nix returns a bare number")]
                 // SAFETY: a new descriptor that nobody else owns.
                 let received = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number) };
-                descriptor = Some(received);
+                descriptors.push(received);
             }
         }
     }
-    Ok((received.bytes, descriptor))
+    Ok((received.bytes, descriptors))
 }
 
-fn say(peer: &OwnedFd, text: &[u8], rights: &[ControlMessage<'_>]) -> io::Result<()> {
+fn say(peer: &Foreign, text: &[u8], rights: &[ControlMessage<'_>]) -> io::Result<()> {
     let parts = [IoSlice::new(text)];
     // A peer that has gone must not end the daemon by SIGPIPE, nor one that does not read hold it up.
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    sendmsg::<UnixAddr>(peer.as_raw_fd(), &parts, rights, flags, None)?;
+    sendmsg::<UnixAddr>(peer.as_fd().as_raw_fd(), &parts, rights, flags, None)?;
     Ok(())
 }
 

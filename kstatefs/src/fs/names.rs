@@ -120,6 +120,9 @@ impl Shared {
                 attributes.uid = change.uid.unwrap_or(attributes.uid);
                 attributes.gid = change.gid.unwrap_or(attributes.gid);
             })?;
+            if change.uid.is_some() || change.gid.is_some() {
+                self.give_file(&state, change.uid.is_some());
+            }
             self.common.streams.rights_changed(&state);
             self.look_after(&state);
         }

@@ -1,10 +1,11 @@
 //! Making states persistent, and bringing back those that were.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
 use kstate_sys::abi::Geometry;
@@ -28,8 +29,11 @@ use crate::rights::Credentials;
 use crate::socket::Asked;
 use crate::state::{Attributes, State};
 
-/// Files that are being opened for programs at once: each takes a thread, which a file system can hang.
-const MOST_OPENING: u32 = 16;
+/// Files that are being opened for one user at once: each takes a thread, which a file system can hang.
+const MOST_OF_A_USER: usize = 8;
+
+/// How long a listed state is waited for when it mounts.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a state was not made persistent, by number and as `kstate_sys::persist` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +87,42 @@ impl From<FileError> for Refused {
     }
 }
 
+/// How many threads each user has open files for states.
+#[derive(Debug, Default)]
+pub(crate) struct Permits(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Permit {
+    uid: u32,
+    all: Arc<Mutex<HashMap<u32, usize>>>,
+}
+
+impl Permits {
+    /// None if the user has too many already.
+    fn take(&self, uid: u32) -> Option<Permit> {
+        let mut users = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = users.entry(uid).or_default();
+        (*count < MOST_OF_A_USER).then(|| {
+            *count += 1;
+            let all = self.0.clone();
+            Permit { uid, all }
+        })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut users = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = users.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.uid);
+            }
+        }
+    }
+}
+
 /// What somebody wants to have a state's file.
 #[derive(Debug)]
 pub(crate) struct Wanted {
@@ -105,6 +145,8 @@ enum NotRestored {
     InUse,
     #[error(transparent)]
     File(#[from] FileError),
+    #[error("it says that user {0} owns the state, and the file is another user's")]
+    OtherOwner(u32),
     #[error("it is the file of the state `{0}`")]
     OtherState(StateName),
     #[error(transparent)]
@@ -125,25 +167,21 @@ impl Shared {
         wanted: Wanted,
         done: impl FnOnce(Result<(), Refused>) + Send + 'static,
     ) {
-        static OPENING: AtomicU32 = AtomicU32::new(0);
-        if OPENING.fetch_add(1, Ordering::Relaxed) >= MOST_OPENING {
-            OPENING.fetch_sub(1, Ordering::Relaxed);
-            return done(Err(Errno::EAGAIN.into()));
-        }
-        let shared = self.clone();
-        let done = Arc::new(std::sync::Mutex::new(Some(done)));
-        let theirs = done.clone();
-        let take = |done: &std::sync::Mutex<Option<_>>| {
-            done.lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .take()
+        let Some(permit) = self.permits.take(wanted.ids.uid) else {
+            return done(Err(Errno::EBUSY.into()));
         };
+        let shared = self.clone();
+        // Told by whoever comes to it: the thread, or this one where there is none.
+        let done = Arc::new(Mutex::new(Some(done)));
+        let theirs = done.clone();
+        let take =
+            |done: &Mutex<Option<_>>| done.lock().unwrap_or_else(PoisonError::into_inner).take();
         let started = std::thread::Builder::new()
             .name("kstate-persist".into())
             .spawn(move || {
+                let _permit = permit;
                 let result = shared.persist(&state, wanted);
                 shared.look_after(&state);
-                OPENING.fetch_sub(1, Ordering::Relaxed);
                 if let Some(done) = take(&theirs) {
                     done(result);
                 }
@@ -151,7 +189,6 @@ impl Shared {
         if let Err(error) = started
             && let Some(done) = take(&done)
         {
-            OPENING.fetch_sub(1, Ordering::Relaxed);
             done(Err(error.into()));
         }
     }
@@ -268,22 +305,24 @@ impl Shared {
             return Err(Refused::new(Errno::EOWNERDEAD, outcome::OTHER_OWNER));
         }
         let file = lock(opened.file.try_clone()?)?;
-        let recovered = match StateFile::recover(file) {
+        let found = match StateFile::recover(&file) {
             Err(FileError::Empty) => None,
             // What is left where power failed before anything of it was on the medium.
             Err(FileError::NotAStateFile) if opening::is_blank(&opened.file)? => None,
-            recovered => Some(recovered?),
+            found => Some(found?.1),
         };
-        let (file, generation) = match recovered {
+        let (file, generation) = match found {
             None => {
                 let image = state.image_within(wanted.within)?;
-                let file = lock(opened.file.try_clone()?)?;
                 (StateFile::initialise(file, &image)?, image.generation)
             }
-            Some((file, image)) => {
+            Some(image) => {
                 if image.name != *state.name() {
                     return Err(Refused::new(Errno::EADDRINUSE, outcome::OTHER_STATE));
                 }
+                // Before anything is written.
+                state.check_restorable(&image)?;
+                let (file, image) = StateFile::recover(file)?;
                 let (file, generation) = begin_again(file, &image, wanted.within)?;
                 state.restore(&image, Generation(generation))?;
                 self.restore_attributes(state, &image, false)?;
@@ -305,8 +344,11 @@ impl Shared {
             gid: wanted.ids.gid,
         };
         let note = entry.to_line();
-        if let Some(manifest) = &self.manifest {
-            manifest.put(entry)?;
+        if let Some(manifest) = &self.manifest
+            && !manifest.put(entry)?
+        {
+            // Somebody else's state of that name is listed, and its file was absent when this was mounted.
+            return Err(Refused::new(Errno::EEXIST, outcome::OTHER_FILE));
         }
         let store = Arc::new(store);
         if let Err(errno) = state.attach(store.clone(), Some(note)) {
@@ -338,6 +380,7 @@ impl Shared {
 
     /// What is in memory is newer than what is in the file.
     fn reattach_one(self: &Arc<Self>, state: &Arc<State>, entry: Entry) -> Result<(), NotRestored> {
+        let listed = entry.clone();
         let ids = Ids::of_user(entry.uid, entry.gid);
         let opened = opening::open_as(&ids, &entry.path, IfAbsent::Fail, self.own_device())?;
         let identity = opening::identity(&opened.file)?;
@@ -352,42 +395,80 @@ impl Shared {
         let store = Store::new(entry.path, identity, file, image.within, generation);
         let store = Arc::new(store);
         state.attach(store.clone(), None)?;
+        // The daemon before this one may have had another list, or was deleting it and did not come to that.
+        if let Some(manifest) = &self.manifest
+            && !manifest.put(listed)?
+        {
+            tracing::warn!(state = %state.name(), "listed with another file already");
+        }
         self.flusher.begin(state, store);
         Ok(())
     }
 
-    /// Brings back what the manifest lists. What cannot be brought back is told, and stays listed.
-    pub(crate) fn restore_listed(&self) {
+    /// Brings back what the manifest lists. What cannot be brought back is told, and stays listed. A file
+    /// system that does not answer is waited for once a user, and what is on it comes back when it does.
+    pub(crate) fn restore_listed(self: &Arc<Self>) {
         let Some(manifest) = &self.manifest else {
             return;
         };
+        let mut late = HashSet::new();
         for entry in manifest.entries() {
             // A dead daemon has left it in memory.
             let known = self.table().named(entry.name.as_str()).cloned();
             if known.is_some_and(|state| state.store().is_some()) {
                 continue;
             }
-            if let Err(error) = self.restore_entry(&entry) {
-                let file = entry.path.display();
-                tracing::error!(state = %entry.name, %file, %error, "a persistent state did not come back");
-                self.not_restored.fetch_add(1, Ordering::Relaxed);
+            let (sender, restored) = mpsc::sync_channel(1);
+            let (shared, theirs) = (self.clone(), entry.clone());
+            let started = std::thread::Builder::new()
+                .name("kstate-restore".into())
+                .spawn(move || {
+                    shared.restore_and_tell(&theirs);
+                    // Nobody may wait for it any more.
+                    let _ = sender.send(());
+                });
+            if let Err(error) = started {
+                self.count_not_restored(&entry, &error.into());
+            } else if !late.contains(&entry.uid)
+                && restored.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout)
+            {
+                late.insert(entry.uid);
+                tracing::warn!(state = %entry.name, "a file system does not answer; it is not waited for any more");
             }
         }
+    }
+
+    fn restore_and_tell(&self, entry: &Entry) {
+        if let Err(error) = self.restore_entry(entry) {
+            self.count_not_restored(entry, &error);
+        }
+    }
+
+    fn count_not_restored(&self, entry: &Entry, error: &NotRestored) {
+        let file = entry.path.display();
+        tracing::error!(state = %entry.name, %file, %error, "a persistent state did not come back");
+        self.not_restored.fetch_add(1, Ordering::Relaxed);
     }
 
     fn restore_entry(&self, entry: &Entry) -> Result<(), NotRestored> {
         let ids = Ids::of_user(entry.uid, entry.gid);
         let opened = opening::open_as(&ids, &entry.path, IfAbsent::Fail, self.own_device())?;
         let identity = opening::identity(&opened.file)?;
+        let owner = opened.file.metadata()?.uid();
         let locked = LockedFile::new(opened.file)?.ok_or(NotRestored::InUse)?;
         let (file, image) = StateFile::recover(locked)?;
         if image.name != entry.name {
             return Err(NotRestored::OtherState(image.name));
         }
+        // Whose file it is decides whose state it is, and not what its owner has written there.
+        if owner != image.uid && owner != 0 {
+            return Err(NotRestored::OtherOwner(image.uid));
+        }
+        let state = self.make_state(&image)?;
+        state.check_restorable(&image)?;
         let within = image.within;
         let (file, generation) = begin_again(file, &image, within)?;
         let generation = Generation(generation);
-        let state = self.make_state(&image)?;
         state.restore(&image, generation)?;
         let store = Arc::new(Store::new(
             entry.path.clone(),
@@ -511,6 +592,33 @@ impl Shared {
         }
     }
 
+    /// A persistent state has been given to another user or group: so is its file. Another user need not be able to
+    /// come to it, and only root can have given it away, with whose rights it is opened from then on.
+    pub(super) fn give_file(&self, state: &State, is_other_user: bool) {
+        let Some(store) = state.store() else { return };
+        let attributes = state.attributes();
+        let given = || -> Result<(), Errno> {
+            store.give_to(attributes.uid, attributes.gid)?;
+            if is_other_user {
+                let entry = Entry {
+                    name: state.name().clone(),
+                    path: store.path().to_owned(),
+                    uid: 0,
+                    gid: 0,
+                };
+                state.note_file(entry.to_line())?;
+                if let Some(manifest) = &self.manifest {
+                    manifest.put(entry)?;
+                }
+            }
+            Ok(())
+        };
+        if let Err(errno) = given() {
+            let error = std::io::Error::from_raw_os_error(errno.code());
+            tracing::error!(state = %state.name(), %error, "its file is not its new owner's");
+        }
+    }
+
     /// Takes a persistent state that is to be deleted out of the list of those that come back.
     ///
     /// # Errors
@@ -533,7 +641,7 @@ impl Shared {
     /// Puts one back that stays after all.
     pub(super) fn list_again(&self, listed: Option<Entry>) {
         if let (Some(entry), Some(manifest)) = (listed, &self.manifest)
-            && let Err(error) = manifest.put(entry)
+            && let Err(error) = manifest.put(entry).map(drop)
         {
             tracing::error!(%error, "a persistent state is not listed any more");
         }
@@ -591,7 +699,7 @@ impl Shared {
             path,
             within: Duration::from_nanos(request.within_ns),
             ids: Credentials::of(caller).ids(),
-            file: Some(file.into()),
+            file: file.into_inner().map(Into::into),
         };
         self.persist_in_background(state, wanted, move |done| answer.say(done));
     }

@@ -6,6 +6,7 @@
 //! one that hangs holds up no other.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,9 +24,11 @@ const WORKERS: usize = 4;
 const GAP: Duration = Duration::from_millis(5);
 /// So long a state is looked at again and again after its last commit, before it is waited for.
 const QUIET_AFTER: Duration = Duration::from_millis(100);
+/// The longest time between two looks.
+const SELDOM: Duration = Duration::from_secs(60);
 /// A flush that failed is tried again after so long; sooner where somebody waits for one.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long the end waits for the last flushes.
+/// How long the end waits for one of the last flushes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Threads that write states to their files.
@@ -40,6 +43,8 @@ pub(crate) struct Flusher {
 struct Device {
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// States whose last version was written.
+    finished: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -139,21 +144,25 @@ impl Flusher {
     /// and ends all threads. A file system that hangs is left to itself after half a minute.
     pub(crate) fn finish(&self, end: bool) {
         let devices: Vec<_> = self.devices().drain().map(|(_, device)| device).collect();
-        let until = Instant::now() + PATIENCE;
         let mut ending = Vec::new();
         for device in devices {
+            let theirs = device.clone();
             let ended = std::thread::Builder::new()
                 .name("kstate-flush-end".into())
-                .spawn(move || device.finish(end));
-            ending.extend(
-                ended
-                    .map_err(|error| tracing::error!(%error, "states not flushed"))
-                    .ok(),
-            );
+                .spawn(move || theirs.finish(end));
+            match ended {
+                Ok(thread) => ending.push((device, thread)),
+                Err(error) => tracing::error!(%error, "states not flushed"),
+            }
         }
-        for thread in ending {
-            while !thread.is_finished() && Instant::now() < until {
+        for (device, thread) in ending {
+            let mut progress = (device.finished.load(Ordering::Relaxed), Instant::now());
+            while !thread.is_finished() && progress.1.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(1));
+                let finished = device.finished.load(Ordering::Relaxed);
+                if finished != progress.0 {
+                    progress = (finished, Instant::now());
+                }
             }
             match thread.is_finished() {
                 true => drop(thread.join()),
@@ -304,11 +313,28 @@ impl Device {
             }
         }
         let jobs = std::mem::take(&mut self.lock().jobs);
-        for job in jobs.into_values() {
-            if let Some(state) = job.state.upgrade() {
-                flush_last(&state, &job.store, end);
+        let mut jobs: Vec<_> = jobs
+            .into_values()
+            .filter_map(|job| Some((job.state.upgrade()?, job.store)))
+            .collect();
+        // Taken from the end: those first that have a version to lose.
+        jobs.sort_by_cached_key(|(state, store)| {
+            state
+                .newest()
+                .is_ok_and(|newest| store.is_behind(newest, false))
+        });
+        let jobs = Mutex::new(jobs);
+        let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        std::thread::scope(|scope| {
+            for _ in 0..WORKERS {
+                scope.spawn(|| {
+                    while let Some((state, store)) = next() {
+                        flush_last(&state, &store, end);
+                        self.finished.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
             }
-        }
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -316,10 +342,18 @@ impl Device {
     }
 }
 
-/// Writes what there is new of a state. `changed_at` is when there was something new last.
+/// Writes what there is new of a state, if its time has come. `changed_at` is when there was something new last.
 fn look(state: &State, store: &Store, changed_at: Option<Instant>) -> (Option<Instant>, Next) {
     let began = Instant::now();
     let within = store.within();
+    // Of one that is written more seldom it is looked at meanwhile whether its generations run out.
+    let left = changed_at.map_or(Duration::ZERO, |at| within.saturating_sub(at.elapsed()));
+    let is_early = left > SELDOM
+        && !store.is_urgent()
+        && !state.newest().is_ok_and(|newest| store.needs_room(newest));
+    if is_early {
+        return (changed_at, Next::After(SELDOM));
+    }
     let flushed = flush(state, store, false);
     let changed_at = match flushed {
         Ok(true) => Some(began),
@@ -334,7 +368,10 @@ fn look(state: &State, store: &Store, changed_at: Option<Instant>) -> (Option<In
             }
         }
         // What is committed now has to be there by then, and writing takes its time.
-        Ok(_) => Next::After((within - (2 * began.elapsed()).min(within / 2)).max(GAP)),
+        Ok(_) => {
+            let within = within - (2 * began.elapsed()).min(within / 2);
+            Next::After(within.clamp(GAP, SELDOM))
+        }
     };
     (changed_at, next)
 }

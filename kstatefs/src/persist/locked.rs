@@ -27,6 +27,21 @@ impl LockedFile {
     }
 }
 
+impl LockedFile {
+    /// Makes it another user's.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        Ok(nix::unistd::fchown(
+            &*self.0,
+            Some(uid.into()),
+            Some(gid.into()),
+        )?)
+    }
+}
+
 impl Medium for LockedFile {
     fn len(&self) -> io::Result<u64> {
         Medium::len(&*self.0)

@@ -6,9 +6,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kstate_sys::name::StateName;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
+
+/// How long a daemon that ends may have the list.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the first line says.
 const FORMAT: &str = "kstate manifest 1";
@@ -53,6 +59,8 @@ impl Entry {
 #[derive(Debug)]
 pub(crate) struct Manifest {
     path: PathBuf,
+    /// One daemon at a time has it.
+    _lock: Flock<File>,
     entries: Mutex<BTreeMap<StateName, Entry>>,
 }
 
@@ -69,6 +77,7 @@ impl Manifest {
                 format!("manifest {}: {error}", path.display()),
             )
         };
+        let lock = lock(path).map_err(named)?;
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -93,6 +102,7 @@ impl Manifest {
         }
         let manifest = Self {
             path: std::path::absolute(path).map_err(named)?,
+            _lock: lock,
             entries: Mutex::new(entries),
         };
         // That it can be written is found out now, and not when it matters.
@@ -104,13 +114,20 @@ impl Manifest {
         self.lock().values().cloned().collect()
     }
 
-    /// Puts a state in the list.
+    /// Puts a state in the list. Only root, and who has chosen it, change one that is there: `false` for others.
     ///
     /// # Errors
     ///
     /// What the kernel says; the list is as it was then.
-    pub(crate) fn put(&self, entry: Entry) -> io::Result<()> {
-        self.change(|entries| drop(entries.insert(entry.name.clone(), entry)))
+    pub(crate) fn put(&self, entry: Entry) -> io::Result<bool> {
+        self.change(|entries| {
+            let known = entries.get(&entry.name);
+            let may = known.is_none_or(|known| entry.uid == 0 || entry.uid == known.uid);
+            if may {
+                entries.insert(entry.name.clone(), entry);
+            }
+            may
+        })
     }
 
     /// Takes a state out that has this file; none if it is not in the list.
@@ -168,6 +185,32 @@ impl Manifest {
     }
 }
 
+/// Locks the file beside the list, waiting a while for a daemon that ends.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".lock");
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&beside)?;
+    let start = Instant::now();
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, Errno::EWOULDBLOCK)) if start.elapsed() >= PATIENCE => {
+                return Err(io::Error::other(
+                    "another daemon has this list; give each mount one of its own",
+                ));
+            }
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, errno)) => return Err(errno.into()),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,18 +228,34 @@ mod tests {
     fn what_was_put_is_found_again_and_what_was_removed_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("list");
-        let manifest = Manifest::open(&path).unwrap();
+        let found = || Manifest::open(&path).unwrap().entries();
         let (a, b) = (entry("a", "/x/a b\n"), entry("b.c", "/x/b\"é"));
-        manifest.put(a.clone()).unwrap();
-        manifest.put(b.clone()).unwrap();
-        assert_eq!(
-            Manifest::open(&path).unwrap().entries(),
-            [a.clone(), b.clone()]
+        {
+            let manifest = Manifest::open(&path).unwrap();
+            assert!(manifest.put(a.clone()).unwrap() && manifest.put(b.clone()).unwrap());
+        }
+        assert_eq!(found(), [a.clone(), b.clone()]);
+        let manifest = Manifest::open(&path).unwrap();
+        // Another user's, who finds the name free because the file is not there now.
+        let theirs = |uid| Entry {
+            uid,
+            ..entry("a", "/x/theirs")
+        };
+        assert!(!manifest.put(theirs(9)).unwrap());
+        assert!(manifest.put(theirs(0)).unwrap());
+        assert!(
+            manifest
+                .put(Entry {
+                    uid: 0,
+                    ..a.clone()
+                })
+                .unwrap()
         );
         // Of another file's: it has been given another one since.
         manifest.remove(&a.name, Path::new("/x/other")).unwrap();
         manifest.remove(&b.name, &b.path).unwrap();
-        assert_eq!(Manifest::open(&path).unwrap().entries(), [a]);
+        drop(manifest);
+        assert_eq!(found(), [Entry { uid: 0, ..a }]);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 )]
 //! Opening the file of a state with the rights of whoever has chosen it, and no others.
 //!
-//! The daemon may be root. So the file is opened by a thread that has given root up for good: its ids are
-//! those of whom it opens for. No symbolic link on the way is followed, so that what was chosen once leads to
+//! The daemon may be root. So the file is opened by a thread that has given root up for good as far as file
+//! systems are concerned: there its ids are those of whom it opens for. No symbolic link on the way is followed, so that what was chosen once leads to
 //! the same place later.
 
 use std::ffi::{CStr, CString, OsStr};
@@ -15,13 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
 
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
-
-/// How long opening may take: a path can lead to a file system that does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// With whose rights something is opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,10 +102,11 @@ pub(crate) enum OpenError {
 /// Opens the regular file at `path`, an absolute one, with the rights of `ids`. `own_device` is the mount
 /// of states, in which it must not be: a request to itself would wait for the daemon.
 ///
+/// It takes as long as the file systems on the way do, which may be for ever.
+///
 /// # Errors
 ///
-/// [`OpenError`]; `EPERM` where the daemon may not take those ids, `ELOOP` at a symbolic link, `ETIMEDOUT` after ten
-/// seconds. Nothing was made then.
+/// [`OpenError`]; `EPERM` where the daemon may not take those ids, `ELOOP` at a symbolic link. Nothing was made then.
 ///
 /// # Cost
 ///
@@ -122,20 +118,14 @@ pub(crate) fn open_as(
     own_device: Option<u64>,
 ) -> Result<Opened, OpenError> {
     let (ids, path) = (ids.clone(), path.to_owned());
-    let (sender, opened) = mpsc::sync_channel(1);
-    std::thread::Builder::new()
+    let opening = std::thread::Builder::new()
         .name("kstate-open".into())
         .spawn(move || {
-            let opened = take_ids(&ids)
-                .map_err(OpenError::from)
-                .and_then(|()| open(&path, if_absent, own_device));
-            // Who asked may have lost patience.
-            if let Err(mpsc::SendError(Ok(late))) = sender.send(opened) {
-                late.undo();
-            }
+            take_ids(&ids)?;
+            open(&path, if_absent, own_device)
         })?;
-    let late = |_| OpenError::System(io::Error::from_raw_os_error(libc::ETIMEDOUT));
-    opened.recv_timeout(PATIENCE).map_err(late)?
+    let panicked = |_| OpenError::System(io::Error::other("a thread of the daemon panicked"));
+    opening.join().map_err(panicked)?
 }
 
 /// Gives up the calling thread's ids for others, for good. The calls of libc would change those of all
@@ -156,11 +146,23 @@ fn take_ids(ids: &Ids) -> io::Result<()> {
     succeeded(unsafe {
         libc::syscall(libc::SYS_setgroups, ids.groups.len(), ids.groups.as_ptr())
     })?;
-    // SAFETY: takes three integers.
-    succeeded(unsafe { libc::syscall(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid) })?;
+    // Only what file systems look at: with the other ids the thread would be the user's to signal, and so all
+    // of the daemon, for whom a signal to a thread that ends it ends the process. The kernel takes the capabilities that
+    // concern files from who is no longer root there (capabilities(7)).
+    // SAFETY: takes an integer.
+    unsafe { libc::syscall(libc::SYS_setfsgid, ids.gid) };
     // Last, as it takes the right to do the others.
-    // SAFETY: takes three integers.
-    succeeded(unsafe { libc::syscall(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) })
+    // SAFETY: takes an integer.
+    unsafe { libc::syscall(libc::SYS_setfsuid, ids.uid) };
+    // They tell what was before, and nothing of a refusal; of an id that is none they change nothing.
+    // SAFETY: takes an integer.
+    let gid = unsafe { libc::syscall(libc::SYS_setfsgid, u32::MAX) };
+    // SAFETY: takes an integer.
+    let uid = unsafe { libc::syscall(libc::SYS_setfsuid, u32::MAX) };
+    match (gid, uid) == (ids.gid.into(), ids.uid.into()) {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EPERM)),
+    }
 }
 
 fn open(path: &Path, if_absent: IfAbsent, own_device: Option<u64>) -> Result<Opened, OpenError> {

@@ -1,7 +1,7 @@
 //! The file of one state while the state lives: how far it has been written, and who waits for that.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{Image, LockedFile, StateFile};
 use crate::errno::Errno;
 
 /// How many generations further than the newest one a file allows for: those that may be given out before
-/// it is written again. Ten minutes of commits as fast as they can be, and 100 000 power cuts before numbers are used up.
+/// it is written again. Twenty minutes of commits as fast as they can be, and 100 000 power cuts before numbers are used up.
 const AHEAD: u64 = 1 << 36;
 
 /// Told once the version that was waited for is on the medium, with the generation that is, or why it is not.
@@ -31,6 +31,8 @@ pub(crate) struct Store {
     flushes: AtomicU64,
     bytes: AtomicU64,
     errors: AtomicU64,
+    /// The last flush failed.
+    fails: AtomicBool,
     file: Mutex<Written>,
     waiting: Mutex<Vec<(Generation, Done)>>,
 }
@@ -79,6 +81,7 @@ impl Store {
             flushes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             errors: AtomicU64::new(0),
+            fails: AtomicBool::new(false),
             file: Mutex::new(Written {
                 file: Some(file),
                 changes: 0,
@@ -148,21 +151,32 @@ impl Store {
     /// What the medium says; the file has the last version that it had.
     pub(crate) fn save(&self, mut image: Image, end: bool) -> Result<(), Errno> {
         let mut written = self.written();
+        // Another thread has written a later one since this was read.
+        if image.generation < self.durable().0 {
+            return Ok(());
+        }
         let changes = self.changes.load(Ordering::Relaxed);
         image.clean = end;
         image.ceiling = ceiling(image.generation, end);
-        let saved = match &mut written.file {
-            Some(file) => file.save(&image),
-            None => Err(std::io::Error::from_raw_os_error(libc::ESTALE)),
+        let Some(file) = &mut written.file else {
+            // Let go of, with what was newest then.
+            drop(written);
+            self.refuse(Errno::ESTALE);
+            return Ok(());
         };
-        match saved {
+        match file.save(&image) {
             Ok(bytes) => {
                 written.changes = changes;
                 written.clean = end;
+                self.fails.store(false, Ordering::Relaxed);
                 self.flushes.fetch_add(1, Ordering::Relaxed);
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 // ORDERING: Release with `durable`: who sees the number finds the file written.
                 self.durable.store(image.generation, Ordering::Release);
+                if end {
+                    // Nothing is written behind the last version.
+                    written.file = None;
+                }
                 drop(written);
                 self.tell();
                 Ok(())
@@ -173,6 +187,28 @@ impl Store {
                 self.fail(errno);
                 Err(errno)
             }
+        }
+    }
+
+    /// Whether so many generations were given out since the last flush that the next must not wait.
+    pub(crate) fn needs_room(&self, newest: Generation) -> bool {
+        newest.0.saturating_sub(self.durable().0) > AHEAD / 2
+    }
+
+    /// Whether a flush is not to wait for its time: somebody waits for it, or the last one failed.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.fails.load(Ordering::Relaxed) || !self.waiting().is_empty()
+    }
+
+    /// Makes the file another user's, as the state is.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn give_to(&self, uid: u32, gid: u32) -> std::io::Result<()> {
+        match &self.written().file {
+            Some(file) => file.medium().give_to(uid, gid),
+            None => Ok(()),
         }
     }
 
@@ -195,6 +231,7 @@ impl Store {
 
     /// Counts a flush that failed, and tells all who wait.
     pub(crate) fn fail(&self, errno: Errno) {
+        self.fails.store(true, Ordering::Relaxed);
         self.errors.fetch_add(1, Ordering::Relaxed);
         self.refuse(errno);
     }

@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kstate_sys::clock::Ticks;
-use kstate_sys::region::{CommitError, Generation};
+use kstate_sys::region::{CommitError, Generation, MAX_GENERATION};
 
 use super::{Inner, Layout, State};
 use crate::errno::Errno;
@@ -15,6 +15,16 @@ impl State {
     /// The file of a state that is persistent.
     pub(crate) fn store(&self) -> Option<Arc<Store>> {
         self.lock().store.clone()
+    }
+
+    /// Notes for a later daemon how its file is opened.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC`.
+    pub(crate) fn note_file(&self, text: String) -> Result<(), Errno> {
+        let inner = self.lock();
+        self.note(&inner, Event::Persistent(self.ino, Some(text)))
     }
 
     /// Takes the file from a state that has gone.
@@ -87,6 +97,35 @@ impl State {
         })
     }
 
+    /// Whether [`restore`](Self::restore) will do, as far as can be told before.
+    ///
+    /// # Errors
+    ///
+    /// Those of that.
+    pub(crate) fn check_restorable(&self, image: &Image) -> Result<(), Errno> {
+        let is_other = |layout: &Layout| {
+            image
+                .layout
+                .as_ref()
+                .is_some_and(|(id, _)| *id != layout.id)
+        };
+        if self.layout().as_ref().is_some_and(is_other) {
+            return Err(Errno::EPROTOTYPE);
+        }
+        let page = self.page();
+        let fits = |length: usize| u32::try_from(length).is_ok_and(|length| length <= page);
+        if image.capacity == 0 || image.capacity > page || !fits(image.value.len()) {
+            return Err(Errno::EFBIG);
+        }
+        if image.generation.max(image.ceiling) > MAX_GENERATION.0 {
+            return Err(Errno::EOVERFLOW);
+        }
+        match self.newest()?.is_never() {
+            true => Ok(()),
+            false => Err(Errno::ENOTUNIQ),
+        }
+    }
+
     /// Puts the version of `image` in place, as the first one, under the number `generation`; its
     /// layout and room first. Whoever has subscribed already sees it come.
     ///
@@ -132,9 +171,10 @@ impl State {
     /// A time since the epoch by the mount's clock.
     fn ticks_of(&self, time: Duration) -> Ticks {
         let clock = self.common.clock;
-        let ago = SystemTime::now()
-            .duration_since(UNIX_EPOCH + time)
-            .unwrap_or_default();
+        // Whoever owns the file can have put any time there.
+        let at = UNIX_EPOCH.checked_add(time);
+        let ago = at.and_then(|at| SystemTime::now().duration_since(at).ok());
+        let ago = ago.unwrap_or_default();
         clock.before(clock.now(), ago)
     }
 }

@@ -170,6 +170,10 @@ fn main() {
             root_gives_a_users_state_a_file_that_is_the_users,
             a_users_file_is_opened_as_the_user_when_it_mounts,
             a_full_disk_is_told_counted_and_got_over,
+            a_user_has_no_power_over_the_daemon_that_opens_for_him,
+            what_is_written_in_a_file_does_not_say_whose_its_state_is,
+            a_state_that_is_given_away_takes_its_file_along,
+            a_listed_name_is_its_owners_while_its_file_is_away,
         }
         processes {
             another_user_finds_no_way_through_proc,

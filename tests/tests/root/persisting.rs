@@ -3,9 +3,12 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use kstate_tests::{Daemon, Setup, User, as_user, attribute, eventually, set_attribute};
-use kstatefs::persist::StateFile;
+use kstatefs::persist::{Image, StateFile};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::full::SmallTmpfs;
@@ -185,4 +188,126 @@ pub(crate) fn a_full_disk_is_told_counted_and_got_over() {
     state.sync_all().unwrap();
     let saved = StateFile::recover(File::open(&path).unwrap()).unwrap().1;
     assert_eq!(saved.value[..4], 99_u32.to_ne_bytes());
+}
+
+pub(crate) fn a_user_has_no_power_over_the_daemon_that_opens_for_him() {
+    let (daemon, place) = (Daemon::start(), Place::new());
+    open_home(&daemon);
+    let _state = create_for(&daemon, "x", ALICE);
+    let pid = daemon.pid();
+    // As long as it takes to look for a file that is not there.
+    let deep = format!("alice/{}x", "none/".repeat(700));
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            as_user(ALICE, || {
+                let tasks = format!("/proc/{pid}/task");
+                while !done.load(Ordering::Relaxed) {
+                    for task in fs::read_dir(&tasks).unwrap().flatten() {
+                        let task: i32 = task.file_name().to_str().unwrap().parse().unwrap();
+                        #[expect(unsafe_code, reason = "tgkill(2)")]
+                        // SAFETY: takes three integers.
+                        let sent = unsafe {
+                            libc::syscall(libc::SYS_tgkill, pid.as_raw(), task, libc::SIGSTOP)
+                        };
+                        assert_eq!(sent, -1, "thread {task} could be stopped");
+                    }
+                }
+            });
+        });
+        for _ in 0..300 {
+            assert_eq!(
+                asked(ALICE, &daemon, "x", &place.path(&deep)),
+                Err(libc::ENOENT)
+            );
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+pub(crate) fn what_is_written_in_a_file_does_not_say_whose_its_state_is() {
+    let place = Place::new();
+    let setup = || {
+        let manifest = place.path("manifest");
+        Setup::default().with(format!("--manifest={}", manifest.display()))
+    };
+    let file = place.path("alice/x");
+    {
+        let daemon = setup().start();
+        open_home(&daemon);
+        let state = create_for(&daemon, "x", ALICE);
+        state.write_all_at(b"hers", 0).unwrap();
+        assert_eq!(asked(ALICE, &daemon, "x", &file), Ok(()));
+    }
+    let forge = |change: &dyn Fn(&mut Image)| {
+        let open = File::options().read(true).write(true).open(&file).unwrap();
+        let (mut forged, mut image) = StateFile::recover(open).unwrap();
+        change(&mut image);
+        forged.save(&image).unwrap();
+    };
+    forge(&|image| (image.uid, image.mode) = (0, 0o666));
+    assert!(!setup().start().file("x").exists());
+    // Nor does anything else in it end the daemon.
+    forge(&|image| {
+        image.uid = ALICE.uid;
+        image.time = Some(Duration::MAX);
+    });
+    let daemon = setup().start();
+    assert_eq!(fs::read(daemon.file("x")).unwrap(), b"hers");
+    drop(daemon);
+    forge(&|image| (image.generation, image.ceiling) = (u64::MAX, u64::MAX));
+    let before = fs::read(&file).unwrap();
+    assert!(!setup().start().file("x").exists());
+    assert_eq!(fs::read(&file).unwrap(), before, "it stays as it is");
+}
+
+pub(crate) fn a_state_that_is_given_away_takes_its_file_along() {
+    let place = Place::new();
+    let setup = || {
+        let manifest = place.path("manifest");
+        Setup::default().with(format!("--manifest={}", manifest.display()))
+    };
+    let file = place.path("alice/x");
+    {
+        let daemon = setup().start();
+        open_home(&daemon);
+        let state = create_for(&daemon, "x", ALICE);
+        state.write_all_at(b"value", 0).unwrap();
+        assert_eq!(asked(ALICE, &daemon, "x", &file), Ok(()));
+        chown(daemon.file("x"), Some(BOB.uid), Some(BOB.gid)).unwrap();
+        assert_eq!(file.metadata().unwrap().uid(), BOB.uid);
+    }
+    let daemon = setup().start();
+    assert_eq!(daemon.file("x").metadata().unwrap().uid(), BOB.uid);
+    assert_eq!(fs::read(daemon.file("x")).unwrap(), b"value");
+}
+
+pub(crate) fn a_listed_name_is_its_owners_while_its_file_is_away() {
+    let place = Place::new();
+    let setup = || {
+        let manifest = place.path("manifest");
+        Setup::default().with(format!("--manifest={}", manifest.display()))
+    };
+    let file = place.path("alice/x");
+    {
+        let daemon = setup().start();
+        open_home(&daemon);
+        let state = create_for(&daemon, "x", ALICE);
+        state.write_all_at(b"hers", 0).unwrap();
+        assert_eq!(asked(ALICE, &daemon, "x", &file), Ok(()));
+    }
+    fs::rename(&file, place.path("away")).unwrap();
+    fs::create_dir(place.path("bob")).unwrap();
+    chown(place.path("bob"), Some(BOB.uid), Some(BOB.gid)).unwrap();
+    {
+        let daemon = setup().start();
+        open_home(&daemon);
+        let _his = create_for(&daemon, "x", BOB);
+        let his = place.path("bob/x");
+        assert_eq!(asked(BOB, &daemon, "x", &his), Err(libc::EEXIST));
+        assert!(!his.exists());
+    }
+    fs::rename(place.path("away"), &file).unwrap();
+    let daemon = setup().start();
+    assert_eq!(fs::read(daemon.file("x")).unwrap(), b"hers");
 }
