@@ -65,7 +65,7 @@ pub(crate) fn replace(backing: Option<&Path>, mount: &Path) -> io::Result<Left> 
     drop(registry);
     let start = Instant::now();
     loop {
-        if let Search::Found(left) = takeover::search(backing, mount) {
+        if let Search::Found(left) = takeover::search(backing, mount)? {
             return Ok(*left);
         }
         if start.elapsed() >= PATIENCE {

@@ -167,18 +167,18 @@ fn open_lock(directory: &Path) -> Option<File> {
 /// Removes directories of ours whose lock is free, but those that are kept for a daemon to come. What
 /// cannot be looked at stays.
 fn sweep(parent: &Path) {
-    for directory in left_in(parent) {
-        if !takeover::is_kept(directory.path()) {
-            tracing::info!(directory = %directory.path().display(), "removing a dead daemon's");
-            holder::dismiss(directory.path());
+    for path in ours_in(parent) {
+        // Before it is locked, which could keep a daemon from what it takes over; and once more, as somebody
+        // may have done that meanwhile.
+        if !takeover::is_kept(&path)
+            && let Some(directory) = PrivateDirectory::adopt(&path)
+            && !takeover::is_kept(&path)
+        {
+            tracing::info!(directory = %path.display(), "removing a dead daemon's");
+            holder::dismiss(&path);
             directory.remove();
         }
     }
-}
-
-/// The directories of ours below `parent` that dead daemons have left, each locked as it comes.
-fn left_in(parent: &Path) -> impl Iterator<Item = PrivateDirectory> + use<> {
-    ours_in(parent).filter_map(|path| PrivateDirectory::adopt(&path))
 }
 
 /// The directories of daemons of this user below `parent`.

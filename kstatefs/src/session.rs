@@ -176,7 +176,8 @@ impl Server {
             })?)
         } else if config.restartable {
             mountpoint::examine(&path)?;
-            takeover::find(backing, &path)
+            let found = takeover::find(backing, &path);
+            found.map_err(system("cannot take over what the last daemon has left"))?
         } else {
             None
         };
@@ -189,6 +190,11 @@ impl Server {
                 ));
             }
         };
+        if let Some((backing, _)) = &left {
+            // From here on nothing but the time tells that it is wanted.
+            let touched = takeover::touch(backing.directory());
+            touched.map_err(system("cannot keep what the last daemon has left"))?;
+        }
         let path = mountpoint::prepare(&path)?;
         // Before any thread is started, so that all of them have the signals blocked.
         let signals = match config.handle_signals {

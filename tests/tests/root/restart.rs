@@ -1,7 +1,7 @@
 //! A daemon that is killed, and one that takes its states over.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use kstate::{Mount, State};
 use kstate_sys::ioctl::{Claim, call};
 use kstate_tests::{Daemon, PATIENCE, Setup, eventually, number_of_bytes, open_descriptors};
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -374,11 +375,12 @@ pub(crate) fn a_ledger_cut_short_is_believed_up_to_there() {
         state.publish(&5).unwrap();
         set_attribute(&daemon.file("x"), "user.kstate.linger", "5s");
         daemon.kill();
-        let ledger = directories_of(daemon.mount()).remove(0).join("ledger");
-        let mut ledger = OpenOptions::new().append(true).open(ledger).unwrap();
+        let ledger = open_ledger(&directories_of(daemon.mount())[0]);
         let length = ledger.metadata().unwrap().len();
-        ledger.set_len(length - 3).unwrap();
-        ledger.write_all(&[0x55; 100]).unwrap();
+        // Zeros are what the highest bytes of a duration are.
+        ledger.set_len(length - 6).unwrap();
+        // As room that was never written to.
+        ledger.set_len(length + 100).unwrap();
         let daemon = daemon.kill_and_restart();
         assert_eq!(attribute(&daemon.file("x"), "user.kstate.linger"), "0ms");
         assert_eq!(fs::read(daemon.file("x")).unwrap(), 5_u64.to_ne_bytes());
@@ -389,24 +391,124 @@ pub(crate) fn a_ledger_cut_short_is_believed_up_to_there() {
     });
 }
 
+fn open_ledger(directory: &Path) -> File {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true);
+    options.open(directory.join("ledger")).unwrap()
+}
+
+/// Bytes of what a ledger begins with but for the checksum at its end.
+fn label_bytes(mount: &Path) -> usize {
+    24 + mount.as_os_str().len()
+}
+
 pub(crate) fn a_damaged_ledger_is_set_aside() {
+    // In the first record, and in one that others follow.
+    for behind in [4 + 9, 4 + 200] {
+        each(|mut daemon| {
+            let state = counter(&daemon.library(), "x");
+            state.publish(&5).unwrap();
+            daemon.kill();
+            let directory = directories_of(daemon.mount()).remove(0);
+            let ledger = open_ledger(&directory);
+            let at = (label_bytes(daemon.mount()) + behind) as u64;
+            assert!(at + 60 < ledger.metadata().unwrap().len());
+            let mut bytes = [0; 4];
+            ledger.read_exact_at(&mut bytes, at).unwrap();
+            let damaged = bytes.map(|byte| !byte);
+            ledger.write_all_at(&damaged, at).unwrap();
+            let daemon = daemon.kill_and_restart();
+            assert!(!daemon.file("x").exists());
+            fs::write(daemon.file("y"), "served").unwrap();
+            let name = directory.file_name().unwrap().to_str().unwrap();
+            let aside = directory.with_file_name(format!("damaged-{name}"));
+            assert!(!directory.exists() && aside.exists());
+            fs::remove_dir_all(aside).unwrap();
+        });
+    }
+}
+
+pub(crate) fn what_another_version_has_left_is_not_given_up() {
     each(|mut daemon| {
         let state = counter(&daemon.library(), "x");
         state.publish(&5).unwrap();
         daemon.kill();
         let directory = directories_of(daemon.mount()).remove(0);
-        let ledger = OpenOptions::new()
-            .write(true)
-            .open(directory.join("ledger"));
-        ledger.unwrap().write_at(&[0xff; 4], 9).unwrap();
+        let ledger = open_ledger(&directory);
+        let mut label = vec![0; label_bytes(daemon.mount())];
+        let set_version = |label: &mut Vec<u8>, version: u8| {
+            label[8] = version;
+            let checksum = crc32c::crc32c(label).to_le_bytes();
+            ledger.write_all_at(label, 0).unwrap();
+            ledger.write_all_at(&checksum, label.len() as u64).unwrap();
+        };
+        ledger.read_exact_at(&mut label, 0).unwrap();
+        let version = label[8];
+        set_version(&mut label, 77);
+        let status = daemon.another().finish();
+        assert_eq!(status.code(), Some(1), "{status}");
+        // Nor does one elsewhere touch it, or end who holds it.
+        fs::write(Setup::default().start().file("x"), "other").unwrap();
+        set_version(&mut label, version);
         let daemon = daemon.kill_and_restart();
-        assert!(!daemon.file("x").exists());
-        fs::write(daemon.file("y"), "served").unwrap();
-        let name = directory.file_name().unwrap().to_str().unwrap();
-        let aside = directory.with_file_name(format!("damaged-{name}"));
-        assert!(!directory.exists() && aside.exists());
-        fs::remove_dir_all(aside).unwrap();
+        assert_eq!(fs::read(daemon.file("x")).unwrap(), 5_u64.to_ne_bytes());
+        // It can be given up unread.
+        let mut daemon = daemon;
+        daemon.kill();
+        let directory = directories_of(daemon.mount()).remove(0);
+        let ledger = open_ledger(&directory);
+        label[8] = 77;
+        let checksum = crc32c::crc32c(&label).to_le_bytes();
+        ledger.write_all_at(&label, 0).unwrap();
+        ledger.write_all_at(&checksum, label.len() as u64).unwrap();
+        kstate_tests::unmount(daemon.mount());
+        assert!(!directory.exists());
     });
+}
+
+pub(crate) fn what_does_not_say_whose_it_is_is_left_alone() {
+    let directory = tempfile::Builder::new()
+        .prefix("kstatefs-test")
+        .tempdir_in("/dev/shm")
+        .unwrap();
+    fs::write(directory.path().join("lock"), "").unwrap();
+    fs::write(directory.path().join("ledger"), [0xa5; 5000]).unwrap();
+    let daemon = Setup::default().start();
+    fs::write(daemon.file("x"), "served").unwrap();
+    let daemon = daemon.kill_and_restart();
+    fs::write(daemon.file("x"), "served").unwrap();
+    let ledger = fs::read(directory.path().join("ledger")).unwrap();
+    assert_eq!(ledger, [0xa5; 5000]);
+}
+
+pub(crate) fn what_somebody_holds_is_waited_for_and_never_given_up() {
+    let mut daemon = Setup::default().start();
+    let state = counter(&daemon.library(), "x");
+    state.publish(&5).unwrap();
+    daemon.kill();
+    let lock = File::open(directories_of(daemon.mount())[0].join("lock")).unwrap();
+    let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).unwrap();
+    let start = Instant::now();
+    let mut refused = daemon.another();
+    let status = eventually("it loses patience", || refused.ended());
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert!(start.elapsed() >= Duration::from_secs(9));
+    // One elsewhere needs none of it.
+    fs::write(Setup::default().start().file("x"), "other").unwrap();
+    let mut waits = daemon.another();
+    // Longer than an end takes.
+    let start = Instant::now();
+    eventually("it waits", || {
+        (start.elapsed() > Duration::from_secs(2)).then_some(())
+    });
+    assert!(waits.ended().is_none());
+    drop(lock);
+    let value = eventually("it serves", || fs::read(daemon.file("x")).ok());
+    assert_eq!(value, 5_u64.to_ne_bytes());
+    waits.signal(Signal::SIGKILL);
+    waits.finish();
+    let daemon = daemon.kill_and_restart();
+    assert_eq!(fs::read(daemon.file("x")).unwrap(), 5_u64.to_ne_bytes());
 }
 
 pub(crate) fn of_two_daemons_started_at_once_one_serves_and_the_other_says_so() {
