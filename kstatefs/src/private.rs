@@ -49,8 +49,12 @@ impl PrivateDirectory {
                 parent.display()
             ))
         };
-        for attempt in 0..1000 {
-            let path = parent.join(format!("{PREFIX}{}-{attempt}", std::process::id()));
+        loop {
+            // By chance, so that nobody can have made it before.
+            let mut chance = [0; 8];
+            getrandom::fill(&mut chance).map_err(|error| named(io::Error::other(error)))?;
+            let (pid, chance) = (std::process::id(), u64::from_le_bytes(chance));
+            let path = parent.join(format!("{PREFIX}{pid}-{chance:016x}"));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     let directory = lock(&path).map_err(named)?;
@@ -61,9 +65,6 @@ impl PrivateDirectory {
                 Err(error) => return Err(named(error)),
             }
         }
-        Err(named(io::Error::other(
-            "a thousand of ours are there already",
-        )))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -218,5 +219,14 @@ mod tests {
         let path = second.path().to_owned();
         drop(second);
         assert!(!path.exists());
+    }
+    #[test]
+    fn nobody_makes_a_name_before_it_is_chosen() {
+        let parent = tempfile::tempdir().unwrap();
+        let pid = std::process::id();
+        for number in 0..1000 {
+            fs::create_dir(parent.path().join(format!("{PREFIX}{pid}-{number}"))).unwrap();
+        }
+        PrivateDirectory::create(parent.path(), 0o700).unwrap();
     }
 }
