@@ -40,6 +40,11 @@ pub(crate) struct Left {
 }
 
 impl Left {
+    /// How programs have its regions.
+    pub(crate) fn transport(&self) -> Transport {
+        self.model.head.transport
+    }
+
     /// Opens it; `None` if nobody holds it any more, and it is gone.
     ///
     /// # Errors
@@ -138,6 +143,28 @@ pub(crate) fn search(backing: Option<&Path>, mount: &Path) -> io::Result<Search>
         }
     }
     Ok(found)
+}
+
+/// What the daemon that serves the mount at `mount` under this minor device number has noted, if it could be taken
+/// over from here when it ends. Nothing is locked.
+///
+/// # Errors
+///
+/// `NotFound` when it keeps that elsewhere, is another user's or of another mount namespace; it is of another
+/// version, or what the kernel says.
+pub(crate) fn examine(backing: Option<&Path>, mount: &Path, minor: u64) -> io::Result<Model> {
+    let mut found = Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        "what it keeps is not found",
+    ));
+    for path in candidates(backing, mount)? {
+        match read(&path, mount) {
+            Ok(Some(model)) if model.head.minors.last() == Some(&minor) => return Ok(model),
+            Err(error) => found = Err(error),
+            Ok(_) => {}
+        }
+    }
+    found
 }
 
 /// The directories whose ledgers say that they are of this mount, in whatever version. Others are left alone, and

@@ -3,8 +3,11 @@
 //! It can be cut short at any point and begun again: what is done is noted when it is done.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+use kstate_sys::abi::Geometry;
 
 use super::subscribers;
 use crate::fs::Shared;
@@ -22,7 +25,11 @@ const AWAITED: Duration = Duration::from_secs(10);
 
 /// Builds what `model` says, of which `shared` has none yet, and settles what the dead have left. The
 /// caller is the only one who knows of `shared`.
-pub(crate) fn restore(shared: &Shared, model: &Model) {
+///
+/// # Errors
+///
+/// What may pass, such as `ENFILE` and `ENOSPC`; whoever tries again finds all that was there.
+pub(crate) fn restore(shared: &Shared, model: &Model) -> io::Result<()> {
     let comparable = namespace::of_pids().is_ok_and(|here| here == model.head.pid_namespace);
     let mut owners = Owners {
         shared,
@@ -30,13 +37,14 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
         known: HashMap::new(),
     };
     remove_strangers(shared, model);
-    let states = restore_states(shared, model);
+    let states = restore_states(shared, model)?;
     for (number, noted) in &model.records {
         let (process, _) = owners.adopt(noted.owner);
         let (backing, transport) = (&shared.backing, shared.transport());
         let intents = &shared.common.intents;
         match intents.adopt(backing, transport, *number, process, noted.user) {
             Ok(record) => shared.reaper.hold_adopted_record(process, record),
+            Err(error) if may_pass(&error) => return Err(error),
             Err(error) => {
                 tracing::error!(number, %error, "a record of commits of several states is lost");
                 shared.common.ledger.note_end(Event::RecordGone(*number));
@@ -82,6 +90,7 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
     }
     shared.registry.bump();
     tracing::info!(states = states.len(), "taken over");
+    Ok(())
 }
 
 /// Removes files that nothing is noted of: of a state or a record that was being made or removed.
@@ -111,26 +120,38 @@ fn remove_strangers(shared: &Shared, model: &Model) {
     }
 }
 
-fn restore_states(shared: &Shared, model: &Model) -> HashMap<u64, Arc<State>> {
+/// Whether it is no fault of what was left: a file that is not there, or is another than was noted.
+fn may_pass(error: &io::Error) -> bool {
+    let kind = error.kind();
+    !matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
+}
+
+fn restore_states(shared: &Shared, model: &Model) -> io::Result<HashMap<u64, Arc<State>>> {
     let mut states = HashMap::new();
     for (ino, noted) in &model.states {
         let file = shared.backing.inherit_region(*ino, shared.transport());
-        let state = file
-            .map_err(Into::into)
-            .and_then(|file| State::adopt(*ino, noted, file, &shared.common));
+        let file = match Geometry::of_this_machine().class_for(noted.capacity) {
+            Some(_) => file,
+            None => Err(io::ErrorKind::InvalidData.into()),
+        };
+        let state = file.and_then(|file| {
+            let adopted = State::adopt(*ino, noted, file, &shared.common);
+            adopted.map_err(|error| io::Error::from_raw_os_error(error.code()))
+        });
         match state {
             Ok(state) => {
                 let state = Arc::new(state);
                 shared.insert(&state);
                 states.insert(*ino, state);
             }
+            Err(error) if may_pass(&error) => return Err(error),
             Err(error) => {
-                tracing::error!(name = %noted.name, ?error, "a state is lost");
+                tracing::error!(name = %noted.name, %error, "a state is lost");
                 shared.common.ledger.note_end(Event::StateGone(*ino));
             }
         }
     }
-    states
+    Ok(states)
 }
 
 /// Processes by what was noted of them.

@@ -5,11 +5,14 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
 use kstate::{Mount, State};
 use kstate_sys::ioctl::{Claim, call};
-use kstate_tests::{Daemon, PATIENCE, Setup, eventually, number_of_bytes, open_descriptors};
+use kstate_tests::{
+    Daemon, PATIENCE, Running, Setup, eventually, number_of_bytes, open_descriptors,
+};
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -509,6 +512,126 @@ pub(crate) fn what_somebody_holds_is_waited_for_and_never_given_up() {
     waits.finish();
     let daemon = daemon.kill_and_restart();
     assert_eq!(fs::read(daemon.file("x")).unwrap(), 5_u64.to_ne_bytes());
+}
+
+/// A daemon for the mount of `daemon` with these arguments.
+fn with_arguments(daemon: &Daemon, arguments: &[&str]) -> Running {
+    let mut command = Command::new(kstate_tests::kstatefs());
+    Running::start(command.args(arguments).arg(daemon.mount()))
+}
+
+pub(crate) fn who_cannot_take_the_place_of_a_daemon_does_not_end_it() {
+    let tmpfs = SmallTmpfs::new("8m");
+    let backing = format!("--backing={}", tmpfs.path().display());
+    let elsewhere = Setup::default().with(backing).start();
+    let over_socket = Setup::default().with("--passthrough=off").start();
+    for (mut daemon, argument) in [
+        (elsewhere, "--linger=0s"),
+        (over_socket, "--passthrough=require"),
+    ] {
+        let state = counter(&daemon.library(), "x");
+        state.publish(&5).unwrap();
+        let status = with_arguments(&daemon, &["--replace", argument]).finish();
+        assert_eq!(status.code(), Some(1), "{status}");
+        assert!(daemon.process().ended().is_none());
+        assert_eq!(fs::read(daemon.file("x")).unwrap(), 5_u64.to_ne_bytes());
+        let again = counter(&daemon.library(), "x");
+        again.publish(&6).unwrap();
+        assert_eq!(state.snapshot().unwrap().value, 6);
+    }
+}
+
+pub(crate) fn a_server_is_asked_to_leave_before_it_waits_for_that() {
+    let home = tempfile::tempdir().unwrap();
+    let server = kstatefs::Server::start(kstatefs::Config::new(home.path())).unwrap();
+    let registry = File::open(home.path().join(".kstate/registry")).unwrap();
+    call::leave(registry.as_fd()).unwrap();
+    server.wait().unwrap();
+    drop(registry);
+    kstate_tests::unmount(home.path());
+    assert_eq!(directories_of(home.path()), Vec::<PathBuf>::new());
+}
+
+/// As if the last daemon had ended some minutes ago.
+fn make_old(directory: &Path) {
+    let long_ago = SystemTime::now() - Duration::from_secs(600);
+    open_ledger(directory).set_modified(long_ago).unwrap();
+}
+
+pub(crate) fn states_stay_where_a_takeover_fails() {
+    // Before anything is detached.
+    let mut daemon = Setup::default().with("--passthrough=off").start();
+    let state = counter(&daemon.library(), "x");
+    state.publish(&5).unwrap();
+    daemon.kill();
+    make_old(&directories_of(daemon.mount())[0]);
+    let status = with_arguments(&daemon, &["--passthrough=require"]).finish();
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert_eq!(mounts_at(daemon.mount()), 1);
+    fs::write(Setup::default().start().file("x"), "other").unwrap();
+    let daemon = daemon.kill_and_restart();
+    assert_eq!(fs::read(daemon.file("x")).unwrap(), 5_u64.to_ne_bytes());
+
+    // Behind that, and for a reason that passes.
+    let mut daemon = Setup::default().with("--passthrough=require").start();
+    let states = ["x", "y"].map(|name| counter(&daemon.library(), name));
+    for state in &states {
+        state.publish(&5).unwrap();
+    }
+    let number = fs::metadata(daemon.file("x")).unwrap().ino().to_string();
+    daemon.kill();
+    let directory = directories_of(daemon.mount()).remove(0);
+    make_old(&directory);
+    fs::rename(directory.join(&number), directory.join("away")).unwrap();
+    fs::create_dir(directory.join(&number)).unwrap();
+    let status = daemon.another().finish();
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert_eq!(mounts_at(daemon.mount()), 0);
+    fs::write(Setup::default().start().file("x"), "other").unwrap();
+    fs::remove_dir(directory.join(&number)).unwrap();
+    fs::rename(directory.join("away"), directory.join(&number)).unwrap();
+    let daemon = daemon.kill_and_restart();
+    for name in ["x", "y"] {
+        assert_eq!(fs::read(daemon.file(name)).unwrap(), 5_u64.to_ne_bytes());
+    }
+    states[0].publish(&6).unwrap();
+    assert_eq!(fs::read(daemon.file("x")).unwrap(), 6_u64.to_ne_bytes());
+}
+
+pub(crate) fn a_daemon_shares_no_map_of_a_region_with_what_it_splits_off() {
+    each(|daemon| {
+        let mount = daemon.library();
+        let accounts = ["a.0", "a.1"].map(|name| {
+            let account = mount.subscribe(name).write().typed::<i64>().unwrap();
+            account.publish(&1000).unwrap();
+            account
+        });
+        // With a record of commits of several states.
+        let mut worker = daemon.worker("a", &["transfer", "2"]);
+        let before = accounts[0].generation();
+        eventually("it transfers", || {
+            (accounts[0].generation() > before).then_some(())
+        });
+        let maps = fs::read_to_string(format!("/proc/{}/smaps", daemon.pid())).unwrap();
+        let directory = directories_of(daemon.mount()).remove(0);
+        let (mut is_ours, mut found) = (false, 0);
+        for line in maps.lines() {
+            if let Some(flags) = line.strip_prefix("VmFlags:") {
+                assert!(
+                    !is_ours || flags.split(' ').any(|flag| flag == "dc"),
+                    "{flags}"
+                );
+                found += usize::from(is_ours);
+            } else if !line.split(' ').next().unwrap().ends_with(':') {
+                is_ours = line.contains("/memfd:kstate-")
+                    || line.contains(directory.file_name().unwrap().to_str().unwrap());
+            }
+        }
+        // Regions of two states, two pages of a record, the registry.
+        assert!(found >= 5, "{found}: {maps}");
+        worker.signal(Signal::SIGKILL);
+        worker.finish();
+    });
 }
 
 pub(crate) fn of_two_daemons_started_at_once_one_serves_and_the_other_says_so() {
