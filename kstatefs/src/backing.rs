@@ -280,7 +280,10 @@ impl Backing {
                 let held = self.holder.get().and_then(|holder| {
                     let held = holder.hold(file.as_fd());
                     let warn = |error: &io::Error| {
-                        tracing::warn!(ino, %error, "a state will not outlive this daemon");
+                        // Of one that does not answer it is said once.
+                        if !holder.is_silent() {
+                            tracing::warn!(ino, %error, "a state will not outlive this daemon");
+                        }
                     };
                     held.inspect_err(warn).ok()
                 });

@@ -8,12 +8,15 @@
 mod keeper;
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
     UnixAddr, bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, socketpair, sockopt,
@@ -23,6 +26,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The socket in the private directory.
 const NAME: &str = "holder";
+/// What the process is named.
+pub(crate) const PROCESS: &CStr = c"kstate-holder";
 /// How long either may take to answer, in seconds.
 const PATIENCE: i64 = 5;
 
@@ -53,6 +58,8 @@ mod op {
 #[derive(Debug)]
 pub(crate) struct Holder {
     link: OwnedFd,
+    /// It did not answer once, and is not waited for again.
+    silent: AtomicBool,
     slots: Mutex<Slots>,
 }
 
@@ -152,6 +159,7 @@ impl Holder {
         setsockopt(&link, sockopt::ReceiveTimeout, &patience)?;
         Ok(Self {
             link,
+            silent: AtomicBool::new(false),
             slots: Mutex::default(),
         })
     }
@@ -160,7 +168,7 @@ impl Holder {
     ///
     /// # Errors
     ///
-    /// `EPIPE` when it is gone, `EAGAIN` when it does not answer.
+    /// `EPIPE` when it is gone, `EAGAIN` when it does not answer, for which it is waited once.
     pub(crate) fn hold(self: &Arc<Self>, descriptor: BorrowedFd<'_>) -> io::Result<Held> {
         let mut slots = self.slots();
         let slot = slots.free.last().copied().unwrap_or(slots.next);
@@ -195,14 +203,33 @@ impl Holder {
         value: u64,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
+        if self.is_silent() {
+            return Err(io::Error::from_raw_os_error(libc::EPIPE));
+        }
         let message = Message { op, slot, value };
         let parts = [IoSlice::new(message.as_bytes())];
         let descriptors = descriptor.map(|descriptor| [descriptor.as_raw_fd()]);
         let rights = descriptors.as_ref().map(|d| ControlMessage::ScmRights(d));
         let rights = rights.as_slice();
         let link = self.link.as_raw_fd();
-        sendmsg::<UnixAddr>(link, &parts, rights, MsgFlags::MSG_NOSIGNAL, None)?;
-        Ok(())
+        match sendmsg::<UnixAddr>(link, &parts, rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // Each state would wait as long, and others for it.
+                if error == Errno::EAGAIN && !self.silent.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "the process that holds states does not answer: those of now will not outlive \
+                         this daemon"
+                    );
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Whether it counts as gone, because it did not answer.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
     }
 
     fn receive(&self) -> io::Result<(Message, Option<OwnedFd>)> {
@@ -322,5 +349,27 @@ mod tests {
             assert!(start.elapsed().as_secs() < 10);
             std::thread::yield_now();
         }
+    }
+    #[test]
+    fn one_that_does_not_answer_is_waited_for_once() {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        // Nobody reads from the other end, as when it is stopped.
+        let (ours, _theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        let holder = Arc::new(Holder::of(ours).unwrap());
+        let region = memfd(16);
+        let start = std::time::Instant::now();
+        let mut held = Vec::new();
+        while let Ok(one) = holder.hold(region.as_fd()) {
+            held.push(one);
+        }
+        assert!(!held.is_empty() && holder.is_silent());
+        for _ in 0..100 {
+            holder.hold(region.as_fd()).unwrap_err();
+        }
+        drop(held);
+        holder.end();
+        let patience = u64::try_from(PATIENCE).unwrap();
+        assert!(start.elapsed().as_secs() < 2 * patience);
     }
 }

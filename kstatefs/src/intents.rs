@@ -23,6 +23,7 @@ use crate::inode::Node;
 use crate::ledger::{Event, Ledger};
 use crate::process::Identity;
 use crate::reaper::Process;
+use crate::region::without_children;
 use crate::state::State;
 
 /// How long a commit may be undecided before it is given up for somebody who asks.
@@ -95,6 +96,7 @@ impl Page {
         let length = page_size() as usize;
         file.allocate(0, length)?;
         let mapping = file.with(|fd| MmapOptions::new().len(length).map_raw(fd.as_raw_fd()))?;
+        without_children(&mapping)?;
         let guard = Guard::new(mapping.as_ptr(), length)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))?;
         // INVARIANT: 1.

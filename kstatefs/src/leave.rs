@@ -38,9 +38,14 @@ impl Leaving {
         })
     }
 
+    /// Somebody will look before long whether it was asked.
+    pub(crate) fn expect(&self) {
+        self.awaited.store(true, Ordering::Relaxed);
+    }
+
     /// A descriptor that is readable once it was asked.
     pub(crate) fn awaited(&self) -> BorrowedFd<'_> {
-        self.awaited.store(true, Ordering::Relaxed);
+        self.expect();
         self.asked.as_fd()
     }
 
@@ -50,7 +55,7 @@ impl Leaving {
     }
 }
 
-/// Has the daemon that serves `mount` end, and waits for what it leaves.
+/// Has the daemon that serves `mount` end, and waits for what it leaves, which was [examined](takeover::examine).
 ///
 /// # Errors
 ///
@@ -65,7 +70,7 @@ pub(crate) fn replace(backing: Option<&Path>, mount: &Path) -> io::Result<Left> 
     drop(registry);
     let start = Instant::now();
     loop {
-        if let Search::Found(left) = takeover::search(backing, mount) {
+        if let Search::Found(left) = takeover::search(backing, mount)? {
             return Ok(*left);
         }
         if start.elapsed() >= PATIENCE {

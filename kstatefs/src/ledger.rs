@@ -8,6 +8,7 @@
 
 mod event;
 mod file;
+mod label;
 mod model;
 mod wire;
 
@@ -18,6 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 pub(crate) use event::{Event, Head};
+pub(crate) use label::{Label, VERSION};
 pub(crate) use model::{GroupNote, Model, StateNote};
 
 use file::LedgerFile;
@@ -81,6 +83,15 @@ impl Ledger {
         LedgerFile::look(directory)
     }
 
+    /// Whose the one in `directory` is, of whatever version.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` when it does not say so, and what the kernel says.
+    pub(crate) fn label(directory: &Path) -> io::Result<Label> {
+        LedgerFile::label(directory)
+    }
+
     /// Whether there is one in `directory`, in whatever shape.
     pub(crate) fn is_in(directory: &Path) -> bool {
         LedgerFile::is_in(directory)
@@ -93,6 +104,15 @@ impl Ledger {
     /// What the kernel says.
     pub(crate) fn modified(directory: &Path) -> io::Result<SystemTime> {
         LedgerFile::modified(directory)
+    }
+
+    /// Has the one in `directory` be noted in just now.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn touch(directory: &Path) -> io::Result<()> {
+        LedgerFile::touch(directory)
     }
 
     /// Removes the one in `directory`, so that nobody takes over what is being removed.

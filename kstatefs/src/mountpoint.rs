@@ -227,16 +227,16 @@ pub(crate) fn is_served(path: &Path) -> Result<bool, MountPointError> {
     Ok(is_ours(path)? && matches!(look(path), Some(Ok(()))))
 }
 
-/// Whether a kstate file system with one of these device numbers is mounted at `path`.
+/// Whether a kstate file system with one of these device numbers, or any, is mounted at `path`.
 ///
 /// # Errors
 ///
 /// `/proc` cannot be read.
-pub(crate) fn is_mounted(path: &Path, minors: &[u64]) -> Result<bool, MountPointError> {
+pub(crate) fn is_mounted(path: &Path, minors: Option<&[u64]>) -> Result<bool, MountPointError> {
     let table = table(path)?;
     Ok(table
         .ours_at(path)
-        .any(|entry| minors.contains(&entry.minor)))
+        .any(|entry| minors.is_none_or(|minors| minors.contains(&entry.minor))))
 }
 
 /// Unmounts the kstate file system with that device number from every place it is at, though

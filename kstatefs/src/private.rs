@@ -49,8 +49,12 @@ impl PrivateDirectory {
                 parent.display()
             ))
         };
-        for attempt in 0..1000 {
-            let path = parent.join(format!("{PREFIX}{}-{attempt}", std::process::id()));
+        loop {
+            // By chance, so that nobody can have made it before.
+            let mut chance = [0; 8];
+            getrandom::fill(&mut chance).map_err(|error| named(io::Error::other(error)))?;
+            let (pid, chance) = (std::process::id(), u64::from_le_bytes(chance));
+            let path = parent.join(format!("{PREFIX}{pid}-{chance:016x}"));
             match DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => {
                     let directory = lock(&path).map_err(named)?;
@@ -61,9 +65,6 @@ impl PrivateDirectory {
                 Err(error) => return Err(named(error)),
             }
         }
-        Err(named(io::Error::other(
-            "a thousand of ours are there already",
-        )))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -167,18 +168,18 @@ fn open_lock(directory: &Path) -> Option<File> {
 /// Removes directories of ours whose lock is free, but those that are kept for a daemon to come. What
 /// cannot be looked at stays.
 fn sweep(parent: &Path) {
-    for directory in left_in(parent) {
-        if !takeover::is_kept(directory.path()) {
-            tracing::info!(directory = %directory.path().display(), "removing a dead daemon's");
-            holder::dismiss(directory.path());
+    for path in ours_in(parent) {
+        // Before it is locked, which could keep a daemon from what it takes over; and once more, as somebody
+        // may have done that meanwhile.
+        if !takeover::is_kept(&path)
+            && let Some(directory) = PrivateDirectory::adopt(&path)
+            && !takeover::is_kept(&path)
+        {
+            tracing::info!(directory = %path.display(), "removing a dead daemon's");
+            holder::dismiss(&path);
             directory.remove();
         }
     }
-}
-
-/// The directories of ours below `parent` that dead daemons have left, each locked as it comes.
-fn left_in(parent: &Path) -> impl Iterator<Item = PrivateDirectory> + use<> {
-    ours_in(parent).filter_map(|path| PrivateDirectory::adopt(&path))
 }
 
 /// The directories of daemons of this user below `parent`.
@@ -218,5 +219,14 @@ mod tests {
         let path = second.path().to_owned();
         drop(second);
         assert!(!path.exists());
+    }
+    #[test]
+    fn nobody_makes_a_name_before_it_is_chosen() {
+        let parent = tempfile::tempdir().unwrap();
+        let pid = std::process::id();
+        for number in 0..1000 {
+            fs::create_dir(parent.path().join(format!("{PREFIX}{pid}-{number}"))).unwrap();
+        }
+        PrivateDirectory::create(parent.path(), 0o700).unwrap();
     }
 }

@@ -48,6 +48,20 @@ impl Identity {
     }
 }
 
+/// Whether this process has `CAP_SYS_ADMIN`, which registering a file to pass through takes (kernel
+/// fs/fuse/backing.c). What cannot be told is left to the kernel.
+pub(crate) fn may_pass_through() -> bool {
+    const CAP_SYS_ADMIN: u32 = 21;
+    let effective = || -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    };
+    effective().is_none_or(|mask| mask & 1 << CAP_SYS_ADMIN != 0)
+}
+
 /// The name is in parentheses and may have anything in it.
 fn started(stat: &[u8]) -> Option<u64> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;

@@ -231,35 +231,33 @@ impl Reaper {
 
     /// Watches a process that held something of a daemon's before this one; of a pid namespace that is not
     /// `comparable` nothing can be said.
-    pub(crate) fn adopt(&self, identity: Identity, comparable: bool) -> (Process, Life) {
+    ///
+    /// # Errors
+    ///
+    /// There is no descriptor or memory to watch it with.
+    pub(crate) fn adopt(
+        &self,
+        identity: Identity,
+        comparable: bool,
+    ) -> io::Result<(Process, Life)> {
         let mut watched = self.lock();
         let known = watched.by_pid.get(&identity.pid).copied();
         let is_it = |record: &Record| record.identity == identity;
         if let Some(known) = known
             && watched.processes.get(&known).is_some_and(is_it)
         {
-            return (known, Life::Living);
+            return Ok((known, Life::Living));
         }
         let (mut pidfd, mut life) = (None, Life::Unknown);
         if comparable && identity.started != 0 {
             match identity.open().and_then(descriptors::keep) {
                 Ok(opened) => (pidfd, life) = (Some(opened), Life::Living),
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => life = Life::Dead,
-                Err(error) => {
-                    tracing::warn!(pid = identity.pid, %error, "what it holds stays taken");
-                }
+                Err(error) => return Err(error),
             }
         }
-        match self.add(&mut watched, Record::new(identity, pidfd)) {
-            Ok(process) => (process, life),
-            Err(error) => {
-                tracing::warn!(pid = identity.pid, %error, "what it holds stays taken");
-                let unwatched = Record::new(identity, None);
-                // Nothing is registered for it, so it does not fail.
-                let process = self.add(&mut watched, unwatched);
-                (process.unwrap_or(Process(STOP)), Life::Unknown)
-            }
-        }
+        let process = self.add(&mut watched, Record::new(identity, pidfd))?;
+        Ok((process, life))
     }
 
     /// Notes that an adopted process holds something of `state`.

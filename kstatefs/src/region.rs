@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kstate_sys::abi::{Class, Geometry};
 use kstate_sys::region::{Mapped, WithRecords};
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use crate::backing::RegionFile;
 use crate::guard::Guard;
@@ -33,6 +33,15 @@ pub(crate) struct RegionMapping {
     intents: Arc<Intents>,
 }
 
+/// Keeps a mapping from processes that are split off this one: they would keep its memory.
+///
+/// # Errors
+///
+/// `ENOMEM` is the number of mappings, as of mmap.
+pub(crate) fn without_children(mapping: &MmapRaw) -> io::Result<()> {
+    mapping.advise(Advice::DontFork)
+}
+
 impl RegionMapping {
     pub(crate) fn new(
         file: &RegionFile,
@@ -47,6 +56,7 @@ impl RegionMapping {
             Some(libc::ENOMEM) => io::Error::from_raw_os_error(libc::ENFILE),
             _ => error,
         })?;
+        without_children(&mapping)?;
         let guard = Guard::new(mapping.as_ptr(), len)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENFILE))?;
         // INVARIANT: 1: made here from one mapping.

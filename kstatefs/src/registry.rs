@@ -12,6 +12,7 @@ use memmap2::{MmapOptions, MmapRaw};
 
 use crate::backing::{Backing, RegionFile, Transport};
 use crate::inode::Node;
+use crate::region::without_children;
 
 /// The registry page and its file.
 ///
@@ -42,6 +43,7 @@ impl RegistryFile {
         file.allocate(0, page as usize)?;
         let options = MmapOptions::new().len(page as usize).clone();
         let mapping = file.with(|fd| options.map_raw(fd.as_raw_fd()))?;
+        without_children(&mapping)?;
         let base = NonNull::new(mapping.as_mut_ptr()).unwrap_or(NonNull::dangling());
         // SAFETY: mapped writable just now, page aligned; invariant 1.
         unsafe { Registry::initialise(base, page) };

@@ -4,7 +4,7 @@ mod mounting;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -23,6 +23,7 @@ use crate::leave;
 use crate::ledger::Event;
 use crate::mountpoint::{self, MountPointError};
 use crate::poll::{Hub, Way};
+use crate::process;
 use crate::takeover::{self, Left};
 use crate::timer::Timer;
 
@@ -80,8 +81,8 @@ pub enum ServeError {
     },
     /// The daemon that serves the mount point does not make room.
     #[error(
-        "cannot take the place of the daemon on {path}: {source}; it ends for root and for who has \
-         started it, with the same --backing; or end it with its states: kstate umount {path}"
+        "cannot take the place of the daemon on {path}: {source}; who has started it may, in the same \
+         mount namespace and with the same --backing; or end it with its states: kstate umount {path}"
     )]
     Replace {
         /// The mount point.
@@ -169,17 +170,25 @@ impl Server {
         // Before the mount of a dead daemon is removed, by which others know that what it has left is
         // still wanted.
         let left = if config.replace && mountpoint::is_served(&path)? {
-            let replaced = leave::replace(backing, &path);
-            Some(replaced.map_err(|source| ServeError::Replace {
+            let refused = |source| ServeError::Replace {
                 path: path.clone(),
                 source,
-            })?)
+            };
+            // While it serves on: once it has ended there is no way back.
+            let minor = mountpoint::connection(&path)?.unwrap_or(0);
+            let model = takeover::examine(backing, &path, minor).map_err(refused)?;
+            may_serve(config.passthrough, model.head.transport, &path)?;
+            Some(leave::replace(backing, &path).map_err(refused)?)
         } else if config.restartable {
             mountpoint::examine(&path)?;
-            takeover::find(backing, &path)
+            let found = takeover::find(backing, &path);
+            found.map_err(system("cannot take over what the last daemon has left"))?
         } else {
             None
         };
+        if let Some(left) = &left {
+            may_serve(config.passthrough, left.transport(), &path)?;
+        }
         raise_descriptor_limit();
         let left = match left.map(Left::open).transpose() {
             Ok(left) => left.flatten(),
@@ -189,6 +198,11 @@ impl Server {
                 ));
             }
         };
+        if let Some((backing, _)) = &left {
+            // From here on nothing but the time tells that it is wanted.
+            let touched = takeover::touch(backing.directory());
+            touched.map_err(system("cannot keep what the last daemon has left"))?;
+        }
         let path = mountpoint::prepare(&path)?;
         // Before any thread is started, so that all of them have the signals blocked.
         let signals = match config.handle_signals {
@@ -209,9 +223,6 @@ impl Server {
         let unmount = Unmounting(Some(path.clone()));
         let former = model.as_ref().map(|model| model.head.transport);
         let transport = match config.passthrough {
-            Passthrough::Require if former == Some(Transport::Socket) => {
-                return Err(ServeError::FormerSocket(path));
-            }
             // As programs have the regions mapped.
             _ if former == Some(Transport::Socket) => Transport::Socket,
             Passthrough::Off if former.is_none() => Transport::Socket,
@@ -259,7 +270,12 @@ impl Server {
             .map_err(system("cannot set up the file system"))?;
         let shared = Arc::new(shared);
         if let Some(model) = &model {
-            takeover::restore(&shared, model);
+            let restored = takeover::restore(&shared, model);
+            restored.map_err(system("cannot take over what the last daemon has left"))?;
+        }
+        if config.handle_signals {
+            // By who starts it so: before anybody finds it served.
+            shared.leaving.expect();
         }
         if let Some(minor) = minor {
             shared.is_mounted_as(minor);
@@ -520,6 +536,21 @@ impl Drop for SignalGuard {
         if let Err(error) = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None) {
             tracing::warn!(%error, "signals stay blocked");
         }
+    }
+}
+
+/// Whether states that are had by `former` can be served as was asked, as far as can be told before anything is
+/// mounted.
+fn may_serve(wanted: Passthrough, former: Transport, path: &Path) -> Result<(), ServeError> {
+    match former {
+        Transport::Socket if wanted == Passthrough::Require => {
+            Err(ServeError::FormerSocket(path.to_owned()))
+        }
+        Transport::Passthrough if !process::may_pass_through() => Err(ServeError::Former {
+            path: path.to_owned(),
+            source: io::Error::from_raw_os_error(libc::EPERM),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -8,13 +8,13 @@ mod restore;
 mod subscribers;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::backing::{Backing, Transport, parents};
 use crate::fs::Origin;
 use crate::holder;
-use crate::ledger::{Head, Ledger, Model};
+use crate::ledger::{self, Head, Ledger, Model};
 use crate::mountpoint;
 use crate::namespace;
 use crate::private::{PrivateDirectory, ours_in};
@@ -29,8 +29,10 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// the dead mount but not mounted yet.
 const BETWEEN_MOUNTS: Duration = Duration::from_secs(60);
 
-/// How long somebody may look at what is left, or end.
-const WHILE_LOCKED: Duration = Duration::from_secs(1);
+/// How long somebody may hold what is left of a mount that is there.
+const WHILE_LOCKED: Duration = Duration::from_secs(10);
+/// How long a daemon may take to end whose mount is not there.
+const WHILE_ENDING: Duration = Duration::from_secs(1);
 /// Between two looks whether it is locked.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -42,6 +44,11 @@ pub(crate) struct Left {
 }
 
 impl Left {
+    /// How programs have its regions.
+    pub(crate) fn transport(&self) -> Transport {
+        self.model.head.transport
+    }
+
     /// Opens it; `None` if nobody holds it any more, and it is gone.
     ///
     /// # Errors
@@ -75,55 +82,131 @@ impl Left {
 #[derive(Debug)]
 pub(crate) enum Search {
     Found(Box<Left>),
-    /// Somebody else has it: a daemon that serves, one that ends, or one that only looks.
-    Locked,
+    /// Somebody else has this: a daemon that serves, one that ends, or one that only looks.
+    Locked(PathBuf),
     Nothing,
 }
 
 /// What was left of the mount at `mount`, which no daemon serves, below one of the places for backing
 /// files.
 ///
+/// # Errors
+///
+/// It is there and cannot be had: somebody holds it, it is of another version, or what the kernel says.
+///
 /// # Cost
 ///
-/// A look at the ledger of each daemon of this user; up to a second where it is locked.
-pub(crate) fn find(backing: Option<&Path>, mount: &Path) -> Option<Left> {
+/// A look at the ledger of each daemon of this user; up to ten seconds where this one's is locked.
+pub(crate) fn find(backing: Option<&Path>, mount: &Path) -> io::Result<Option<Left>> {
     let start = Instant::now();
     loop {
-        match search(backing, mount) {
-            Search::Found(left) => return Some(*left),
-            Search::Locked if start.elapsed() < WHILE_LOCKED => std::thread::sleep(PAUSE),
-            Search::Locked | Search::Nothing => return None,
+        let directory = match search(backing, mount)? {
+            Search::Found(left) => return Ok(Some(*left)),
+            Search::Nothing => return Ok(None),
+            Search::Locked(directory) => directory,
+        };
+        if start.elapsed() >= WHILE_ENDING && !has_dead_mount(&directory) {
+            // Of a daemon that serves a mount which was detached, and nobody else can reach.
+            return Ok(None);
         }
+        if start.elapsed() >= WHILE_LOCKED {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!(
+                    "somebody holds what the last daemon has left of this mount: {}",
+                    directory.display()
+                ),
+            ));
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 
 /// As [`find`], at once and whoever serves the mount.
-pub(crate) fn search(backing: Option<&Path>, mount: &Path) -> Search {
+///
+/// # Errors
+///
+/// As there.
+pub(crate) fn search(backing: Option<&Path>, mount: &Path) -> io::Result<Search> {
     let mut found = Search::Nothing;
-    let Ok(here) = namespace::of_mounts() else {
-        return found;
-    };
-    let is_it = |model: &Model| model.head.mount == mount && model.head.mount_namespace == here;
-    for path in parents(backing).flat_map(|parent| ours_in(&parent)) {
-        // Those without one are swept when a directory is made here.
-        if !Ledger::is_in(&path) {
+    for path in candidates(backing, mount)? {
+        // Locked only now that it is known to be of this mount: who looks is in nobody's way.
+        let Some(directory) = PrivateDirectory::adopt(&path) else {
+            found = Search::Locked(path);
             continue;
-        }
-        let directory = PrivateDirectory::adopt(&path);
-        match (directory, Ledger::look(&path)) {
-            (Some(directory), Ok(model)) if is_it(&model) => {
-                return Search::Found(Box::new(Left { directory, model }));
-            }
-            (None, Ok(model)) if is_it(&model) => found = Search::Locked,
-            (Some(directory), Err(error)) if Ledger::is_in(&path) => {
-                tracing::warn!(directory = %path.display(), %error, "ledger unreadable");
+        };
+        match read(&path, mount) {
+            Ok(Some(model)) => return Ok(Search::Found(Box::new(Left { directory, model }))),
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(directory = %path.display(), %error, "what the last daemon noted cannot be read");
                 holder::dismiss(&path);
                 directory.set_aside();
             }
-            _ => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// What the daemon that serves the mount at `mount` under this minor device number has noted, if it could be taken
+/// over from here when it ends. Nothing is locked.
+///
+/// # Errors
+///
+/// `NotFound` when it keeps that elsewhere, is another user's or of another mount namespace; it is of another
+/// version, or what the kernel says.
+pub(crate) fn examine(backing: Option<&Path>, mount: &Path, minor: u64) -> io::Result<Model> {
+    let mut found = Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        "what it keeps is not found",
+    ));
+    for path in candidates(backing, mount)? {
+        match read(&path, mount) {
+            Ok(Some(model)) if model.head.minors.last() == Some(&minor) => return Ok(model),
+            Err(error) => found = Err(error),
+            Ok(_) => {}
         }
     }
     found
+}
+
+/// The directories whose ledgers say that they are of this mount, in whatever version. Others are left alone, and
+/// so is what does not say whose it is.
+fn candidates(backing: Option<&Path>, mount: &Path) -> io::Result<impl Iterator<Item = PathBuf>> {
+    let here = namespace::of_mounts()?;
+    let is_it =
+        move |path: &PathBuf| Ledger::label(path).is_ok_and(|label| label.names(mount, here));
+    let all = parents(backing).flat_map(|parent| ours_in(&parent));
+    Ok(all.filter(is_it))
+}
+
+/// What is noted there; `None` for what has gone, or is left of another version and not awaited any more.
+fn read(directory: &Path, mount: &Path) -> io::Result<Option<Model>> {
+    let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match Ledger::label(directory) {
+        Ok(label) if label.version == ledger::VERSION => {}
+        Ok(_) if is_kept(directory) => return Err(other_version(mount)),
+        Ok(_) => return Ok(None),
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    match Ledger::look(directory) {
+        Ok(model) => Ok(Some(model)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn other_version(mount: &Path) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "it was left by another version of kstatefs; run that one, or give the states up: kstate \
+             umount {}",
+            mount.display()
+        ),
+    )
 }
 
 /// The beginning of a mount, noted in `directory` for a daemon to come.
@@ -173,24 +256,42 @@ pub(crate) fn resume(directory: &Path) -> io::Result<Origin> {
     })
 }
 
+/// Keeps what is there for a minute after the mount that it is of has gone.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub(crate) fn touch(directory: &Path) -> io::Result<()> {
+    Ledger::touch(directory)
+}
+
 /// Whether a dead daemon's directory is there for a daemon to come.
 pub(crate) fn is_kept(directory: &Path) -> bool {
     if !Ledger::is_in(directory) {
         return false;
     }
-    let Ok(model) = Ledger::look(directory) else {
-        // Who looks for it sets it aside, and says so.
+    let Ok(label) = Ledger::label(directory) else {
+        // Whose it is nobody knows, nor whether that one comes.
         return true;
     };
-    let head = &model.head;
     match namespace::of_mounts() {
-        Ok(here) if here == head.mount_namespace => {
-            let is_mounted = mountpoint::is_mounted(&head.mount, &head.minors);
-            is_mounted.unwrap_or(true) || is_recent(directory)
+        Ok(here) if here == label.mount_namespace => {
+            has_dead_mount(directory) || is_recent(directory)
         }
-        Ok(_) => namespace::has_mounts_for_somebody(head.mount_namespace),
+        Ok(_) => namespace::has_mounts_for_somebody(label.mount_namespace),
         Err(_) => true,
     }
+}
+
+/// Whether the mount that it is of is in the table, or may be.
+fn has_dead_mount(directory: &Path) -> bool {
+    let is_mounted = match (Ledger::label(directory), Ledger::look(directory)) {
+        (Err(_), _) => return true,
+        (_, Ok(model)) => mountpoint::is_mounted(&model.head.mount, Some(&model.head.minors)),
+        // Under which device number is known to who can read it.
+        (Ok(label), Err(_)) => mountpoint::is_mounted(&label.mount, None),
+    };
+    is_mounted.unwrap_or(true)
 }
 
 fn is_recent(directory: &Path) -> bool {
@@ -207,8 +308,10 @@ fn is_recent(directory: &Path) -> bool {
 pub(crate) fn discard(mount: &Path) {
     // It may be at another place, which was named to the daemon and is not known here; there it goes when
     // the next directory is made.
-    if let Search::Found(left) = search(None, mount) {
-        holder::dismiss(left.directory.path());
-        left.directory.remove();
+    for path in candidates(None, mount).into_iter().flatten() {
+        if let Some(directory) = PrivateDirectory::adopt(&path) {
+            holder::dismiss(&path);
+            directory.remove();
+        }
     }
 }

@@ -240,7 +240,7 @@ fn detach(link: i32, listener: i32) {
     // SAFETY: invariant 1.
     unsafe { libc::chdir(c"/".as_ptr()) };
     // SAFETY: invariant 1.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"kstate-holder".as_ptr()) };
+    unsafe { libc::prctl(libc::PR_SET_NAME, super::PROCESS.as_ptr()) };
 }
 
 fn close(number: i32) {

@@ -15,9 +15,6 @@ use crate::backing::Transport;
 use crate::process::Identity;
 use crate::state::{Attributes, Layout};
 
-/// The version of what is written here. A daemon that finds another one does not take over.
-pub(crate) const VERSION: u32 = 1;
-
 /// What holds for the mount as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
@@ -227,7 +224,6 @@ impl Event {
 
 impl Head {
     fn encode<'a>(&self, to: &'a mut Writer) -> &'a mut Writer {
-        to.u32(VERSION);
         to.bytes(self.mount.as_os_str().as_bytes());
         to.u64(self.mount_namespace).u64(self.pid_namespace);
         to.u8(match self.transport {
@@ -246,9 +242,6 @@ impl Head {
     }
 
     fn decode(from: &mut Reader<'_>) -> Option<Self> {
-        if from.u32()? != VERSION {
-            return None;
-        }
         let mount = PathBuf::from(OsStr::from_bytes(from.bytes()?));
         let (mount_namespace, pid_namespace) = (from.u64()?, from.u64()?);
         let transport = match from.u8()? {

@@ -1,12 +1,12 @@
-//! The file of a ledger: one record an event, of which a cut one at the end is recognised.
+//! The file of a ledger: a [`Label`], and one record an event, of which a cut one at the end is recognised.
 //!
 //! A record is its length and the checksum of the rest, 4 bytes each, and an [`Event`]. It is written by
 //! one `write`, to room that is allocated before, so that a full tmpfs fails what begins and never what
-//! ends. A daemon that is killed in the middle leaves a record whose checksum is wrong; nobody has been
-//! told yet of what it notes.
+//! ends. A daemon that is killed in the middle leaves a record at the end that is not whole; nobody has been
+//! told yet of what it notes. One that is not whole and not at the end is damage.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::event::Event;
+use super::label::{LABEL_BYTES, Label, VERSION};
 use super::model::Model;
 
 /// Its name in the daemon's private directory.
@@ -28,6 +29,9 @@ const CHUNK_BYTES: u64 = 16 << 10;
 const END_BYTES: u64 = 24;
 /// For what a daemon notes that takes over: a path is 4096 bytes at most.
 const TAKEOVER_BYTES: u64 = 6 << 10;
+/// None is longer, which is room for a hundred thousand states and for what is noted of them before it is
+/// written anew.
+const MAX_BYTES: u64 = 256 << 20;
 /// A ledger shorter than this is left as it grows.
 const SHORT_BYTES: u64 = 64 << 10;
 
@@ -66,7 +70,7 @@ impl LedgerFile {
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(true);
         let file = options.mode(0o600).open(path)?;
-        let bytes: Vec<u8> = model.events().flat_map(|event| record(&event)).collect();
+        let bytes = whole(model);
         let length = bytes.len() as u64;
         let mut made = Self {
             directory: directory.to_owned(),
@@ -81,21 +85,23 @@ impl LedgerFile {
         Ok(made)
     }
 
-    /// The one in `directory`, and what its whole records come to.
+    /// The one in `directory`, to go on with, and what its whole records come to. Nothing is behind them any
+    /// more then.
     ///
     /// # Errors
     ///
-    /// What the kernel says; `InvalidData` when it does not begin as one of this version does.
+    /// What the kernel says; `InvalidData` when it is damaged, or of another version.
     pub(super) fn open(directory: &Path) -> io::Result<(Self, Model)> {
         let mut options = File::options();
         let options = options.read(true).write(true);
         let file = options
             .custom_flags(libc::O_NOFOLLOW)
             .open(directory.join(NAME))?;
-        let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, 0)?;
-        let (model, length) = replay(&bytes)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is damaged"))?;
+        let bytes = bytes_of(&file)?;
+        let (model, length) = replay(&bytes)?;
+        // Not cut off: memory was allocated for what is written there next.
+        let torn = bytes.len() - usize::try_from(length).unwrap_or(bytes.len());
+        file.write_all_at(&vec![0; torn], length)?;
         let opened = Self {
             directory: directory.to_owned(),
             file,
@@ -108,7 +114,21 @@ impl LedgerFile {
 
     /// What is noted in `directory`, for who only looks.
     pub(super) fn look(directory: &Path) -> io::Result<Model> {
-        Self::open(directory).map(|(_, model)| model)
+        let bytes = bytes_of(&open_to_look(directory)?)?;
+        replay(&bytes).map(|(model, _)| model)
+    }
+
+    /// Whose the one in `directory` is.
+    pub(super) fn label(directory: &Path) -> io::Result<Label> {
+        let mut bytes = Vec::new();
+        let file = open_to_look(directory)?;
+        file.take(LABEL_BYTES).read_to_end(&mut bytes)?;
+        Label::decode(&bytes).map(|(label, _)| label)
+    }
+
+    /// Has it be written to just now.
+    pub(super) fn touch(directory: &Path) -> io::Result<()> {
+        open_to_look(directory)?.set_modified(SystemTime::now())
     }
 
     /// Whether there is a ledger.
@@ -137,7 +157,11 @@ impl LedgerFile {
         let bytes = record(event);
         let after = self.length + bytes.len() as u64;
         // Three ends at most begin with an event.
-        self.allocate(after + reserve(model) + 3 * END_BYTES)?;
+        let wanted = after + reserve(model) + 3 * END_BYTES;
+        if wanted > MAX_BYTES {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.allocate(wanted)?;
         self.write_at_end(&bytes)
     }
 
@@ -191,6 +215,33 @@ fn record(event: &Event) -> Vec<u8> {
     bytes
 }
 
+/// All of a ledger that says what `model` does.
+fn whole(model: &Model) -> Vec<u8> {
+    let mut bytes = Label::of(&model.head).encode();
+    bytes.extend(model.events().flat_map(|event| record(&event)));
+    bytes
+}
+
+fn open_to_look(directory: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    let options = options.read(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(directory.join(NAME))
+}
+
+fn bytes_of(file: &File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > MAX_BYTES {
+        return Err(damaged("it is longer than any"));
+    }
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn damaged(how: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, how)
+}
+
 /// The first record, and the bytes behind it.
 fn first(bytes: &[u8]) -> Option<(Event, &[u8])> {
     let (length, rest) = bytes.split_first_chunk()?;
@@ -203,17 +254,43 @@ fn first(bytes: &[u8]) -> Option<(Event, &[u8])> {
     Some((Event::decode(event)?, rest))
 }
 
-/// What the whole records at the beginning of `bytes` come to, and how many bytes these are.
-fn replay(bytes: &[u8]) -> Option<(Model, u64)> {
-    let (Event::Head(head), mut rest) = first(bytes)? else {
-        return None;
+/// Whether `bytes`, which do not begin with a whole record, may be the beginning of one, cut short where a daemon
+/// was killed: nothing is behind it but room that was never written to.
+fn is_torn(bytes: &[u8]) -> bool {
+    let Some((length, rest)) = bytes.split_first_chunk() else {
+        return true;
+    };
+    let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let behind = rest.get(4..).and_then(|rest| rest.get(length..));
+    if !behind.unwrap_or_default().iter().all(|byte| *byte == 0) {
+        return false;
+    }
+    // Its length may be what is damaged. Then the records that it seems to cover are still whole.
+    (1..bytes.len()).all(|at| first(&bytes[at..]).is_none())
+}
+
+/// What the whole records of a ledger come to, and up to where these go.
+///
+/// # Errors
+///
+/// `InvalidData` for another version, and for damage: what is not whole, except at the end.
+fn replay(bytes: &[u8]) -> io::Result<(Model, u64)> {
+    let (label, records) = Label::decode(bytes)?;
+    if label.version != VERSION {
+        return Err(damaged("it is of another version"));
+    }
+    let Some((Event::Head(head), mut rest)) = first(records) else {
+        return Err(damaged("its first record is damaged"));
     };
     let mut model = Model::new(head);
     while let Some((event, behind)) = first(rest) {
         model.apply(event);
         rest = behind;
     }
-    Some((model, (bytes.len() - rest.len()) as u64))
+    match is_torn(rest) {
+        true => Ok((model, (bytes.len() - rest.len()) as u64)),
+        false => Err(damaged("it is damaged in the middle")),
+    }
 }
 
 #[cfg(test)]
@@ -322,23 +399,29 @@ mod tests {
 
     #[test]
     fn a_ledger_cut_at_any_byte_is_what_its_whole_records_say() {
-        let mut bytes = record(&Event::Head(head()));
         let mut model = Model::new(head());
-        let mut whole = vec![(bytes.len(), model.clone())];
+        let mut bytes = whole(&model);
+        let mut ends = vec![(bytes.len(), model.clone())];
         for event in events() {
             bytes.extend(record(&event));
             model.apply(event);
-            whole.push((bytes.len(), model.clone()));
+            ends.push((bytes.len(), model.clone()));
         }
         for cut in 0..=bytes.len() {
-            let expected = whole.iter().rev().find(|(length, _)| *length <= cut);
-            let found = replay(&bytes[..cut]);
+            let expected = ends.iter().rev().find(|(length, _)| *length <= cut);
+            let found = replay(&bytes[..cut]).ok();
             let expected = expected.map(|(length, model)| (model.clone(), *length as u64));
             assert_eq!(found, expected, "cut at {cut}");
-            // Nor does it matter what stands there instead.
+            // Nor do zeros behind it matter.
             let mut torn = bytes[..cut].to_vec();
-            torn.extend([0xa5; 40]);
-            assert_eq!(replay(&torn), expected, "torn at {cut}");
+            torn.resize(bytes.len() + 40, 0);
+            // Records end with zeros, which are whole then.
+            let found = replay(&torn).ok();
+            let least = expected.map_or(0, |(_, length)| length);
+            assert!(
+                found.map_or(0, |(_, length)| length) >= least,
+                "torn at {cut}"
+            );
         }
         assert_eq!(model.states.len(), 1);
         assert_eq!(model.head.next_ino, 18);
@@ -346,19 +429,58 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_byte_ends_what_is_believed() {
-        let mut bytes = record(&Event::Head(head()));
-        let first = bytes.len();
+    fn a_damaged_byte_is_found_but_in_the_last_record() {
+        let mut bytes = whole(&Model::new(head()));
+        let mut last = 0;
         for event in events() {
+            last = bytes.len();
             bytes.extend(record(&event));
         }
         for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x10;
-            match replay(&damaged) {
-                None => assert!(at < first),
-                Some((_, length)) => assert!(at >= first && length <= at as u64),
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                match replay(&damaged) {
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::InvalidData),
+                    Ok((_, length)) => assert!(at >= last && length == last as u64, "{at}"),
+                }
             }
+        }
+    }
+
+    #[test]
+    fn a_ledger_longer_than_any_is_damaged() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = LedgerFile::create(directory.path(), &Model::new(head())).unwrap();
+        file.file.set_len(1 << 40).unwrap();
+        for error in [
+            LedgerFile::look(directory.path()).unwrap_err(),
+            LedgerFile::open(directory.path()).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+        assert_eq!(
+            LedgerFile::label(directory.path()).unwrap().version,
+            VERSION
+        );
+    }
+
+    #[test]
+    fn what_was_behind_a_torn_record_is_never_read_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut model = Model::new(head());
+        let mut file = LedgerFile::create(directory.path(), &model).unwrap();
+        // As a record that goes beyond the end, with what a whole one could be in it.
+        let torn = [[0xff, 0xff, 0, 0].as_slice(), &[0x11; 60]].concat();
+        file.file.write_all_at(&torn, file.length).unwrap();
+        drop(file);
+        file = LedgerFile::open(directory.path()).unwrap().0;
+        let bytes = std::fs::read(directory.path().join(NAME)).unwrap();
+        assert!(bytes.ends_with(&[0; 60]));
+        for event in [Event::Mounted(9), Event::Mounted(10)] {
+            file.append(&event, &model).unwrap();
+            model.apply(event);
+            assert_eq!(LedgerFile::look(directory.path()).unwrap(), model);
         }
     }
 
@@ -367,8 +489,7 @@ mod tests {
         let mut model = Model::new(head());
         for event in events() {
             model.apply(event);
-            let bytes: Vec<u8> = model.events().flat_map(|event| record(&event)).collect();
-            let (again, _) = replay(&bytes).unwrap();
+            let (again, _) = replay(&whole(&model)).unwrap();
             assert_eq!(again, model);
         }
     }

@@ -3,8 +3,11 @@
 //! It can be cut short at any point and begun again: what is done is noted when it is done.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+use kstate_sys::abi::Geometry;
 
 use super::subscribers;
 use crate::fs::Shared;
@@ -22,7 +25,11 @@ const AWAITED: Duration = Duration::from_secs(10);
 
 /// Builds what `model` says, of which `shared` has none yet, and settles what the dead have left. The
 /// caller is the only one who knows of `shared`.
-pub(crate) fn restore(shared: &Shared, model: &Model) {
+///
+/// # Errors
+///
+/// What may pass, such as `ENFILE` and `ENOSPC`; whoever tries again finds all that was there.
+pub(crate) fn restore(shared: &Shared, model: &Model) -> io::Result<()> {
     let comparable = namespace::of_pids().is_ok_and(|here| here == model.head.pid_namespace);
     let mut owners = Owners {
         shared,
@@ -30,13 +37,14 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
         known: HashMap::new(),
     };
     remove_strangers(shared, model);
-    let states = restore_states(shared, model);
+    let states = restore_states(shared, model)?;
     for (number, noted) in &model.records {
-        let (process, _) = owners.adopt(noted.owner);
+        let (process, _) = owners.adopt(noted.owner)?;
         let (backing, transport) = (&shared.backing, shared.transport());
         let intents = &shared.common.intents;
         match intents.adopt(backing, transport, *number, process, noted.user) {
             Ok(record) => shared.reaper.hold_adopted_record(process, record),
+            Err(error) if may_pass(&error) => return Err(error),
             Err(error) => {
                 tracing::error!(number, %error, "a record of commits of several states is lost");
                 shared.common.ledger.note_end(Event::RecordGone(*number));
@@ -46,7 +54,7 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
     for (ino, state) in &states {
         let groups = model.states.get(ino).map(|noted| &noted.groups);
         for (group, noted) in groups.into_iter().flatten() {
-            let (process, life) = owners.adopt(noted.owner);
+            let (process, life) = owners.adopt(noted.owner)?;
             shared.reaper.hold_adopted(process, state);
             state.adopt_group(*group, process, *noted);
             // Whose end nobody will hear of must not keep a state.
@@ -65,7 +73,7 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
         if mapped.is_empty() {
             continue;
         }
-        let (process, life) = owners.adopt(identity);
+        let (process, life) = owners.adopt(identity)?;
         if life == Life::Unknown {
             continue;
         }
@@ -86,6 +94,7 @@ pub(crate) fn restore(shared: &Shared, model: &Model) {
         .schedule(Look::Absent, super::LOOK_AGAIN);
     shared.registry.bump();
     tracing::info!(states = states.len(), "taken over");
+    Ok(())
 }
 
 /// Removes files that nothing is noted of: of a state or a record that was being made or removed.
@@ -115,26 +124,38 @@ fn remove_strangers(shared: &Shared, model: &Model) {
     }
 }
 
-fn restore_states(shared: &Shared, model: &Model) -> HashMap<u64, Arc<State>> {
+/// Whether it is no fault of what was left: a file that is not there, or is another than was noted.
+fn may_pass(error: &io::Error) -> bool {
+    let kind = error.kind();
+    !matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::InvalidData)
+}
+
+fn restore_states(shared: &Shared, model: &Model) -> io::Result<HashMap<u64, Arc<State>>> {
     let mut states = HashMap::new();
     for (ino, noted) in &model.states {
         let file = shared.backing.inherit_region(*ino, shared.transport());
-        let state = file
-            .map_err(Into::into)
-            .and_then(|file| State::adopt(*ino, noted, file, &shared.common));
+        let file = match Geometry::of_this_machine().class_for(noted.capacity) {
+            Some(_) => file,
+            None => Err(io::ErrorKind::InvalidData.into()),
+        };
+        let state = file.and_then(|file| {
+            let adopted = State::adopt(*ino, noted, file, &shared.common);
+            adopted.map_err(|error| io::Error::from_raw_os_error(error.code()))
+        });
         match state {
             Ok(state) => {
                 let state = Arc::new(state);
                 shared.insert(&state);
                 states.insert(*ino, state);
             }
+            Err(error) if may_pass(&error) => return Err(error),
             Err(error) => {
-                tracing::error!(name = %noted.name, ?error, "a state is lost");
+                tracing::error!(name = %noted.name, %error, "a state is lost");
                 shared.common.ledger.note_end(Event::StateGone(*ino));
             }
         }
     }
-    states
+    Ok(states)
 }
 
 /// Processes by what was noted of them.
@@ -146,10 +167,13 @@ struct Owners<'a> {
 }
 
 impl Owners<'_> {
-    fn adopt(&mut self, identity: Identity) -> (Process, Life) {
-        let reaper = &self.shared.reaper;
-        let known = self.known.entry(identity);
-        *known.or_insert_with(|| reaper.adopt(identity, self.comparable))
+    fn adopt(&mut self, identity: Identity) -> io::Result<(Process, Life)> {
+        if let Some(known) = self.known.get(&identity) {
+            return Ok(*known);
+        }
+        let adopted = self.shared.reaper.adopt(identity, self.comparable)?;
+        self.known.insert(identity, adopted);
+        Ok(adopted)
     }
 
     /// As when they die under a daemon's eyes.

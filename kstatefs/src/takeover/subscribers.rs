@@ -12,6 +12,7 @@ use nix::sys::stat::fstat;
 
 use crate::backing::Transport;
 use crate::fs::Shared;
+use crate::holder;
 use crate::ledger::Model;
 use crate::namespace::processes;
 use crate::process::Identity;
@@ -60,6 +61,11 @@ pub(super) fn find(
         let Ok(identity) = Identity::of(pid) else {
             continue;
         };
+        // Those have what a program had that split them off, and use none of it.
+        let name = std::fs::read(format!("/proc/{pid}/comm"));
+        if name.is_ok_and(|name| name.trim_ascii_end() == holder::PROCESS.to_bytes()) {
+            continue;
+        }
         // Of another user's process, or of one that has just ended, nothing is known.
         let Ok(maps) = std::fs::read(format!("/proc/{pid}/maps")) else {
             continue;

@@ -16,6 +16,7 @@ mod readers;
 mod restart;
 mod rights;
 mod socket;
+mod takeover;
 mod told;
 
 use std::fs::{self, File, Permissions};
@@ -141,8 +142,6 @@ fn main() {
             commits_of_several_states_cut_short_with_the_daemon_are_settled,
             a_state_goes_whose_subscribers_died_with_the_daemon_and_stays_for_a_silent_one,
             who_waited_is_woken_by_a_commit_behind_the_restart,
-            a_ledger_cut_short_is_believed_up_to_there,
-            a_damaged_ledger_is_set_aside,
             of_two_daemons_started_at_once_one_serves_and_the_other_says_so,
             a_daemon_takes_the_place_of_one_that_serves,
             a_daemon_elsewhere_leaves_the_states_of_a_dead_one_alone,
@@ -190,6 +189,17 @@ fn main() {
             tickets_expire_and_who_keeps_silent_is_hung_up_on,
             with_passthrough_no_ticket_is_good_for_a_region,
             those_who_may_enter_the_mount_reach_its_socket,
+        }
+        takeover {
+            a_ledger_cut_short_is_believed_up_to_there,
+            a_damaged_ledger_is_set_aside,
+            what_another_version_has_left_is_not_given_up,
+            what_does_not_say_whose_it_is_is_left_alone,
+            what_somebody_holds_is_waited_for_and_never_given_up,
+            who_cannot_take_the_place_of_a_daemon_does_not_end_it,
+            a_server_is_asked_to_leave_before_it_waits_for_that,
+            states_stay_where_a_takeover_fails,
+            a_daemon_shares_no_map_of_a_region_with_what_it_splits_off,
         }
         told {
             nobody_is_told_of_states_that_he_may_not_read,

@@ -1,7 +1,7 @@
 //! A daemon that is killed, and one that takes its states over.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use crate::full::SmallTmpfs;
 
 /// Both ways to get at a region.
-fn each(test: impl Fn(Daemon)) {
+pub(crate) fn each(test: impl Fn(Daemon)) {
     for passthrough in ["require", "off"] {
         let setup = Setup::default().with(format!("--passthrough={passthrough}"));
         test(setup.start());
@@ -24,7 +24,7 @@ fn each(test: impl Fn(Daemon)) {
 }
 
 /// The directories that daemons of this mount have.
-fn directories_of(mount: &Path) -> Vec<PathBuf> {
+pub(crate) fn directories_of(mount: &Path) -> Vec<PathBuf> {
     let wanted = mount.as_os_str().as_encoded_bytes();
     let mut found = Vec::new();
     for entry in fs::read_dir("/dev/shm").unwrap().flatten() {
@@ -48,17 +48,17 @@ fn holders(mark: &Path) -> usize {
     processes.filter(|entry| is_one(entry.path())).count()
 }
 
-fn mounts_at(path: &Path) -> usize {
+pub(crate) fn mounts_at(path: &Path) -> usize {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let at = |line: &&str| line.split(' ').nth(4) == path.to_str();
     table.lines().filter(at).count()
 }
 
-fn counter(mount: &Mount, name: &str) -> State<u64> {
+pub(crate) fn counter(mount: &Mount, name: &str) -> State<u64> {
     mount.subscribe(name).write().typed::<u64>().unwrap()
 }
 
-fn attribute(path: &Path, name: &str) -> String {
+pub(crate) fn attribute(path: &Path, name: &str) -> String {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
     let name = std::ffi::CString::new(name).unwrap();
     let mut value = [0_u8; 256];
@@ -76,7 +76,7 @@ fn attribute(path: &Path, name: &str) -> String {
     String::from_utf8(value[..length].to_vec()).unwrap()
 }
 
-fn set_attribute(path: &Path, name: &str, value: &str) {
+pub(crate) fn set_attribute(path: &Path, name: &str, value: &str) {
     let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
     let name = std::ffi::CString::new(name).unwrap();
     #[expect(unsafe_code, reason = "setxattr(2) has no wrapper in nix")]
@@ -365,47 +365,6 @@ pub(crate) fn who_waited_is_woken_by_a_commit_behind_the_restart() {
         state.publish(&kstate_tests::checked(2)).unwrap();
         assert_eq!(waiter.line(), "2");
         assert!(start.elapsed() < Duration::from_secs(1));
-    });
-}
-
-pub(crate) fn a_ledger_cut_short_is_believed_up_to_there() {
-    each(|mut daemon| {
-        let state = counter(&daemon.library(), "x");
-        state.publish(&5).unwrap();
-        set_attribute(&daemon.file("x"), "user.kstate.linger", "5s");
-        daemon.kill();
-        let ledger = directories_of(daemon.mount()).remove(0).join("ledger");
-        let mut ledger = OpenOptions::new().append(true).open(ledger).unwrap();
-        let length = ledger.metadata().unwrap().len();
-        ledger.set_len(length - 3).unwrap();
-        ledger.write_all(&[0x55; 100]).unwrap();
-        let daemon = daemon.kill_and_restart();
-        assert_eq!(attribute(&daemon.file("x"), "user.kstate.linger"), "0ms");
-        assert_eq!(fs::read(daemon.file("x")).unwrap(), 5_u64.to_ne_bytes());
-        // What is noted behind it counts again.
-        set_attribute(&daemon.file("x"), "user.kstate.linger", "6s");
-        let daemon = daemon.kill_and_restart();
-        assert_eq!(attribute(&daemon.file("x"), "user.kstate.linger"), "6000ms");
-    });
-}
-
-pub(crate) fn a_damaged_ledger_is_set_aside() {
-    each(|mut daemon| {
-        let state = counter(&daemon.library(), "x");
-        state.publish(&5).unwrap();
-        daemon.kill();
-        let directory = directories_of(daemon.mount()).remove(0);
-        let ledger = OpenOptions::new()
-            .write(true)
-            .open(directory.join("ledger"));
-        ledger.unwrap().write_at(&[0xff; 4], 9).unwrap();
-        let daemon = daemon.kill_and_restart();
-        assert!(!daemon.file("x").exists());
-        fs::write(daemon.file("y"), "served").unwrap();
-        let name = directory.file_name().unwrap().to_str().unwrap();
-        let aside = directory.with_file_name(format!("damaged-{name}"));
-        assert!(!directory.exists() && aside.exists());
-        fs::remove_dir_all(aside).unwrap();
     });
 }
 
