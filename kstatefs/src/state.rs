@@ -17,7 +17,7 @@ mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -158,6 +158,8 @@ pub(crate) struct State {
     persisting: Mutex<()>,
     /// The head of a state that has gone, which is sealed then; looked at without the lock.
     last: OnceLock<Head>,
+    /// Whether the daemon has sealed the region, or is about to: a seal without it is forged.
+    sealing: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -286,6 +288,7 @@ impl State {
             reads: AtomicU64::new(0),
             persisting: Mutex::default(),
             last: OnceLock::new(),
+            sealing: AtomicBool::new(false),
             inner: Mutex::new(inner),
         })
     }
@@ -418,6 +421,7 @@ impl State {
         inner.gone = true;
         let mapping = self.mapping();
         let mapped = mapping.mapped();
+        self.sealing.store(true, Ordering::SeqCst);
         let last = mapped.header().seal();
         // Under an intent the version that counts is still to be decided.
         if !last.has_intent() {

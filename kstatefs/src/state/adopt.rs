@@ -1,6 +1,6 @@
 //! A state that a daemon before this one has left.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
@@ -76,6 +76,7 @@ impl State {
             reads: AtomicU64::new(0),
             persisting: Mutex::default(),
             last: OnceLock::new(),
+            sealing: AtomicBool::new(false),
             inner: Mutex::new(inner),
         })
     }

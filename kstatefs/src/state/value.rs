@@ -1,6 +1,7 @@
 //! The value of a state: reading it, and writing it on behalf of programs without the library.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use kstate_sys::abi::Class;
@@ -103,11 +104,19 @@ impl State {
     pub(crate) fn newest(&self) -> Result<Generation, Errno> {
         let newest = region::newest(&self.mapping().mapped());
         match newest {
-            Err(region::ReadError::Deleted) => {
-                Ok(self.last.get().ok_or(Errno::ESTALE)?.generation())
-            }
+            Err(region::ReadError::Deleted) => Ok(self.sealed_at()?.generation()),
             newest => Ok(newest?.generation()),
         }
+    }
+
+    /// The head that the sealed region had: `ESTALE` when none counts any more, `EIO` when it was somebody
+    /// who may write the region that sealed it, and the state is as it was.
+    fn sealed_at(&self) -> Result<Head, Errno> {
+        let last = self.last.get().copied();
+        last.ok_or_else(|| match self.sealing.load(Ordering::SeqCst) {
+            true => Errno::ESTALE,
+            false => region::ReadError::Deleted.into(),
+        })
     }
 
     /// What is known of the newest version, without its bytes.
@@ -117,7 +126,7 @@ impl State {
             Ok(version) => Ok(version),
             // Only its bytes are out of reach of this mapping.
             Err(region::ReadError::Deleted) => {
-                let last = *self.last.get().ok_or(Errno::ESTALE)?;
+                let last = self.sealed_at()?;
                 let mut version = region::describe_at(&mapping.mapped(), last);
                 if matches!(version, Err(region::ReadError::Unmapped { .. })) {
                     self.map(&mut self.lock(), Class::Page)?;

@@ -12,7 +12,7 @@ use super::board::Entry;
 pub(crate) const OUTCOMES: usize = 32;
 
 /// What can come of a call. The last is for what should not.
-const NAMES: [&str; 28] = [
+const NAMES: [&str; 29] = [
     "fine",
     "changed",
     "timed out",
@@ -20,6 +20,7 @@ const NAMES: [&str; 28] = [
     "read: length",
     "read: too long",
     "read: damaged",
+    "read: deleted",
     "read: unstable",
     "read: undecided",
     "read: map",
@@ -98,6 +99,7 @@ impl Named for ReadError {
             Self::Length { .. } => "read: length",
             Self::TooLong { .. } => "read: too long",
             Self::Damaged { .. } => "read: damaged",
+            Self::Deleted { .. } => "read: deleted",
             Self::Unstable { .. } => "read: unstable",
             Self::Undecided { .. } => "read: undecided",
             Self::Map { .. } => "read: map",
