@@ -183,6 +183,27 @@ fn a_file_opened_by_the_library_arms_nothing() {
 }
 
 #[test]
+fn a_state_that_has_gone_is_mapped_as_it_was() {
+    let fs = shared(Transport::Passthrough);
+    let flags = libc::O_RDWR | kstate_sys::abi::O_LIBRARY;
+    let (attr, opened) = fs
+        .create(OWNER, Node::Root.ino(), b"x", 0o644, flags)
+        .unwrap();
+    fs.write(OWNER, opened.file, 0, b"last", 0).unwrap();
+    let state = fs.state(attr.ino).unwrap();
+    fs.unlink(OWNER, Node::Root.ino(), b"x").unwrap();
+    assert!(!state.is_armed());
+    state.arm().unwrap();
+    assert!(state.is_armed());
+    let mut page = [0; 5];
+    state
+        .region_file()
+        .with(|fd| Ok(nix::sys::uio::pread(fd, &mut page, 0)?))
+        .unwrap();
+    assert_eq!(&page, b"last\0");
+}
+
+#[test]
 fn only_an_owner_says_how_long_a_state_lingers() {
     let fs = shared(Transport::Passthrough);
     let (ino, _) = create(&fs, "x");

@@ -20,7 +20,15 @@ impl State {
         let mapping = self.mapping();
         let mapped = mapping.mapped();
         mapped.header().raise(Notice::ARMED);
-        region::refresh_live(&mapped, LiveOwner::of(Group::DAEMON))?;
+        let daemon = LiveOwner::of(Group::DAEMON);
+        match self.last.get() {
+            None => region::refresh_live(&mapped, daemon)?,
+            // Sealed: nobody refreshes the page any more, and it stays as it is shown here.
+            Some(last) => {
+                let (_, bytes) = self.read_version(&mut inner)?;
+                let _ = region::show_live(&mapped, daemon, *last, &bytes);
+            }
+        }
         Ok(())
     }
 }
