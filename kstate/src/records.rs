@@ -161,7 +161,8 @@ impl Records {
     fn claim(&self) -> io::Result<OwnRecord> {
         let process = Process::current()?;
         let mut number = 0;
-        let registry = self.open(".kstate/registry", false)?;
+        let open = || self.open(".kstate/registry", false);
+        let registry = mount::open_below(&self.root, self.mount_id, open)?;
         errno::uninterrupted(|| call::record(&registry, &mut number))?;
         let status = self.page(&ioctl::record_file(number), true)?;
         let list = self.page(&ioctl::record_list_file(number), true)?;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-use kstate::{Generation, transact_many};
+use kstate::{CommitManyError, Generation, TransactManyError, transact_many};
 use kstate_tests::{PATIENCE, eventually};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -113,6 +113,39 @@ fn several_states_are_committed_with_handles_of_before_and_after() {
         transfer(&from, &new_to);
         let now = kstate::cut((&*from, &*new_to)).unwrap();
         assert_eq!((now.0.value, now.1.value), (5, 10));
+    });
+}
+
+#[test]
+fn a_first_commit_of_several_states_takes_a_daemon() {
+    both(|mut daemon| {
+        let mount = daemon.library();
+        let (a, b) = (writer(&mount, "a"), writer(&mount, "b"));
+        a.publish(&0).unwrap();
+        b.publish(&0).unwrap();
+        let add = || {
+            transact_many(|many| {
+                many.add(&a)?;
+                many.add(&b)?;
+                *many.get_mut(&a)? += 1;
+                *many.get_mut(&b)? += 1;
+                Ok::<(), TransactManyError<std::convert::Infallible>>(())
+            })
+        };
+        daemon.kill();
+        match add() {
+            Err(TransactManyError::Commit(error @ CommitManyError::Record { .. })) => {
+                assert_eq!(kstate::Error::from(error).errno(), libc::ENOTCONN);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(a.snapshot().unwrap().value, 0);
+        let mut daemon = daemon.kill_and_restart();
+        add().unwrap();
+        daemon.kill();
+        add().unwrap();
+        let now = kstate::cut((&*a, &*b)).unwrap();
+        assert_eq!((now.0.value, now.1.value), (2, 2));
     });
 }
 

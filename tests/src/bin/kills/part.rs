@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use kstate::{
-    DurableError, Generation, ManyOutcome, Mount, Notifier, Outcome, Reader, State, TouchError,
-    TransactManyError, Wait, cut, transact_many,
+    CommitManyError, DurableError, Generation, ManyOutcome, Mount, Notifier, Outcome, Reader,
+    State, TouchError, TransactManyError, Wait, cut, transact_many,
 };
 use kstate_tests::{Board, Checked, bytes_of, checked, number_of, number_of_bytes};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -120,14 +120,22 @@ fn asked<T, E: Into<kstate::Error>>(
     mut ask: impl FnMut() -> std::result::Result<T, E>,
 ) -> Result<T> {
     loop {
-        match ask().map_err(Into::into) {
+        match ask() {
             Ok(done) => return Ok(done),
-            Err(error) if is_alone(error.errno()) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => await_daemon(note, error)?,
         }
-        note.alone();
-        std::thread::sleep(ALONE);
     }
+}
+
+/// Waits a moment after `error`, which must be for want of a daemon.
+fn await_daemon(note: &Note, error: impl Into<kstate::Error>) -> Result {
+    let error = error.into();
+    if !is_alone(error.errno()) {
+        return Err(error.into());
+    }
+    note.alone();
+    std::thread::sleep(ALONE);
+    Ok(())
 }
 
 fn subscribe(mount: &Mount, state: usize, note: &Note) -> Result<State<Checked>> {
@@ -181,12 +189,12 @@ fn add_to_both(a: &State<Checked>, b: &State<Checked>, note: &Note) -> Result {
             Ok(added) => added,
             // Its peer was killed together with the daemon, who alone could settle what it left.
             Err(TransactManyError::Touch(TouchError::Read(error))) => {
-                let errno = kstate::Error::from(error).errno();
-                if !is_alone(errno) {
-                    return Err(format!("errno {errno}").into());
-                }
-                note.alone();
-                std::thread::sleep(ALONE);
+                await_daemon(note, error)?;
+                continue;
+            }
+            // Its first commit, of which there is no record yet, came when the daemon was killed.
+            Err(TransactManyError::Commit(error @ CommitManyError::Record { .. })) => {
+                await_daemon(note, error)?;
                 continue;
             }
             Err(error) => return Err(format!("{error:?}").into()),
@@ -215,12 +223,7 @@ fn publish_durably(state: &State<Checked>, note: &Note) -> Result {
                 generation
             }
             Err(error @ DurableError::Unknown { .. }) => {
-                let errno = kstate::Error::from(error).errno();
-                if !is_alone(errno) {
-                    return Err(format!("errno {errno}").into());
-                }
-                note.alone();
-                std::thread::sleep(ALONE);
+                await_daemon(note, error)?;
                 continue;
             }
             Err(error) => return Err(error.into()),
