@@ -114,6 +114,26 @@ impl Page {
 }
 
 impl IntentRecord {
+    /// With the pages that `page` gives for their inode numbers.
+    fn new(
+        number: u32,
+        owner: Process,
+        (uid, gid): (u32, u32),
+        page: impl Fn(u64) -> io::Result<Page>,
+    ) -> io::Result<Arc<Self>> {
+        let page = |part| page(Node::Record(number, part).ino());
+        Ok(Arc::new(Self {
+            number,
+            owner,
+            uid,
+            gid,
+            status: page(Part::Status)?,
+            list: page(Part::List)?,
+            gone: AtomicBool::new(false),
+            asked: Mutex::default(),
+        }))
+    }
+
     fn status(&self) -> &StatusWord {
         // SAFETY: invariant 1 of `Page`; it fits a page, and any bytes are a value of an atomic.
         unsafe { self.status.start().as_ref() }
@@ -227,7 +247,7 @@ impl Intents {
         transport: Transport,
         owner: Process,
         identity: Identity,
-        (uid, gid): (u32, u32),
+        user: (u32, u32),
     ) -> io::Result<Arc<IntentRecord>> {
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         if records.last >= MAX_RECORD {
@@ -236,22 +256,13 @@ impl Intents {
         // Never used again, whatever comes of it: a reader may know it.
         records.last += 1;
         let number = records.last;
-        let ino = |part| Node::Record(number, part).ino();
-        let record = Arc::new(IntentRecord {
-            number,
-            owner,
-            uid,
-            gid,
-            status: Page::new(backing, ino(Part::Status), transport)?,
-            list: Page::new(backing, ino(Part::List), transport)?,
-            gone: AtomicBool::new(false),
-            asked: Mutex::default(),
-        });
+        let page = |ino| Page::new(backing, ino, transport);
+        let record = IntentRecord::new(number, owner, user, page)?;
         record.status().initialise();
         self.ledger.note(Event::RecordMade {
             number,
             owner: identity,
-            user: (uid, gid),
+            user,
         })?;
         records.by_number.insert(number, record.clone());
         Ok(record)
@@ -268,19 +279,10 @@ impl Intents {
         transport: Transport,
         number: u32,
         owner: Process,
-        (uid, gid): (u32, u32),
+        user: (u32, u32),
     ) -> io::Result<Arc<IntentRecord>> {
-        let ino = |part| Node::Record(number, part).ino();
-        let record = Arc::new(IntentRecord {
-            number,
-            owner,
-            uid,
-            gid,
-            status: Page::inherit(backing, ino(Part::Status), transport)?,
-            list: Page::inherit(backing, ino(Part::List), transport)?,
-            gone: AtomicBool::new(false),
-            asked: Mutex::default(),
-        });
+        let page = |ino| Page::inherit(backing, ino, transport);
+        let record = IntentRecord::new(number, owner, user, page)?;
         let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
         records.by_number.insert(number, record.clone());
         Ok(record)

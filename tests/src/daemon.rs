@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use kstate::Mount;
+use kstatefs::config::Passthrough;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -123,6 +125,16 @@ fn confined(capabilities: &[String]) -> Command {
     command.arg(kstatefs());
     refuse_gaining_execution(&mut command);
     command
+}
+
+/// The argument of `kstatefs` that says so.
+///
+/// # Panics
+///
+/// Never: each of these has a name.
+pub fn passthrough(how: Passthrough) -> String {
+    let value = how.to_possible_value().expect("none is hidden");
+    format!("--passthrough={}", value.get_name())
 }
 
 /// Both ways to get at a region.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use kstatefs::config::Passthrough;
 use nix::sys::signal::{SigSet, Signal};
 
 #[path = "kills/findings.rs"]
@@ -47,7 +48,7 @@ struct Cli {
     #[arg(long, value_name = "N", default_value_t = 200)]
     kills: u64,
 
-    /// Let the kernel pass maps through if it can (auto), or use the daemon's socket (off)
+    /// Let the kernel pass maps through if it can (auto) or fail, or use the daemon's socket (off)
     #[arg(long, value_enum, default_value_t)]
     passthrough: Passthrough,
 
@@ -58,13 +59,6 @@ struct Cli {
     /// The rest is for the processes that it starts
     #[command(flatten)]
     part: Option<Part>,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Passthrough {
-    #[default]
-    Auto,
-    Off,
 }
 
 #[derive(clap::Args, Debug)]
@@ -108,7 +102,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<Findings> {
     let interrupted = when_interrupted()?;
-    let mut scene = scene::Scene::start(cli.passthrough == Passthrough::Off)?;
+    let mut scene = scene::Scene::start(cli.passthrough)?;
     for round in 0..cli.kills {
         if interrupted.load(Ordering::Relaxed) || scene.findings.is_hopeless() {
             break;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use kstate::{Mount, Reader};
-use kstate_tests::{Checked, Daemon, Setup, checked, number_of};
+use kstate_tests::{Checked, Daemon, Setup, checked, number_of, passthrough};
+use kstatefs::config::Passthrough;
 use nix::sys::signal::{SigSet, Signal};
 
 #[path = "soak/board.rs"]
@@ -74,7 +75,7 @@ struct Cli {
     #[arg(long)]
     hostile: bool,
 
-    /// Let the kernel pass maps through if it can (auto), or use the daemon's socket (off)
+    /// Let the kernel pass maps through if it can (auto) or fail, or use the daemon's socket (off)
     #[arg(long, value_enum, default_value_t)]
     passthrough: Passthrough,
 
@@ -89,13 +90,6 @@ struct Cli {
     /// The rest is for the processes that it starts
     #[command(flatten)]
     part: Option<Part>,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Passthrough {
-    #[default]
-    Auto,
-    Off,
 }
 
 #[derive(clap::Args, Debug)]
@@ -291,11 +285,8 @@ impl Kept {
 /// What was found; nothing if there is no passthrough and it takes that.
 fn soak(cli: &Cli) -> Result<Option<Findings>> {
     let interrupted = interruption()?;
-    let mut setup = Setup::default().apart();
-    if cli.passthrough == Passthrough::Off {
-        setup = setup.with("--passthrough=off");
-    }
-    let mut daemon = setup.start();
+    let setup = Setup::default().apart();
+    let mut daemon = setup.with(passthrough(cli.passthrough)).start();
     let passthrough = is_passed_through(&daemon)?;
     if cli.hostile && !passthrough {
         return Ok(None);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use kstate::{Mount, Reader, State};
 use kstate_sys::clock::monotonic_ns;
-use kstate_tests::{Board, Running, Setup};
+use kstate_tests::{Board, Running, Setup, passthrough};
+use kstatefs::config::Passthrough;
 use nix::sys::signal::{SigSet, Signal};
 
 #[path = "wakes/crew.rs"]
@@ -76,7 +77,7 @@ struct Cli {
     #[arg(long, value_enum, value_delimiter = ',', hide_possible_values = true)]
     kinds: Vec<Kind>,
 
-    /// Let the kernel pass maps through if it can (auto), or use the daemon's socket (off)
+    /// Let the kernel pass maps through if it can (auto) or fail, or use the daemon's socket (off)
     #[arg(long, value_enum, default_value_t)]
     passthrough: Passthrough,
 
@@ -87,13 +88,6 @@ struct Cli {
     /// The rest is for the processes that it starts
     #[command(flatten)]
     part: Option<Part>,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Passthrough {
-    #[default]
-    Auto,
-    Off,
 }
 
 #[derive(clap::Args, Debug)]
@@ -264,11 +258,8 @@ fn kinds(cli: &Cli) -> Vec<Kind> {
 
 fn wakes(cli: &Cli) -> Result<Findings> {
     let interrupted = interruption()?;
-    let mut setup = Setup::default().apart();
-    if cli.passthrough == Passthrough::Off {
-        setup = setup.with("--passthrough=off");
-    }
-    let mut daemon = setup.start();
+    let setup = Setup::default().apart();
+    let mut daemon = setup.with(passthrough(cli.passthrough)).start();
     let mount = daemon.library();
     let make = |name: String| -> Result<Reader<u64>> {
         let state = mount.subscribe(name).write().typed()?;

@@ -8,12 +8,11 @@ mod deleting;
 mod flushing;
 mod library;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use kstate_tests::{Daemon, Setup, attribute, set_attribute};
+use kstate_tests::{Daemon, Setup, attribute, create, replace, set_attribute};
 use kstatefs::persist::{Image, StateFile};
 
 /// A directory for files of states, which outlives daemons.
@@ -44,20 +43,6 @@ impl Disk {
         let file = File::open(self.path(name)).unwrap();
         StateFile::recover(file).unwrap().1
     }
-}
-
-/// Opens a state for reading and writing, creating it where it is not.
-fn create(daemon: &Daemon, name: &str) -> File {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true);
-    options.open(daemon.file(name)).unwrap()
-}
-
-/// Replaces the whole value.
-fn replace(daemon: &Daemon, name: &str, value: &[u8]) {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).truncate(true).open(daemon.file(name));
-    file.unwrap().write_all_at(value, 0).unwrap();
 }
 
 fn persist(daemon: &Daemon, name: &str, file: &Path) -> io::Result<()> {

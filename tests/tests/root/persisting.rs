@@ -30,6 +30,11 @@ impl Place {
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().canonicalize().unwrap().join(name)
     }
+
+    /// Of daemons whose persistent states come back.
+    fn setup(&self) -> Setup {
+        Setup::default().with(format!("--manifest={}", self.path("manifest").display()))
+    }
 }
 
 fn set_mode(path: &Path, mode: u32) {
@@ -106,12 +111,8 @@ pub(crate) fn root_gives_a_users_state_a_file_that_is_the_users() {
 
 pub(crate) fn a_users_file_is_opened_as_the_user_when_it_mounts() {
     let place = Place::new();
-    let setup = || {
-        let manifest = place.path("manifest");
-        Setup::default().with(format!("--manifest={}", manifest.display()))
-    };
     {
-        let daemon = setup().start();
+        let daemon = place.setup().start();
         open_home(&daemon);
         for name in ["x", "y"] {
             let state = create_for(&daemon, name, ALICE);
@@ -128,7 +129,7 @@ pub(crate) fn a_users_file_is_opened_as_the_user_when_it_mounts() {
     symlink(place.path("root"), place.path("alice/x")).unwrap();
     let before = fs::read(place.path("root")).unwrap();
     {
-        let daemon = setup().start();
+        let daemon = place.setup().start();
         assert!(!daemon.file("x").exists());
         assert_eq!(fs::read(daemon.file("root")).unwrap(), b"root's");
         let back = daemon.file("y").metadata().unwrap();
@@ -227,13 +228,9 @@ pub(crate) fn a_user_has_no_power_over_the_daemon_that_opens_for_him() {
 
 pub(crate) fn what_is_written_in_a_file_does_not_say_whose_its_state_is() {
     let place = Place::new();
-    let setup = || {
-        let manifest = place.path("manifest");
-        Setup::default().with(format!("--manifest={}", manifest.display()))
-    };
     let file = place.path("alice/x");
     {
-        let daemon = setup().start();
+        let daemon = place.setup().start();
         open_home(&daemon);
         let state = create_for(&daemon, "x", ALICE);
         state.write_all_at(b"hers", 0).unwrap();
@@ -246,30 +243,26 @@ pub(crate) fn what_is_written_in_a_file_does_not_say_whose_its_state_is() {
         forged.save(&image).unwrap();
     };
     forge(&|image| (image.uid, image.mode) = (0, 0o666));
-    assert!(!setup().start().file("x").exists());
+    assert!(!place.setup().start().file("x").exists());
     // Nor does anything else in it end the daemon.
     forge(&|image| {
         image.uid = ALICE.uid;
         image.time = Some(Duration::MAX);
     });
-    let daemon = setup().start();
+    let daemon = place.setup().start();
     assert_eq!(fs::read(daemon.file("x")).unwrap(), b"hers");
     drop(daemon);
     forge(&|image| (image.generation, image.ceiling) = (u64::MAX, u64::MAX));
     let before = fs::read(&file).unwrap();
-    assert!(!setup().start().file("x").exists());
+    assert!(!place.setup().start().file("x").exists());
     assert_eq!(fs::read(&file).unwrap(), before, "it stays as it is");
 }
 
 pub(crate) fn a_state_that_is_given_away_takes_its_file_along() {
     let place = Place::new();
-    let setup = || {
-        let manifest = place.path("manifest");
-        Setup::default().with(format!("--manifest={}", manifest.display()))
-    };
     let file = place.path("alice/x");
     {
-        let daemon = setup().start();
+        let daemon = place.setup().start();
         open_home(&daemon);
         let state = create_for(&daemon, "x", ALICE);
         state.write_all_at(b"value", 0).unwrap();
@@ -277,20 +270,16 @@ pub(crate) fn a_state_that_is_given_away_takes_its_file_along() {
         chown(daemon.file("x"), Some(BOB.uid), Some(BOB.gid)).unwrap();
         assert_eq!(file.metadata().unwrap().uid(), BOB.uid);
     }
-    let daemon = setup().start();
+    let daemon = place.setup().start();
     assert_eq!(daemon.file("x").metadata().unwrap().uid(), BOB.uid);
     assert_eq!(fs::read(daemon.file("x")).unwrap(), b"value");
 }
 
 pub(crate) fn a_listed_name_is_its_owners_while_its_file_is_away() {
     let place = Place::new();
-    let setup = || {
-        let manifest = place.path("manifest");
-        Setup::default().with(format!("--manifest={}", manifest.display()))
-    };
     let file = place.path("alice/x");
     {
-        let daemon = setup().start();
+        let daemon = place.setup().start();
         open_home(&daemon);
         let state = create_for(&daemon, "x", ALICE);
         state.write_all_at(b"hers", 0).unwrap();
@@ -300,7 +289,7 @@ pub(crate) fn a_listed_name_is_its_owners_while_its_file_is_away() {
     fs::create_dir(place.path("bob")).unwrap();
     chown(place.path("bob"), Some(BOB.uid), Some(BOB.gid)).unwrap();
     {
-        let daemon = setup().start();
+        let daemon = place.setup().start();
         open_home(&daemon);
         let _his = create_for(&daemon, "x", BOB);
         let his = place.path("bob/x");
@@ -308,6 +297,6 @@ pub(crate) fn a_listed_name_is_its_owners_while_its_file_is_away() {
         assert!(!his.exists());
     }
     fs::rename(place.path("away"), &file).unwrap();
-    let daemon = setup().start();
+    let daemon = place.setup().start();
     assert_eq!(fs::read(daemon.file("x")).unwrap(), b"hers");
 }

@@ -7,13 +7,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fmt::Debug;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use kstate_tests::{Daemon, Running, output_of};
+use kstate_tests::{Daemon, Running, create, output_of, replace};
 
 /// Makes a test of each function for each way to get at a region.
 macro_rules! both_ways {
@@ -62,20 +60,6 @@ mod views;
 mod waiting_views;
 mod writing;
 mod xattrs;
-
-/// Opens a state for reading and writing, creating it where it is not.
-fn create(daemon: &Daemon, name: &str) -> File {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true);
-    options.open(daemon.file(name)).unwrap()
-}
-
-/// Replaces the whole value from a descriptor of its own, as `echo -n value > file` does.
-fn replace(daemon: &Daemon, name: &str, value: &[u8]) {
-    let mut options = OpenOptions::new();
-    let file = options.write(true).truncate(true).open(daemon.file(name));
-    file.unwrap().write_all_at(value, 0).unwrap();
-}
 
 /// The newest value, read by a descriptor of its own.
 fn value(daemon: &Daemon, name: &str) -> Vec<u8> {

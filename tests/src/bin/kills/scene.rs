@@ -11,6 +11,7 @@ use kstate_tests::{
     Board, Checked, Running, attribute, bytes_of, checked, kstatefs, number_of, number_of_bytes,
     open_descriptors, set_attribute, unmount,
 };
+use kstatefs::config::Passthrough;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -54,7 +55,7 @@ struct Actor {
 }
 
 pub(crate) struct Scene {
-    by_socket: bool,
+    passthrough: Passthrough,
     home: TempDir,
     /// For backing files, on a tmpfs.
     backing: TempDir,
@@ -73,7 +74,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    pub(crate) fn start(by_socket: bool) -> Result<Self> {
+    pub(crate) fn start(passthrough: Passthrough) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("kstate-kills-").tempdir()?;
         let backing = tempfile::Builder::new()
             .prefix("kstate-kills-")
@@ -83,9 +84,9 @@ impl Scene {
         let board_path = home.path().join("board");
         // One for each process there will ever be.
         let board = Board::create(&board_path, 1 << 17)?;
-        let daemon = start_daemon(&home, &backing, &mount, by_socket)?;
+        let daemon = start_daemon(&home, &backing, &mount, passthrough)?;
         let mut scene = Self {
-            by_socket,
+            passthrough,
             home,
             backing,
             mount,
@@ -201,7 +202,8 @@ impl Scene {
 
     fn start_again(&mut self) -> Result {
         while self.random.below(8) == 0 {
-            let mut daemon = start_daemon(&self.home, &self.backing, &self.mount, self.by_socket)?;
+            let mut daemon =
+                start_daemon(&self.home, &self.backing, &self.mount, self.passthrough)?;
             let before = self.random.time(Duration::from_millis(30));
             std::thread::sleep(before);
             daemon.signal(Signal::SIGKILL);
@@ -209,7 +211,7 @@ impl Scene {
             self.findings.kills_in_takeover += 1;
         }
         let began = Instant::now();
-        self.daemon = start_daemon(&self.home, &self.backing, &self.mount, self.by_socket)?;
+        self.daemon = start_daemon(&self.home, &self.backing, &self.mount, self.passthrough)?;
         self.await_daemon(began)
     }
 
@@ -429,7 +431,7 @@ fn start_daemon(
     home: &TempDir,
     backing: &TempDir,
     mount: &PathBuf,
-    by_socket: bool,
+    passthrough: Passthrough,
 ) -> Result<Running> {
     let mut command = Command::new(kstatefs());
     command.arg(format!("--backing={}", backing.path().display()));
@@ -437,9 +439,7 @@ fn start_daemon(
         "--manifest={}",
         home.path().join("manifest").display()
     ));
-    if by_socket {
-        command.arg("--passthrough=off");
-    }
+    command.arg(kstate_tests::passthrough(passthrough));
     command.arg(mount).process_group(0);
     Ok(Running::start(&mut command))
 }
