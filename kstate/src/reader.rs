@@ -163,16 +163,17 @@ impl<T> Reader<T> {
                     },
                 },
                 Err(region::ReadError::UnmappedRecord { record }) if records < MAX_RECORDS => {
-                    records += 1;
                     match self.subscription.records().map(record) {
-                        Ok(()) => continue,
+                        Ok(()) => {
+                            records += 1;
+                            continue;
+                        }
                         // Who commits decides in a moment, if it lives; nobody else can until there is a
                         // daemon again.
                         Err(error)
                             if errno::refusal(&error) == Refusal::DaemonDied
                                 && backoff.delay() < PATIENCE =>
                         {
-                            records -= 1;
                             backoff.pause();
                             continue;
                         }
