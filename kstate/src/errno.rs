@@ -5,7 +5,7 @@ use std::io;
 use crate::error::Error;
 use crate::{
     AddError, AnnounceError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError,
-    CutError, DurableError, InfoError, LiveError, MountError, NotifyError, PersistError,
+    CutError, DurableError, HostError, InfoError, LiveError, MountError, NotifyError, PersistError,
     PublishError, ReadError, ReconnectError, RemoveError, SubscribeError, SyncError, TouchError,
     TransactError, TransactManyError, WaitError, WatchError,
 };
@@ -140,6 +140,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Mount(error) => mount(error),
+            Self::Host(error) => host(error),
             Self::Subscribe(error) => subscribe(error),
             Self::Read(error) => read(error),
             Self::Publish(error) => publish(error),
@@ -291,8 +292,17 @@ fn mount(error: &MountError) -> i32 {
         MountError::NotKstate { .. } => libc::ENOTTY,
         MountError::DaemonDied { .. } => libc::ENOTCONN,
         MountError::AbiVersion { .. } => libc::EPROTONOSUPPORT,
+        MountError::Host { source, .. } => host(source),
         MountError::Denied { .. } => libc::EACCES,
         MountError::Io { source, .. } => code(source),
+    }
+}
+
+fn host(error: &HostError) -> i32 {
+    match error {
+        HostError::Directory { source, .. } | HostError::Program { source, .. } => code(source),
+        HostError::Refused { .. } => libc::ENOTCONN,
+        HostError::Mount(error) => mount(error),
     }
 }
 

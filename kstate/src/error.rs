@@ -4,9 +4,9 @@ use std::convert::Infallible;
 
 use crate::{
     AddError, AnnounceError, BeginError, CapacityError, CommitError, CommitManyError, CutError,
-    DurableError, InfoError, LiveError, MountError, NotifyError, PersistError, PublishError,
-    ReadError, ReconnectError, RemoveError, SubscribeError, SyncError, TouchError, TransactError,
-    TransactManyError, WaitError, WatchError,
+    DurableError, HostError, InfoError, LiveError, MountError, NotifyError, PersistError,
+    PublishError, ReadError, ReconnectError, RemoveError, SubscribeError, SyncError, TouchError,
+    TransactError, TransactManyError, WaitError, WatchError,
 };
 
 /// Any error of this library. Each operation has an enum of its own, and all convert to this one.
@@ -16,6 +16,9 @@ pub enum Error {
     /// The file system could not be used.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// No daemon could be started.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// A state could not be subscribed to.
     #[error(transparent)]
     Subscribe(#[from] SubscribeError),

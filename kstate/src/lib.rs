@@ -32,6 +32,7 @@
 //! | read several states as of one moment | [`cut()`] |
 //! | have a value outlive daemon and machine | [`Reader::set_persistent`], [`Durability`] |
 //! | commit and know that it does | [`State::publish_durable`], [`Transaction::commit_durable`], [`Reader::sync`] |
+//! | have a daemon started where there is none | [`Host`] |
 //! | end a state | [`State::delete`], [`Mount::remove`] |
 //! | wait in a thread, for a change, a value, any of many | [`Wait`], [`Reader::wait`] |
 //! | follow a state in a thread | [`Reader::watch`] |
@@ -53,6 +54,7 @@ mod delete;
 mod errno;
 mod error;
 mod fault;
+mod host;
 mod info;
 mod intent;
 mod interrupt;
@@ -106,6 +108,7 @@ pub use content::{Bytes, Content};
 pub use cut::{Cut, CutError, cut};
 pub use error::Error;
 pub use fault::{TrapError, Trapping};
+pub use host::{HOST_VARIABLE, Host, HostError};
 pub use info::{Info, InfoError, RecordedLayout};
 pub use interrupt::Interrupt;
 #[doc(hidden)]

@@ -11,6 +11,7 @@ use kstate_sys::ioctl::call;
 use kstate_sys::name::{NameError, StateName};
 
 use crate::errno::{self, Refusal};
+use crate::host::{self, HostError};
 use crate::info::{self, Info, InfoError};
 use crate::registry::Registry;
 use crate::subscribe::Subscribe;
@@ -87,6 +88,14 @@ pub enum MountError {
         /// This library's version.
         library: u32,
     },
+    /// There is none, and the attempt to start one has failed.
+    #[error("no kstate file system is mounted at {path}, and none was started: {source}", path = path.display())]
+    Host {
+        /// Where one was looked for.
+        path: PathBuf,
+        /// Why.
+        source: Box<HostError>,
+    },
     /// This user may not look there.
     #[error("{path} may not be entered by this user", path = path.display())]
     Denied {
@@ -152,15 +161,34 @@ pub enum RemoveError {
 }
 
 impl Mount {
-    /// The file system that `$KSTATE_MOUNT` names, or the one at [`Mount::default_path`].
+    /// The file system that `$KSTATE_MOUNT` names, or the one at [`Mount::default_path`]; where there is none, one
+    /// that is started, if this process [is to](crate::Host).
     ///
     /// # Errors
     ///
-    /// As [`Mount::at`].
+    /// As [`Mount::at`], and [`MountError::Host`].
     pub fn find() -> Result<Self, MountError> {
+        let path = Self::place();
+        match Self::at(&path) {
+            Err(error) if error.may_come_back() => match host::start_where_absent(&path) {
+                None => Err(error),
+                Some(started) => started.map_err(|source| match source {
+                    HostError::Mount(error) => error,
+                    source => MountError::Host {
+                        path,
+                        source: Box::new(source),
+                    },
+                }),
+            },
+            found => found,
+        }
+    }
+
+    /// Where [`Mount::find`] looks.
+    pub(crate) fn place() -> PathBuf {
         match std::env::var_os(MOUNT_VARIABLE) {
-            Some(path) if !path.is_empty() => Self::at(PathBuf::from(path)),
-            _ => Self::at(Self::default_path()),
+            Some(path) if !path.is_empty() => path.into(),
+            _ => Self::default_path(),
         }
     }
 

@@ -32,6 +32,7 @@ use kstate_sys::name::StateName;
 use kstate_sys::region::Group;
 
 use crate::errno::{self, Refusal};
+use crate::host;
 use crate::mount;
 use crate::reader::Reader;
 
@@ -273,7 +274,10 @@ impl Link {
             Err(error) if errno::refusal(&error) == Refusal::DaemonDied => {}
             Err(error) => return Err(error),
         }
-        let file = self.reopened()?;
+        let file = match self.reopened() {
+            Err(died) if host::follow(&self.identity.root, &died) => self.reopened(),
+            opened => opened,
+        }?;
         let (from, to) = (file.as_raw_fd(), self.descriptor.as_raw_fd());
         let place = || {
             // SAFETY: both are open descriptors of this process. What `to` was open as is closed by it, and

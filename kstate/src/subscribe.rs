@@ -22,6 +22,7 @@ use open::{Options, Wanted};
 
 use crate::content::{Bytes, Content};
 use crate::errno;
+use crate::host;
 use crate::layout::Layout;
 use crate::mount::{Mount, MountError};
 use crate::persist::Durability;
@@ -224,9 +225,19 @@ impl Subscribe {
             name: &name,
             mount: &mount,
         };
-        let descriptor = match until {
-            Some(until) => options.open_when_there(until)?,
-            None => options.open(!self.existing)?,
+        let open = || match until {
+            Some(until) => options.open_when_there(until),
+            None => options.open(!self.existing),
+        };
+        let descriptor = match open() {
+            // A daemon that is started where there is none may end, unused, just before it is used.
+            Err(SubscribeError::Mount(error))
+                if error.may_come_back()
+                    && matches!(host::start_where_absent(mount.path()), Some(Ok(_))) =>
+            {
+                open()?
+            }
+            opened => opened?,
         };
         let layout = layout.as_ref();
         let (terms, capacity) = options.agree(descriptor.as_fd(), self.capacity, layout)?;

@@ -50,6 +50,9 @@ pub struct Config {
     pub restartable: bool,
     /// Take the place of the daemon that serves the mount point, if one does.
     pub replace: bool,
+    /// Unmount and end once nothing has needed the daemon for so long: no state is open, lingers or is
+    /// kept by its sticky bit, and no program has anything of the mount in use. Persistent states are in their files by then.
+    pub exit_when_unused: Option<Duration>,
     /// Unmount on SIGINT, SIGTERM and SIGHUP. Not for a daemon inside another program.
     pub handle_signals: bool,
 }
@@ -147,6 +150,7 @@ impl Config {
             dbus: None,
             restartable: true,
             replace: false,
+            exit_when_unused: None,
             handle_signals: true,
         }
     }
@@ -243,6 +247,10 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     pub linger: Duration,
 
+    /// Unmount and end once nobody has used any state for so long
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub exit_when_unused: Option<Duration>,
+
     /// Threads that answer requests
     #[arg(long, value_name = "N", default_value = "4", value_parser = threads)]
     pub threads: usize,
@@ -292,6 +300,7 @@ impl Arguments {
             kbus_prefix: self.kbus_prefix,
             dbus: self.dbus,
             replace: self.replace,
+            exit_when_unused: self.exit_when_unused,
             ..Config::new(self.directory)
         };
         for options in &self.options {

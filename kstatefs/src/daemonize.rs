@@ -46,6 +46,20 @@ pub fn run(config: Config, manager: &ServiceManager) -> Result<(), DaemonizeErro
     done.inspect_err(|error| manager.failed(error))
 }
 
+/// Lets go of what a process is given by whichever program happens to start it: descriptors beyond the standard
+/// streams, which would stay open for as long as the daemon lives, and a scheduling that is meant for that program.
+/// To be called first of all, before anything is opened.
+pub fn leave_starter() {
+    // Since Linux 5.9. An older kernel's daemon keeps them open.
+    // SAFETY: nothing of this process is open yet but the standard streams, by the contract above.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads the structure. Nobody is refused it.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };
+    // SAFETY: only numbers. To be less nice than the starter is refused to most.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 0) };
+}
+
 fn split_off(config: Config, manager: &ServiceManager) -> Result<(), DaemonizeError> {
     let (mut reader, writer) = std::io::pipe()?;
     // SAFETY: the caller has no other thread, by the contract above, so the child may do

@@ -56,6 +56,7 @@ mod state;
 mod table;
 mod takeover;
 mod timer;
+mod unused;
 mod view;
 mod watchdog;
 mod xattr;

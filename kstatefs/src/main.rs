@@ -22,6 +22,11 @@ struct Cli {
     /// Go to the background once mounted
     #[arg(short, long, conflicts_with = "foreground")]
     daemon: bool,
+
+    /// As a program's library starts it that has found no daemon: in the background, with nothing of what that
+    /// program has open, and with ordinary scheduling
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    hosted: bool,
 }
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (region ABI 1)");
@@ -48,7 +53,10 @@ fn main() -> ExitCode {
         Err(error) => return misused(error),
     };
     let cli = Cli::parse_from(call.arguments);
-    let background = cli.daemon || (call.as_mount_helper && !cli.foreground);
+    if cli.hosted {
+        kstatefs::daemonize::leave_starter();
+    }
+    let background = cli.daemon || cli.hosted || (call.as_mount_helper && !cli.foreground);
     let config = match cli.mount.into_config() {
         Ok(config) => config,
         Err(error) => return misused(error),

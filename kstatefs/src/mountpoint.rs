@@ -266,6 +266,24 @@ pub(crate) fn unmount_device(
     outcome
 }
 
+/// Unmounts the kstate file system with that device number, mounted at `path` and nowhere else, if nobody uses
+/// it; whether it did.
+///
+/// # Errors
+///
+/// `/proc` cannot be read, or what the kernel says but `EBUSY`.
+pub(crate) fn unmount_unused(path: &Path, minor: u64) -> Result<bool, MountPointError> {
+    let table = table(path)?;
+    if !table.places_of(minor).eq([path]) || connection(path)? != Some(minor) {
+        return Ok(false);
+    }
+    match detach(path, Unmount::IfUnused) {
+        Ok(()) => Ok(true),
+        Err(MountPointError::InUse(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes what is left at `path` of a connection that was cut and not unmounted.
 fn detach_dead(path: &Path) -> Result<(), MountPointError> {
     match is_ours(path)? && matches!(look(path), Some(Err(error)) if is_dead(&error)) {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -26,6 +27,7 @@ use crate::poll::{Hub, Way};
 use crate::process;
 use crate::takeover::{self, Left};
 use crate::timer::Timer;
+use crate::unused::Unused;
 
 use mounting::{Unmounting, is_connected, mount, probe_passthrough};
 
@@ -141,6 +143,7 @@ pub struct Server {
     /// The kernel's name of the connection; none if somebody has unmounted it before it was known.
     connection: Option<u64>,
     signals: Option<SignalGuard>,
+    exit_when_unused: Option<Duration>,
 }
 
 /// Mounts and serves until unmounted or, if so configured, SIGINT, SIGTERM or SIGHUP.
@@ -340,6 +343,7 @@ impl Server {
             device,
             connection: minor,
             signals,
+            exit_when_unused: config.exit_when_unused,
         })
     }
 
@@ -359,7 +363,7 @@ impl Server {
     }
 
     /// Returns once somebody has unmounted it, a signal says that it is to end, or another daemon that it is to
-    /// make room.
+    /// make room; or once it was unused for as long as it was to wait for that, and is unmounted.
     ///
     /// # Errors
     ///
@@ -372,8 +376,20 @@ impl Server {
         if let Some(signals) = &self.signals {
             fds.push(PollFd::new(signals.descriptor.as_fd(), PollFlags::POLLIN));
         }
+        let mut unused = self.exit_when_unused.map(Unused::for_so_long);
         loop {
-            match poll(&mut fds, PollTimeout::NONE) {
+            let pause = unused.as_ref().map_or(PollTimeout::NONE, Unused::pause);
+            match poll(&mut fds, pause) {
+                Ok(0) => {
+                    if let Some(unused) = &mut unused
+                        && unused.look(|| self.is_needed())
+                    {
+                        if self.unmount_unused() {
+                            return Ok(Ending::Over);
+                        }
+                        unused.begin_anew();
+                    }
+                }
                 Ok(_) => break,
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(errno_system(error)),
@@ -386,6 +402,28 @@ impl Server {
                 false => Ending::Over,
             },
         )
+    }
+
+    fn is_needed(&self) -> bool {
+        self.shared
+            .states()
+            .iter()
+            .any(|state| state.needs_daemon())
+    }
+
+    /// Unmounts if nobody uses the mount; whether it did.
+    fn unmount_unused(&self) -> bool {
+        let path = &self.mounted.path;
+        let Some(minor) = self.connection else {
+            return false;
+        };
+        match mountpoint::unmount_unused(path, minor) {
+            Ok(done) => done,
+            Err(error) => {
+                tracing::warn!(%error, "unused, and cannot be unmounted");
+                false
+            }
+        }
     }
 
     /// Ends as it is to.

@@ -404,6 +404,14 @@ impl State {
         self.lock().abandoned_for()
     }
 
+    /// Whether somebody would miss the daemon, did it end in order now: who is subscribed, or the state itself,
+    /// if it has not evaporated yet and is not in a file.
+    pub(crate) fn needs_daemon(&self) -> bool {
+        let inner = self.lock();
+        let is_in_file = inner.store.is_some() && !inner.attributes.is_kept();
+        inner.open > 0 || !inner.absent.is_empty() || !is_in_file
+    }
+
     /// Marks the state as gone if `cause` still holds. Whoever waits in the kernel is woken to see it;
     /// whoever waits here is to be called.
     pub(crate) fn retire(&self, cause: Cause) -> Option<Pollers> {

@@ -87,6 +87,25 @@ impl Running {
         }
     }
 
+    /// Reads lines until one has `words` in it.
+    ///
+    /// # Panics
+    ///
+    /// As [`lines_until`](Self::lines_until).
+    #[track_caller]
+    pub fn lines_until_contains(&mut self, words: &str) {
+        loop {
+            let line = self.line();
+            if line.contains(words) {
+                return;
+            }
+            assert!(
+                !line.is_empty(),
+                "its output ended before one with `{words}`"
+            );
+        }
+    }
+
     /// Sends it a line.
     ///
     /// # Panics
