@@ -125,7 +125,7 @@ pub use persist::{Durability, DurableError, PersistError, Persistence, SyncError
 pub use publish::PublishError;
 pub use reader::Reader;
 pub use reconnect::ReconnectError;
-pub use retry::{Retried, Retry, TransactError};
+pub use retry::{Attempts, Retried, Retry, TransactError};
 pub use snapshot::{ReadError, Snapshot};
 pub use stamp::{Stamp, Stamping};
 pub use state::{CapacityError, State};

@@ -1,30 +1,19 @@
 //! Running a transaction again until it commits.
 
-use std::convert::Infallible;
-use std::time::{Duration, Instant};
+mod attempts;
 
-use kstate_sys::clock::monotonic_ns;
+use std::convert::Infallible;
+use std::time::Duration;
+
 use kstate_sys::name::StateName;
+
+pub use attempts::Attempts;
+pub(crate) use attempts::{Backoff, Insist, WITHIN_TURN};
 
 use crate::content::Content;
 use crate::snapshot::ReadError;
 use crate::state::State;
 use crate::transaction::{BeginError, CommitError, Outcome, Transaction};
-use crate::turn::Given;
-use crate::writing::Writing;
-
-/// Pauses up to this long are spun through, because a sleep takes longer than it says.
-const LONGEST_SPIN: Duration = Duration::from_micros(20);
-
-/// What a turn lasts at least.
-const AT_LEAST: Duration = Duration::from_micros(500);
-
-/// Pauses within a turn: others stand back, but for one that may have been stopped in the middle of
-/// a commit of several states.
-pub(crate) const WITHIN_TURN: Duration = Duration::from_micros(20);
-
-/// The first pause is shorter than this: about the time a commit takes.
-const FIRST_PAUSE: Duration = Duration::from_nanos(200);
 
 /// How often a transaction is tried, and how long the pauses between may be.
 ///
@@ -229,11 +218,8 @@ impl<T: Content> State<T> {
         retry: &Retry,
         mut work: impl FnMut(&mut Transaction<'_, T>) -> Result<R, TransactError<E>>,
     ) -> Result<Retried<R>, TransactError<E>> {
-        let mut backoff = Backoff::new(retry.longest_pause);
-        let mut attempts = 0;
-        let mut insist = Insist::new(retry);
+        let mut attempts = self.attempts(retry);
         loop {
-            attempts += 1;
             match self.begin() {
                 Ok(mut tx) => {
                     let value = work(&mut tx)?;
@@ -242,134 +228,27 @@ impl<T: Content> State<T> {
                         return Ok(Retried {
                             value,
                             outcome,
-                            attempts,
-                            delay: backoff.delay(),
+                            attempts: attempts.made(),
+                            delay: attempts.delay(),
                         });
                     }
                 }
                 Err(BeginError::Undecided { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            if attempts >= retry.attempts {
-                return Err(self.given_up(attempts, backoff.delay()));
-            }
-            match insist.after(attempts, &self.writing) {
-                true => backoff.pause_for(WITHIN_TURN),
-                false => backoff.pause(),
+            if !attempts.again() {
+                return Err(self.given_up(&attempts));
             }
         }
     }
 
     #[cold]
-    fn given_up<E>(&self, attempts: u32, delay: Duration) -> TransactError<E> {
+    fn given_up<E>(&self, attempts: &Attempts<'_>) -> TransactError<E> {
         TransactError::Exhausted {
             name: self.name().clone(),
-            attempts,
-            delay,
+            attempts: attempts.made(),
+            delay: attempts.delay(),
         }
-    }
-}
-
-/// Asks for turns, after attempts in vain.
-#[derive(Debug)]
-pub(crate) struct Insist<'w> {
-    every: u32,
-    /// When the last attempt ended.
-    last: Option<Instant>,
-    /// The longest that an attempt took, pause included.
-    longest: Duration,
-    turns: Vec<Given<'w>>,
-}
-
-impl<'w> Insist<'w> {
-    #[inline]
-    pub(crate) const fn new(retry: &Retry) -> Self {
-        Self {
-            every: retry.turn_after,
-            last: None,
-            longest: Duration::ZERO,
-            turns: Vec::new(),
-        }
-    }
-
-    /// After so many attempts, `writing` being what the last one conflicted on: whether others
-    /// stand back, so that the next attempt can begin at once.
-    #[cold]
-    pub(crate) fn after(&mut self, attempts: u32, writing: &'w Writing) -> bool {
-        let now = Instant::now();
-        if let Some(last) = self.last.replace(now) {
-            self.longest = self.longest.max(now - last);
-        }
-        self.turns.retain(Given::lasts);
-        if self.turns.iter().any(|turn| turn.is_of(writing)) {
-            return true;
-        }
-        if attempts.is_multiple_of(self.every.max(1)) || !self.turns.is_empty() {
-            // One attempt may begin before the last of them has seen it.
-            let given = writing.ask_turn(self.longest * 2 + AT_LEAST);
-            self.turns.extend(given);
-            // Asking takes longer than an attempt: not a part of one.
-            self.last = None;
-        }
-        self.turns.iter().any(|turn| turn.is_of(writing))
-    }
-}
-
-/// Randomised pauses from a range that doubles up to a bound.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    range: Duration,
-    longest: Duration,
-    delay: Duration,
-    random: Option<fastrand::Rng>,
-}
-
-impl Backoff {
-    pub(crate) fn new(longest: Duration) -> Self {
-        Self {
-            range: FIRST_PAUSE,
-            longest,
-            delay: Duration::ZERO,
-            random: None,
-        }
-    }
-
-    /// Time spent in pauses so far.
-    pub(crate) const fn delay(&self) -> Duration {
-        self.delay
-    }
-
-    /// Seeded at the first pause, and not by the thread: a `fork` would copy that, and its children
-    /// would go on meeting.
-    fn random(&mut self) -> &mut fastrand::Rng {
-        self.random.get_or_insert_with(|| {
-            let seed = monotonic_ns() ^ u64::from(std::process::id()) << 32;
-            fastrand::Rng::with_seed(seed ^ std::ptr::from_ref(&seed).addr() as u64)
-        })
-    }
-
-    #[cold]
-    pub(crate) fn pause(&mut self) {
-        let range = u64::try_from(self.range.as_nanos())
-            .unwrap_or(u64::MAX)
-            .max(1);
-        let pause = Duration::from_nanos(self.random().u64(..range));
-        self.range = (self.range * 2).min(self.longest);
-        self.pause_for(pause);
-    }
-
-    /// A pause of a given length, which is no step on the way to longer ones.
-    #[cold]
-    pub(crate) fn pause_for(&mut self, pause: Duration) {
-        let start = Instant::now();
-        if pause > LONGEST_SPIN {
-            std::thread::sleep(pause);
-        } else {
-            while start.elapsed() < pause {
-                core::hint::spin_loop();
-            }
-        }
-        self.delay += start.elapsed();
     }
 }
 
@@ -438,17 +317,5 @@ mod tests {
         assert!(panicked.is_err());
         assert!(state.generation().is_never());
         assert_eq!(state.transact(|value| *value).unwrap().value, 0);
-    }
-
-    #[test]
-    fn pauses_stay_within_their_bound_and_are_counted() {
-        let mut backoff = Backoff::new(Duration::from_micros(10));
-        let start = Instant::now();
-        for _ in 0..100 {
-            backoff.pause();
-        }
-        assert!(backoff.range == Duration::from_micros(10));
-        assert!(backoff.delay() <= start.elapsed());
-        assert!(backoff.delay() > Duration::ZERO);
     }
 }

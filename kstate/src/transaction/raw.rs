@@ -340,6 +340,11 @@ impl<'s, T: Content> RawTransaction<'s, T> {
         }
     }
 
+    /// Whether the page was read or written to.
+    pub fn is_touched(&self) -> bool {
+        self.filled().is_some()
+    }
+
     /// Whether the page was filled with a version newer than its base, which was overwritten before
     /// the first touch: a commit is going to conflict.
     pub fn is_doomed(&self) -> bool {
