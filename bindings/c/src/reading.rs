@@ -1,0 +1,181 @@
+#![expect(unsafe_code, reason = "exported, and writes where programs say")]
+//! Looking at a state: copies, and the live pointer.
+
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kstate_sys::abi::page_size;
+
+use crate::boundary::{answer, answer_or};
+use crate::failure::{Failure, Outcome};
+use crate::handle::{Handle, State};
+use crate::state::Subscribed;
+
+/// `struct kstate_snapshot` of the header.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct Snapshot {
+    generation: u64,
+    age_ns: i64,
+    length: u32,
+    flags: u32,
+    reserved: [u64; 2],
+}
+
+const _: () = {
+    assert!(size_of::<Snapshot>() == 40 && align_of::<Snapshot>() == 8);
+    assert!(core::mem::offset_of!(Snapshot, age_ns) == 8);
+    assert!(core::mem::offset_of!(Snapshot, length) == 16);
+    assert!(core::mem::offset_of!(Snapshot, flags) == 20);
+    assert!(core::mem::offset_of!(Snapshot, reserved) == 24);
+};
+
+/// `KSTATE_OVERDUE` of the header.
+const OVERDUE: u32 = 1;
+/// `KSTATE_BEING_WRITTEN` of the header.
+const BEING_WRITTEN: u64 = u64::MAX;
+
+impl Subscribed {
+    /// Copies what the handle shows to the start of `into`.
+    #[inline]
+    fn snapshot(&self, into: &mut [u8]) -> Outcome<Snapshot> {
+        let now = match &self.view {
+            None => self.shared.reader().snapshot_into(into),
+            Some(view) => view.snapshot_into(into),
+        }?;
+        Ok(Snapshot {
+            generation: now.generation().0,
+            age_ns: now
+                .age()
+                .map_or(-1, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)),
+            length: now.length(),
+            flags: if now.is_overdue() { OVERDUE } else { 0 },
+            reserved: [0; 2],
+        })
+    }
+}
+
+/// # Safety
+///
+/// `buffer` has room for `size` bytes, or is null if that is 0; `into` is null or has room for one.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn kstate_take_snapshot(
+    state: Handle<State>,
+    buffer: *mut c_void,
+    size: usize,
+    into: *mut Snapshot,
+) -> c_int {
+    answer(|| {
+        if buffer.is_null() && size > 0 {
+            return Err(Failure::plain(libc::EINVAL, c"the buffer is NULL"));
+        }
+        state.with_subscribed(|subscribed| {
+            // First: what is committed behind this look has the descriptor readable again.
+            if let Some(watched) = &mut subscribed.watched {
+                watched.take()?;
+            }
+            let mut page = [0_u8; 4096];
+            let mut longer;
+            let taken = if buffer.is_null() {
+                // Only what is known of it is asked for.
+                let page = match page_size() as usize <= page.len() {
+                    true => &mut page[..],
+                    false => {
+                        longer = vec![0; page_size() as usize];
+                        &mut longer[..]
+                    }
+                };
+                subscribed.snapshot(page)
+            } else {
+                // No value is longer than a page, and no more of the buffer is looked at.
+                let room = size.min(page_size() as usize);
+                // SAFETY: by the contract above. It may hold anything, of which nothing is read.
+                subscribed.snapshot(unsafe { core::slice::from_raw_parts_mut(buffer.cast(), room) })
+            };
+            let taken = match taken {
+                Err(Failure::Library(error)) if !into.is_null() => {
+                    if let kstate::Error::Read(kstate::ReadError::TooLong { length, .. }) = *error {
+                        let needed = Snapshot {
+                            length,
+                            age_ns: -1,
+                            ..Snapshot::default()
+                        };
+                        // SAFETY: by the contract above.
+                        unsafe { into.write(needed) };
+                    }
+                    return Err(Failure::Library(error));
+                }
+                taken => taken?,
+            };
+            if let Some(watched) = &mut subscribed.watched {
+                watched.seen(taken.generation);
+            }
+            if !into.is_null() {
+                // SAFETY: by the contract above.
+                unsafe { into.write(taken) };
+            }
+            Ok(())
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn kstate_get_generation(state: Handle<State>) -> u64 {
+    answer_or(0, || {
+        state.with_subscribed(|subscribed| {
+            Ok(match &subscribed.view {
+                None => subscribed.shared.reader().generation().0,
+                Some(view) => view.generation().0,
+            })
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn kstate_get_state_ptr(state: Handle<State>) -> *const c_void {
+    answer_or(core::ptr::null(), || {
+        state.with_subscribed(|subscribed| {
+            if !subscribed.is_live_in_force {
+                let live = match &subscribed.view {
+                    None => subscribed.shared.reader().live()?,
+                    Some(view) => view.live()?,
+                };
+                subscribed.live.push(live);
+                subscribed.is_live_in_force = true;
+            }
+            let live = subscribed.live.last();
+            Ok(live.map_or(core::ptr::null(), |live| live.as_ptr().cast()))
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn kstate_get_ptr_generation(state: Handle<State>) -> u64 {
+    answer_or(BEING_WRITTEN, || {
+        state.with_subscribed(|subscribed| match subscribed.live.last() {
+            Some(live) => Ok(live
+                .generation()
+                .map_or(BEING_WRITTEN, |generation| generation.0)),
+            None => Err(Failure::plain(
+                libc::EINVAL,
+                c"no pointer was fetched; call kstate_get_state_ptr first",
+            )),
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn kstate_set_min_interval(state: Handle<State>, interval_ns: i64) -> c_int {
+    answer(|| {
+        let interval = u64::try_from(interval_ns)
+            .map_err(|_| Failure::plain(libc::EINVAL, c"an interval is not negative"))?;
+        state.with_subscribed(|subscribed| {
+            let reader = subscribed.shared.reader();
+            subscribed.view =
+                (interval > 0).then(|| Arc::new(reader.view(Duration::from_nanos(interval))));
+            subscribed.is_live_in_force = false;
+            subscribed.rewatch()
+        })
+    })
+}
