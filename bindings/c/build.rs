@@ -5,5 +5,4 @@ fn main() {
     // `tests/symbols.txt` say what that is.
     println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libkstate.so.0");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=KSTATE_LIBEXECDIR");
 }

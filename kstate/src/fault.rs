@@ -11,9 +11,11 @@
 //! | `slab.rs` | pages in numbers, found again by address without a lock |
 //! | `record.rs` | what is known of one page, and how it is filled |
 //! | `sigbus.rs` | answering in the thread that touched |
+//! | `emulated.rs` | where nothing can be trapped because valgrind runs the program |
 //!
 //! Lock order: a page's record is the last of all locks; whoever holds it touches no raw page.
 
+mod emulated;
 mod record;
 mod sigbus;
 mod slab;
@@ -29,8 +31,8 @@ pub(crate) use trap::{Noting, Trap};
 #[non_exhaustive]
 pub enum Trapping {
     /// A thread of the library answers; the toucher waits for it: some 8 µs on one processor,
-    /// 50 to 70 µs across two. Works for every user. Where userfaultfd is refused, as
-    /// [`Trapping::Software`].
+    /// 50 to 70 µs across two. Works for every user. Where userfaultfd is refused, and under
+    /// valgrind, as [`Trapping::Software`].
     #[default]
     Thread,
     /// The touching thread answers itself, in a handler of `SIGBUS`: some 5 µs.

@@ -37,6 +37,8 @@ const BESIDE: [&str; 5] = [
     "../../libexec/kstate/kstatefs",
     "../bin/kstatefs",
 ];
+/// Where it is installed besides, for programs that have the library's code within and lie elsewhere.
+const INSTALLED: [&str; 2] = ["/usr/local/libexec/kstate", "/usr/libexec/kstate"];
 /// Of those that come at the same moment one serves. That one may end before the others look.
 const MAX_ATTEMPTS: u32 = 3;
 /// After a failure nobody tries for so long: each would take as long to fail.
@@ -265,7 +267,7 @@ fn find_program() -> PathBuf {
         let directory = file.parent().map(Path::to_owned).unwrap_or_default();
         BESIDE.map(|place| directory.join(place))
     });
-    let installed = option_env!("KSTATE_LIBEXECDIR").map(|place| Path::new(place).join(PROGRAM));
+    let installed = INSTALLED.map(|place| Path::new(place).join(PROGRAM));
     let mut all = beside.chain(installed);
     let found = all.find(|place| place.is_absolute() && place.is_file());
     found.unwrap_or_else(|| match is_trusted {

@@ -1,5 +1,7 @@
 //! The programs under test, built once for the profile that the test runs in.
 
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -24,6 +26,32 @@ pub fn kstate() -> PathBuf {
     BUILT.get_or_init(|| build("kstate-cli", "kstate")).clone()
 }
 
+/// A directory with `libkstate.so`, under the name that programs look for as well, and `libkstate.a`.
+///
+/// # Panics
+///
+/// When it does not build.
+pub fn libkstate() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        cargo_build("kstate-c", &["--lib"]);
+        let directory = artifacts().join("c");
+        std::fs::create_dir_all(&directory).expect("a directory beside the programs");
+        for (link, file) in [
+            ("libkstate.so", "libkstate_c.so"),
+            ("libkstate.so.0", "libkstate_c.so"),
+            ("libkstate.a", "libkstate_c.a"),
+        ] {
+            let made = symlink(Path::new("..").join(file), directory.join(link));
+            // Another test may have made it.
+            let is_there = |error: &std::io::Error| error.kind() == ErrorKind::AlreadyExists;
+            assert!(made.as_ref().err().is_none_or(is_there), "{made:?}");
+        }
+        directory
+    };
+    BUILT.get_or_init(make).clone()
+}
+
 /// Path of a program of this package, which cargo makes for its tests.
 pub(crate) fn own(program: &str) -> PathBuf {
     artifacts().join(program)
@@ -32,9 +60,14 @@ pub(crate) fn own(program: &str) -> PathBuf {
 /// Cargo makes only the programs of the package that is tested; of the others there may be none,
 /// or one from before a change. When all is fresh this takes a fifth of a second.
 fn build(package: &str, program: &str) -> PathBuf {
+    cargo_build(package, &["--bin", program]);
+    artifacts().join(program)
+}
+
+fn cargo_build(package: &str, what: &[&str]) {
     let directory = artifacts();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "-p", package, "--bin", program]);
+    cargo.args(["build", "--quiet", "-p", package]).args(what);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
     if let Some(target) = directory.parent() {
         cargo.arg("--target-dir").arg(target);
@@ -43,8 +76,7 @@ fn build(package: &str, program: &str) -> PathBuf {
         cargo.arg("--release");
     }
     let status = cargo.status().expect("cargo starts");
-    assert!(status.success(), "{program} does not build");
-    directory.join(program)
+    assert!(status.success(), "{package} does not build");
 }
 
 /// `target/debug` or `target/release`, from where this program is: there, or in `deps` below.

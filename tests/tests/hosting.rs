@@ -3,99 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use kstate::{Host, HostError, Mount};
-use kstate_tests::{Running, eventually, kstate, kstatefs, output_of, unmount};
+use kstate_tests::{Place, Running, eventually, kstatefs, output_of};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
-
-/// A place where nothing is mounted, nor any directory; what is at the end is undone.
-struct Place {
-    home: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self {
-            home: tempfile::Builder::new()
-                .prefix("kstate-test-")
-                .tempdir()
-                .unwrap(),
-        }
-    }
-
-    fn mount(&self) -> PathBuf {
-        self.home.path().join("run/kstate")
-    }
-
-    /// The command, as by a user who has set nothing up but this.
-    fn program(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(kstate());
-        command.args(arguments).stdin(Stdio::null());
-        command.env("KSTATE_EMBED", "1");
-        command.env("KSTATE_DAEMON", kstatefs());
-        command.env("KSTATE_MOUNT", self.mount());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = self.program(arguments);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        output_of(command.spawn().unwrap())
-    }
-
-    #[track_caller]
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .trim_end()
-            .to_owned()
-    }
-
-    /// The processes that serve it.
-    fn hosts(&self) -> Vec<Pid> {
-        let mount = self.mount();
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let is_host = |pid: &Pid| {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            words.any(|word| word == b"--hosted")
-                && line
-                    .windows(mount.as_os_str().len())
-                    .any(|part| part == mount.as_os_str().as_encoded_bytes())
-                // The process that holds regions is split off by the daemon, and has its arguments.
-                && std::fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .is_ok_and(|name| name.trim() == "kstatefs")
-        };
-        let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        numbers.map(Pid::from_raw).filter(is_host).collect()
-    }
-
-    #[track_caller]
-    fn host(&self) -> Pid {
-        // Those that came too late may not have ended yet.
-        eventually("there is one host", || match self.hosts()[..] {
-            [host] => Some(host),
-            _ => None,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        unmount(&self.mount());
-        for host in self.hosts() {
-            // It may be about to end.
-            let _ = kill(host, Signal::SIGTERM);
-        }
-    }
-}
 
 fn is_mounted(path: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -119,7 +33,7 @@ fn a_program_runs_with_nothing_set_up() {
 fn without_being_asked_no_program_starts_one() {
     let place = Place::new();
     for value in [None, Some(""), Some("0")] {
-        let mut command = place.program(&["ls"]);
+        let mut command = place.kstate(&["ls"]);
         command.env_remove("KSTATE_EMBED");
         if let Some(value) = value {
             command.env("KSTATE_EMBED", value);
@@ -137,7 +51,7 @@ fn of_programs_that_start_at_once_one_has_its_daemon_serve_all() {
     let place = Place::new();
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let programs = names.map(|name| {
-        let mut command = place.program(&["set", name, name, "--keep"]);
+        let mut command = place.kstate(&["set", name, name, "--keep"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     });
@@ -155,12 +69,12 @@ fn of_programs_that_start_at_once_one_has_its_daemon_serve_all() {
 fn the_end_of_who_started_it_is_nobody_elses() {
     let place = Place::new();
     // In a group of its own, all of which is killed: as a shell or a service manager ends a program.
-    let mut first = place.program(&["watch", "position"]);
+    let mut first = place.kstate(&["watch", "position"]);
     let first = Running::start(first.process_group(0));
     eventually("it has started a daemon", || {
         (place.hosts().len() == 1 && Mount::at(place.mount()).is_ok()).then_some(())
     });
-    let mut second = Running::start(&mut place.program(&["watch", "position", "--as", "text"]));
+    let mut second = Running::start(&mut place.kstate(&["watch", "position", "--as", "text"]));
     eventually("both watch", || {
         let info = Mount::at(place.mount()).unwrap().info("position");
         // And who asks.
@@ -177,14 +91,14 @@ fn when_the_host_is_killed_the_next_program_starts_another_and_no_state_is_lost(
     for _ in 0..3 {
         let place = Place::new();
         place.done(&["set", "kept", "before", "--keep"]);
-        let mut watcher = Running::start(&mut place.program(&["watch", "kept", "--as", "text"]));
+        let mut watcher = Running::start(&mut place.kstate(&["watch", "kept", "--as", "text"]));
         watcher.lines_until_contains("before");
         let former = place.host();
         kill(former, Signal::SIGKILL).unwrap();
         eventually("it is gone", || place.hosts().is_empty().then_some(()));
         // Several at once, again.
         let programs = [0; 4].map(|_| {
-            let mut command = place.program(&["get", "kept"]);
+            let mut command = place.kstate(&["get", "kept"]);
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
             command.spawn().unwrap()
         });
@@ -214,15 +128,13 @@ fn it_ends_once_nobody_uses_it_and_leaves_nothing() {
     assert_eq!(state.snapshot().unwrap().value, 1);
     place.host();
     // What lies in a file needs no daemon.
-    state
-        .set_persistent(place.home.path().join("file"))
-        .unwrap();
+    state.set_persistent(place.home().join("file")).unwrap();
     drop(state);
     eventually("it ends", || place.hosts().is_empty().then_some(()));
     assert!(!is_mounted(&place.mount()));
     let mount = host.start_at(place.mount()).unwrap();
     let subscribe = mount.subscribe("position").write();
-    let state = subscribe.persistent(place.home.path().join("file"));
+    let state = subscribe.persistent(place.home().join("file"));
     assert_eq!(state.typed::<u64>().unwrap().snapshot().unwrap().value, 1);
 }
 
@@ -262,7 +174,7 @@ fn it_has_nothing_of_what_its_starter_has_open() {
 #[test]
 fn a_daemon_that_cannot_be_started_is_told_of() {
     let place = Place::new();
-    let mut command = place.program(&["ls"]);
+    let mut command = place.kstate(&["ls"]);
     let output = command
         .env("KSTATE_DAEMON", "/nonexistent/kstatefs")
         .output();

@@ -128,7 +128,7 @@ int kstate_publish(kstate_state_p state, const void *data, size_t length);
 int kstate_set_size(kstate_state_p state, size_t bytes);
 size_t kstate_get_size(kstate_state_p state);
 
-/* Backs the state by a file of this absolute path, for ever. 0 as well if it is backed by that one; -EEXIST: by another. */
+/* Backs the state by this file, made if it is absent, for ever. 0 as well if it is backed by that one; -EEXIST: by another. */
 int kstate_set_persistent(kstate_state_p state, const char *path);
 
 /* How soon behind a commit its version is in that file; 0: as soon as can be, each. -EOPNOTSUPP: not persistent. */

@@ -35,7 +35,7 @@ impl Copy {
     ///
     /// What the kernel says.
     pub(crate) fn new() -> Outcome<Self> {
-        let process = Process::current().map_err(|_| refused(Errno::ENOMEM))?;
+        let process = Process::current().map_err(|_| Failure::NO_MEMORY)?;
         let length = NonZeroUsize::new(page_size() as usize);
         let length = length.ok_or_else(|| refused(Errno::EINVAL))?;
         let (none, private) = (ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE);

@@ -35,6 +35,8 @@ impl Failure {
         c"this is no handle of that kind, or it was freed",
     );
 
+    /// No page could be had.
+    pub(crate) const NO_MEMORY: Self = Self::plain(libc::ENOMEM, c"no memory for a page");
     /// A forked child's call about what its parent has.
     pub(crate) const PARENTS: Self = Self::plain(
         libc::ESTALE,

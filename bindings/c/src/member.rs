@@ -9,6 +9,7 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use kstate::{Bytes, Generation, RawTransaction, Trapping};
+use kstate_sys::fork::Process;
 
 use crate::copy::Copy;
 use crate::failure::{Failure, Outcome};
@@ -45,6 +46,8 @@ pub(crate) struct Reading {
 ///    `Shared`.
 pub(crate) struct Writing {
     raw: ManuallyDrop<RawTransaction<'static, Bytes>>,
+    /// Whose the page is.
+    process: Process,
     /// Where no touch is trapped: the page as it was when the program was given its address.
     before: Option<Box<[u8]>>,
     /// The length was chosen.
@@ -76,6 +79,7 @@ impl Member {
     #[inline]
     pub(crate) fn to_write(shared: &Arc<Shared>) -> Outcome<Self> {
         let using = shared.using()?;
+        let process = Process::current().map_err(|_| Failure::NO_MEMORY)?;
         let raw = using.begin_raw()?;
         // SAFETY: only the lifetime changes (invariant 1 of `Writing`): it borrows the library's handle, which `Shared` has
         // at an address that stays (its invariant 2), and which is there as long as the `Arc` beside it. Fields are
@@ -85,6 +89,7 @@ impl Member {
         Ok(Self {
             access: Access::Write(Writing {
                 raw: ManuallyDrop::new(raw),
+                process,
                 before: None,
                 is_resized: false,
             }),
@@ -100,6 +105,9 @@ impl Member {
                 Ok(reading.page.start()?.as_ptr())
             }
             Access::Write(writing) => {
+                if !writing.process.is_current() {
+                    return Err(Failure::PARENTS);
+                }
                 let using = self.shared.using()?;
                 Ok(writing.pointer(&using))
             }

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -66,21 +67,33 @@ static inline void commit_byte(kstate_state_p state, unsigned char byte)
     kstate_transaction_p transaction = kstate_new_transaction();
     CHECK_IS(kstate_start_transaction(transaction, state, KSTATE_WRITE), 0);
     *(volatile unsigned char *)kstate_get_transaction_ptr(transaction) = byte;
+    /* Also where what is the same as before counts as unwritten. */
+    CHECK_IS(kstate_set_length(transaction, NULL, (size_t)kstate_get_length(transaction, NULL)), 0);
     CHECK_IS(kstate_commit_transaction(transaction), 0);
     kstate_free_transaction(&transaction);
 }
 
 static inline unsigned char newest_byte(kstate_state_p state)
 {
-    unsigned char page[65536];
+    /* One that nobody has written has no byte. */
+    unsigned char page[65536] = {0};
     CHECK_IS(kstate_take_snapshot(state, page, sizeof page, NULL), 0);
     return page[0];
+}
+
+/* A fork whose child ends with its parent, however that ends. */
+static inline pid_t forked(void)
+{
+    pid_t child = fork();
+    if (child == 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    return child;
 }
 
 /* The signal that a child dies of that does this, or minus what it exits with. */
 #define DIES_OF(what)                                                                                     \
     __extension__({                                                                                       \
-        pid_t child_ = fork();                                                                            \
+        pid_t child_ = forked();                                                                            \
         if (child_ == 0) {                                                                                \
             signal(SIGSEGV, SIG_DFL);                                                                     \
             what;                                                                                         \

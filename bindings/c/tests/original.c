@@ -243,7 +243,7 @@ static void writing_where_one_may_only_read_is_fatal(void)
     CHECK_IS(DIES_OF(*live = 2), SIGSEGV);
     CHECK_IS(*live, 1);
     kstate_transaction_p transaction = kstate_new_transaction();
-    pid_t child = fork();
+    pid_t child = forked();
     if (child == 0) {
         signal(SIGSEGV, SIG_DFL);
         if (kstate_start_transaction(transaction, state, KSTATE_READ) == 0) {
@@ -263,7 +263,7 @@ static void writing_where_one_may_only_read_is_fatal(void)
 static void a_page_is_dead_after_the_end(void)
 {
     for (int permissions = KSTATE_READ; permissions <= KSTATE_WRITE; permissions++) {
-        pid_t child = fork();
+        pid_t child = forked();
         if (child == 0) {
             signal(SIGSEGV, SIG_DFL);
             kstate_state_p state = fresh_state();

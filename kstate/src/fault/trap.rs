@@ -13,6 +13,7 @@ use userfaultfd::{
 };
 
 use super::Trapping;
+use super::emulated::is_emulated;
 use super::record::{Known, Phase};
 use super::sigbus;
 use super::slab::{Memory, Page, Slabs};
@@ -24,6 +25,9 @@ pub enum TrapError {
     /// userfaultfd is not to be had.
     #[error("first touches cannot be trapped: {0}; `kstate doctor` says what to change")]
     Refused(#[source] userfaultfd::Error),
+    /// Valgrind runs the program, one thread at a time: nobody could answer.
+    #[error("first touches cannot be trapped under valgrind; use `Trapping::Software`")]
+    Emulated,
     /// The kernel refused memory or a thread.
     #[error("cannot trap first touches: {0}")]
     Io(#[from] io::Error),
@@ -93,6 +97,9 @@ impl Trap {
         };
         if let Some(trap) = current(place) {
             return Ok(Some(trap));
+        }
+        if is_emulated() {
+            return Err(TrapError::Emulated);
         }
         // A forked child finds the word of its parent, whose thread it does not have.
         let me = std::process::id();

@@ -181,7 +181,9 @@ impl<T: Content> State<T> {
         let wanted = self.raw.trapping.get();
         match Trap::of_this_process(wanted, self.raw.noting.get()) {
             Ok(trap) => Ok(trap),
-            Err(TrapError::Refused(_)) if wanted == Trapping::Thread => Ok(None),
+            Err(TrapError::Refused(_) | TrapError::Emulated) if wanted == Trapping::Thread => {
+                Ok(None)
+            }
             Err(source) => Err(BeginError::Trap {
                 name: self.name().clone(),
                 source,
