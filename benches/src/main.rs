@@ -9,6 +9,7 @@ mod bare;
 mod bare_fuse;
 mod bare_trap;
 mod bare_wake;
+mod c;
 mod case;
 mod commit;
 mod durable;
@@ -70,6 +71,8 @@ enum Question {
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
+    /// What a call from C costs beside the same from Rust
+    C(Options),
     /// How often transactions are tried before they commit, and how long that takes
     Retry {
         /// Print an array of objects {case, commits, given_up, attempts_p50, …} instead of a table
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Question::Transaction(options) => (options, transaction::run(options.blocks)),
         Question::Several(options) => (options, several::run(options.blocks)),
         Question::File(options) => (options, file::run(options.blocks)),
+        Question::C(options) => (options, c::run(options.blocks)),
         Question::Wake(options) => (options, wake::run(options.blocks)),
         Question::Durable { options, directory } => {
             (options, durable::run(options.blocks, directory.as_deref()))

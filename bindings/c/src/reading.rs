@@ -56,6 +56,14 @@ impl Subscribed {
     }
 }
 
+impl Subscribed {
+    /// What is known of what the handle shows, without the value.
+    #[cold]
+    fn look(&self) -> Outcome<Snapshot> {
+        self.snapshot(&mut vec![0; page_size() as usize])
+    }
+}
+
 /// # Safety
 ///
 /// `buffer` has room for `size` bytes, or is null if that is 0; `into` is null or has room for one.
@@ -75,23 +83,15 @@ unsafe extern "C" fn kstate_take_snapshot(
             if let Some(watched) = &mut subscribed.watched {
                 watched.take()?;
             }
-            let mut page = [0_u8; 4096];
-            let mut longer;
-            let taken = if buffer.is_null() {
-                // Only what is known of it is asked for.
-                let page = match page_size() as usize <= page.len() {
-                    true => &mut page[..],
-                    false => {
-                        longer = vec![0; page_size() as usize];
-                        &mut longer[..]
-                    }
-                };
-                subscribed.snapshot(page)
-            } else {
-                // No value is longer than a page, and no more of the buffer is looked at.
-                let room = size.min(page_size() as usize);
-                // SAFETY: by the contract above. It may hold anything, of which nothing is read.
-                subscribed.snapshot(unsafe { core::slice::from_raw_parts_mut(buffer.cast(), room) })
+            let taken = match buffer.is_null() {
+                true => subscribed.look(),
+                false => {
+                    // No value is longer than a page, and no more of the buffer is looked at.
+                    let room = size.min(page_size() as usize);
+                    // SAFETY: by the contract above. It may hold anything, of which nothing is read.
+                    let room = unsafe { core::slice::from_raw_parts_mut(buffer.cast(), room) };
+                    subscribed.snapshot(room)
+                }
             };
             let taken = match taken {
                 Err(Failure::Library(error)) if !into.is_null() => {
