@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 
 use kstate_sys::ioctl::call;
 use kstate_sys::name::StateName;
+use kstate_sys::region::{Memory, Notice};
 
 use crate::claim::ClaimError;
 use crate::content::Content;
@@ -144,6 +145,19 @@ impl<T: Content> State<T> {
     /// Whether this handle honours others' turns.
     pub fn is_polite(&self) -> bool {
         self.writing.polite.get()
+    }
+
+    /// Whether a version written through this handle now would have to stand back for another handle's
+    /// [turn](crate::Retry::turn_after): then writing it may sleep, for at most 10 ms. What holds a lock that others
+    /// need meanwhile asks this first.
+    ///
+    /// # Cost
+    ///
+    /// One load.
+    #[inline]
+    pub fn is_to_stand_back(&self) -> bool {
+        let header = self.memory().header();
+        self.is_polite() && header.notice().contains(Notice::TURN)
     }
 
     /// Sets how many bytes the state has room for, and returns it: free before the first write,
