@@ -11,10 +11,12 @@ With --check the exit status is 1 if reading takes more than 1.5 times the bare 
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
 import sys
+from collections.abc import Callable
 from time import perf_counter_ns
 
 import kstate
@@ -23,9 +25,11 @@ from kstate import _kstate
 BOUND = 1.5
 
 
-def rounds_of(calls, count, cases):
+def rounds_of(
+    calls: int, count: int, cases: list[tuple[str, Callable[[], object]]]
+) -> dict[str, list[float]]:
     """The time of one call in ns, a round each, of cases that take turns."""
-    times = {name: [] for name, _ in cases}
+    times: dict[str, list[float]] = {name: [] for name, _ in cases}
     loop = range(calls)
     for turn in range(count):
         # Nobody is always the first.
@@ -37,8 +41,8 @@ def rounds_of(calls, count, cases):
     return times
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2000, help="rounds a case (default 2000)")
     parser.add_argument("--calls", type=int, default=500, help="calls a round (default 500)")
     parser.add_argument("--size", type=int, default=64, help="bytes of the state (default 64)")
@@ -49,12 +53,12 @@ def main():
     with kstate.subscribe(f"bench.python.read.{os.getpid()}", write=True) as state:
         state.write(bytes(options.size))
         assert len(state.read()) == options.size and len(state._bare()) == 64
-        cases = [
+        cases: list[tuple[str, Callable[[], object]]] = [
             ("read", state.read),
             ("bare method", state._bare),
             ("bare function", _kstate._bare),
             ("snapshot", state.snapshot),
-            ("write", lambda value=bytes(options.size): state.write(value)),
+            ("write", functools.partial(state.write, bytes(options.size))),
             ("generation", lambda: state.generation),
         ]
         times = rounds_of(options.calls, options.rounds, cases)

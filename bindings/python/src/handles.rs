@@ -16,8 +16,11 @@ pub(crate) struct Handles {
     /// What is written with as long as nothing has to be waited for, and others are made of.
     root: Mutex<State<Bytes>>,
     /// Those that nobody uses. Their slots stay claimed for the next who needs one.
-    idle: Mutex<Vec<Box<State<Bytes>>>>,
+    idle: Mutex<Idle>,
 }
+
+/// Lent as boxes, for transactions to borrow from.
+type Idle = Vec<Box<State<Bytes>>>;
 
 /// More idle handles than this give their slots back.
 const MOST_IDLE: usize = 4;
@@ -35,7 +38,7 @@ impl Handles {
         self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Box<State<Bytes>>>> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

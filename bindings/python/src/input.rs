@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use kstate::{Bytes, PublishError, Reader};
-use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -33,22 +33,8 @@ impl Input<'_> {
         if let Ok(bytes) = data.cast::<PyBytes>() {
             return Ok(Input::Borrowed(bytes.as_bytes()));
         }
-        let buffer = PyUntypedBuffer::get(data).map_err(|error| {
-            match error.is_instance_of::<PyTypeError>(data.py()) {
-                true => PyTypeError::new_err(format!(
-                    "a value is bytes or has a buffer, such as bytearray, memoryview, array, a ctypes structure or a \
-                     numpy array, and not {}; a handle with a format, type or dtype takes other values by `set`",
-                    data.get_type()
-                )),
-                false => error,
-            }
-        })?;
-        if !buffer.is_c_contiguous() {
-            return Err(PyBufferError::new_err(
-                "the buffer of a value must be contiguous; make a copy of it",
-            ));
-        }
-        let length = buffer.len_bytes();
+        let buffer = Buffer::of(data)?;
+        let length = buffer.length();
         if length > MOST_BYTES {
             return Err(raised(PublishError::TooLong {
                 name: of.name().clone(),
@@ -56,10 +42,8 @@ impl Input<'_> {
                 capacity: of.capacity(),
             }));
         }
-        // SAFETY: contiguous, and there for as long as `buffer`.
-        Ok(Input::Owned(unsafe {
-            copied(buffer.buf_ptr().cast(), length)
-        }))
+        // SAFETY: so many bytes are there for as long as `buffer`: its invariant 1.
+        Ok(Input::Owned(unsafe { copied(buffer.start(), length) }))
     }
 
     /// As a copy that can outlive the object.
@@ -79,6 +63,69 @@ impl std::ops::Deref for Input<'_> {
             Self::Borrowed(bytes) => bytes,
             Self::Owned(bytes) => bytes,
         }
+    }
+}
+
+/// The contiguous buffer of an object, as bytes whatever they are to it.
+///
+/// # Invariants
+///
+/// 1. `view` was filled by the interpreter, and is released once, with this. What it points at is there until then.
+struct Buffer<'py> {
+    view: Box<ffi::Py_buffer>,
+    /// Buffers are released by who may use the interpreter.
+    _py: Python<'py>,
+}
+
+impl<'py> Buffer<'py> {
+    /// # Errors
+    ///
+    /// `TypeError` for what has none, `BufferError` for one in pieces.
+    fn of(data: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let mut view = Box::new(ffi::Py_buffer::new());
+        // SAFETY: an object, and a place for a view which stays where it is. Plain bytes are asked for: the least that an
+        // object can have, ctypes' without a shape, too.
+        let got =
+            unsafe { ffi::PyObject_GetBuffer(data.as_ptr(), &raw mut *view, ffi::PyBUF_SIMPLE) };
+        let py = data.py();
+        if got == 0 {
+            // INVARIANT: 1.
+            return Ok(Self { view, _py: py });
+        }
+        let error = PyErr::fetch(py);
+        // SAFETY: an object.
+        let has_buffer = unsafe { ffi::PyObject_CheckBuffer(data.as_ptr()) } != 0;
+        Err(
+            match (has_buffer, error.is_instance_of::<PyTypeError>(py)) {
+                (false, true) => PyTypeError::new_err(format!(
+                    "a value is bytes or has a buffer, such as bytearray, memoryview, array, a ctypes structure or a \
+                 numpy array, and not {}; a handle with a format, type or dtype takes other values by `set`",
+                    data.get_type()
+                )),
+                (true, _) => {
+                    let text = "the buffer of a value is to be contiguous; make a copy of it";
+                    let refused = PyBufferError::new_err(text);
+                    refused.set_cause(py, Some(error));
+                    refused
+                }
+                _ => error,
+            },
+        )
+    }
+
+    fn start(&self) -> *const u8 {
+        self.view.buf.cast_const().cast()
+    }
+
+    fn length(&self) -> usize {
+        usize::try_from(self.view.len).unwrap_or(0)
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        // SAFETY: invariant 1; `_py` shows that the interpreter can be used.
+        unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
     }
 }
 

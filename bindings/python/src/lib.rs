@@ -23,6 +23,7 @@ mod snapshot;
 mod state;
 mod subscribe;
 mod transaction;
+mod turn;
 mod view;
 mod wait;
 mod watch;

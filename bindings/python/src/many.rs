@@ -39,7 +39,7 @@ pub(crate) struct PyMany {
 
 #[derive(Debug)]
 enum Stage {
-    Own(HeldMany, Lenders),
+    Own(Box<HeldMany>, Lenders),
     Lent,
     Ended(&'static str),
 }
@@ -135,7 +135,7 @@ impl PyMany {
         match begun {
             Ok(members) => Ok(Self {
                 members,
-                stage: Stage::Own(held, lenders),
+                stage: Stage::Own(Box::new(held), lenders),
                 durable,
             }),
             Err(error) => {

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use kstate::{Change, Event, Generation, Key, Notifier, NotifyBy, NotifyError};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use crate::error::{closed, in_use, raised};
+use crate::error::{closed, raised};
 use crate::input::timeout;
 use crate::since;
 use crate::state::PyState;
+use crate::turn::{OneAtATime, Taken};
 use crate::view::PyView;
 use crate::wait::{Step, until};
 
@@ -37,8 +37,8 @@ use crate::wait::{Step, until};
 #[pyclass(module = "kstate", name = "Notifier", frozen, weakref)]
 #[derive(Debug)]
 pub(crate) struct PyNotifier {
-    /// Held without the interpreter's lock by who waits: others do not wait for it.
-    watching: Mutex<Option<Watching>>,
+    /// None when closed.
+    watching: OneAtATime<Option<Watching>>,
 }
 
 #[derive(Debug)]
@@ -72,20 +72,26 @@ impl PyChange {
 }
 
 impl PyNotifier {
-    fn lock(&self) -> PyResult<MutexGuard<'_, Option<Watching>>> {
-        match self.watching.try_lock() {
-            Ok(watching) => Ok(watching),
-            Err(TryLockError::Poisoned(watching)) => Ok(watching.into_inner()),
-            Err(TryLockError::WouldBlock) => Err(in_use("the notifier")),
-        }
+    fn take(&self) -> PyResult<Taken<'_, Option<Watching>>> {
+        self.watching.take("the notifier")
     }
 
     fn with<R>(&self, what: impl FnOnce(&mut Watching) -> PyResult<R>) -> PyResult<R> {
-        match &mut *self.lock()? {
-            Some(watching) => what(watching),
-            None => Err(closed("the notifier")),
-        }
+        within(&self.take()?, what)
     }
+}
+
+/// # Errors
+///
+/// `Closed`, and what `what` says.
+fn within<R>(
+    taken: &Taken<'_, Option<Watching>>,
+    what: impl FnOnce(&mut Watching) -> PyResult<R>,
+) -> PyResult<R> {
+    taken.with(|watching| match watching {
+        Some(watching) => what(watching),
+        None => Err(closed("the notifier")),
+    })
 }
 
 impl Watching {
@@ -134,7 +140,7 @@ impl PyNotifier {
             .map_or_else(Notifier::new, Notifier::by)
             .map_err(raised)?;
         Ok(Self {
-            watching: Mutex::new(Some(Watching {
+            watching: OneAtATime::new(Some(Watching {
                 notifier,
                 keys: HashMap::new(),
             })),
@@ -184,17 +190,20 @@ impl PyNotifier {
     #[pyo3(name = "wait", signature = (timeout=None))]
     fn py_wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<PyChange>> {
         let timeout = self::timeout(timeout)?;
+        let taken = self.take()?;
         let events = until(py, timeout, |slice| {
-            self.with(|watching| match watching.notifier.wait(Some(slice)) {
-                Ok(events) if events.is_empty() => Ok(Step::Again),
-                Ok(events) => Ok(Step::Done(events.to_vec())),
-                Err(NotifyError::Interrupted) => Ok(Step::Again),
-                Err(error) => Err(raised(error)),
+            within(&taken, |watching| {
+                match watching.notifier.wait(Some(slice)) {
+                    Ok(events) if events.is_empty() => Ok(Step::Again),
+                    Ok(events) => Ok(Step::Done(events.to_vec())),
+                    Err(NotifyError::Interrupted) => Ok(Step::Again),
+                    Err(error) => Err(raised(error)),
+                }
             })
         })?;
         match events {
             None => Ok(Vec::new()),
-            Some(events) => self.with(|watching| Ok(watching.told(py, events))),
+            Some(events) => within(&taken, |watching| Ok(watching.told(py, events))),
         }
     }
 
@@ -217,7 +226,7 @@ impl PyNotifier {
 
     /// Gives the descriptor up. Closing twice is no error.
     fn close(&self) -> PyResult<()> {
-        *self.lock()? = None;
+        self.take()?.with(|watching| *watching = None);
         Ok(())
     }
 
@@ -231,12 +240,9 @@ impl PyNotifier {
     }
 
     fn __repr__(&self) -> String {
-        match self.watching.try_lock().as_deref() {
-            Ok(Some(watching)) => {
-                format!("<kstate.Notifier of {} states>", watching.notifier.len())
-            }
-            Ok(None) => "<kstate.Notifier, closed>".to_owned(),
-            Err(_) => "<kstate.Notifier, waiting>".to_owned(),
+        match self.__len__() {
+            Ok(states) => format!("<kstate.Notifier of {states} states>"),
+            Err(_) => "<kstate.Notifier, closed or in use>".to_owned(),
         }
     }
 }

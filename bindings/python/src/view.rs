@@ -61,6 +61,9 @@ impl PyView {
     }
 }
 
+/// The arguments by which a view is made again.
+type Viewed<'py> = (String, Bound<'py, PyDict>, f64);
+
 #[pymethods]
 impl PyView {
     /// The version it shows, as bytes.
@@ -176,10 +179,7 @@ impl PyView {
     }
 
     /// Made again where it is unpickled, of the state that is there by then.
-    fn __reduce__<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<(Bound<'py, PyAny>, (String, Bound<'py, PyDict>, f64))> {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Viewed<'py>)> {
         let rebuild = PyModule::import(py, "kstate._pickle")?.getattr("view")?;
         let arguments = codec::arguments(py, &self.codec)?;
         arguments.set_item("mount", &self.mount)?;

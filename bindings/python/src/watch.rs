@@ -1,14 +1,13 @@
 //! Following a state in a loop.
 
-use std::sync::{Mutex, TryLockError};
 use std::time::Duration;
 
 use kstate::{Bytes, Generation, Interrupt, Reader};
 use pyo3::prelude::*;
 
 use crate::codec::Coded;
-use crate::error::in_use;
 use crate::snapshot::PySnapshot;
+use crate::turn::OneAtATime;
 use crate::wait;
 
 /// An iterator over the versions of a state as they come: made by ``watch``.
@@ -19,8 +18,7 @@ use crate::wait;
 #[pyclass(module = "kstate", name = "Watch", frozen, weakref)]
 #[derive(Debug)]
 pub(crate) struct PyWatch {
-    /// Locked by who waits, without the interpreter's lock; others do not wait for it.
-    watch: Mutex<kstate::Watch<Bytes>>,
+    watch: OneAtATime<kstate::Watch<Bytes>>,
     reader: Reader<Bytes>,
     codec: Coded,
     timeout: Option<Duration>,
@@ -38,7 +36,7 @@ impl PyWatch {
     ) -> Self {
         let watch = reader.watch().at_most_every(period).since(since);
         Self {
-            watch: Mutex::new(watch.interrupted_by(interrupt)),
+            watch: OneAtATime::new(watch.interrupted_by(interrupt)),
             reader: reader.clone(),
             codec: codec.clone(),
             timeout,
@@ -54,13 +52,9 @@ impl PyWatch {
     }
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<PySnapshot>> {
+        let taken = self.watch.take("the watch")?;
         let found = wait::until(py, self.timeout, |slice| {
-            let mut watch = match self.watch.try_lock() {
-                Ok(watch) => watch,
-                Err(TryLockError::Poisoned(watch)) => watch.into_inner(),
-                Err(TryLockError::WouldBlock) => return Err(in_use("the watch")),
-            };
-            wait::next(&mut watch, slice, &self.interrupt)
+            taken.with(|watch| wait::next(watch, slice, &self.interrupt))
         })?;
         Ok(found.map(|snapshot| PySnapshot::new(snapshot, &self.reader, &self.codec)))
     }

@@ -85,16 +85,17 @@ def _ctype(type_: Any) -> Codec:
     def encode(value: Any) -> Any:
         if not isinstance(value, type_):
             raise TypeError(f"a value is of {text}, and not {value!r}")
-        return bytes(value)
+        return value
 
+    kind: Any = type_
     return Codec(
-        {"type": type_},
+        {"type": kind},
         text,
         size=size,
         unit=1,
-        decode=type_.from_buffer_copy,
+        decode=kind.from_buffer_copy,
         encode=encode,
-        edit=type_.from_buffer,
+        edit=kind.from_buffer,
     )
 
 

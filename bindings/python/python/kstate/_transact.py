@@ -13,7 +13,10 @@ Options = tuple[int, float, int | None, bool]
 
 def of_state(state: _kstate.State, function: Callable[..., Any] | None, options: Options) -> Any:
     """What ``State.transact`` gives."""
-    return _decorated(lambda *call: state._transact(*call, *options), function)
+    def run(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return state._transact(function, arguments, keywords, *options)
+
+    return _decorated(run, function)
 
 
 def transact(
@@ -48,10 +51,17 @@ def transact(
         raise TypeError("@transact takes the states to be changed; there is none")
     _kstate._check_policy(attempts, longest_pause, turn_after)
     options = (attempts, longest_pause, turn_after, durable)
-    return lambda function: _decorated(lambda *call: _kstate._transact_many(states, *call, *options), function)
+    
+    def run(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        return _kstate._transact_many(states, function, arguments, keywords, *options)
+
+    return lambda function: _decorated(run, function)
 
 
-def _decorated(run: Callable[..., Any], function: Callable[..., Any] | None) -> Any:
+Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def _decorated(run: Run, function: Callable[..., Any] | None) -> Any:
     if function is None:
         return lambda function: _decorated(run, function)
     if not callable(function):

@@ -42,7 +42,7 @@ impl PyState {
         })?;
         let begun = held.with(|transaction| {
             let base = transaction.base().0;
-            let value = transaction.get().map(Clone::clone);
+            let value = transaction.get().cloned();
             value.map(|value| (base, transaction.is_doomed(), value))
         });
         match begun.transpose() {
