@@ -41,6 +41,15 @@ def rounds_of(
     return times
 
 
+def add(tx: kstate.Transaction) -> None:
+    tx.value += 1
+
+
+def add_in_block(number: kstate.State) -> None:
+    with number.transaction() as tx:
+        tx.value += 1
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2000, help="rounds a case (default 2000)")
@@ -50,7 +59,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help=f"fail above {BOUND} times the bare call")
     options = parser.parse_args()
 
-    with kstate.subscribe(f"bench.python.read.{os.getpid()}", write=True) as state:
+    name = f"bench.python.read.{os.getpid()}"
+    with kstate.subscribe(name, write=True) as state, kstate.subscribe(name + ".n", write=True, format="<q") as number:
+        number.set(0)
         state.write(bytes(options.size))
         assert len(state.read()) == options.size and len(state._bare()) == 64
         cases: list[tuple[str, Callable[[], object]]] = [
@@ -59,7 +70,10 @@ def main() -> None:
             ("bare function", _kstate._bare),
             ("snapshot", state.snapshot),
             ("write", functools.partial(state.write, bytes(options.size))),
-            ("generation", lambda: state.generation),
+            ("get, a format", number.get),
+            ("set, a format", functools.partial(number.set, 1)),
+            ("with transaction", functools.partial(add_in_block, number)),
+            ("@transact", number.transact(add)),
         ]
         times = rounds_of(options.calls, options.rounds, cases)
     medians = {name: statistics.median(of) for name, of in times.items()}
@@ -77,8 +91,8 @@ def main() -> None:
         print(json.dumps([result]))
     else:
         for name, median in medians.items():
-            print(f"{name:15} {median:8.1f} ns")
-        print(f"read / bare     {ratio:8.2f}   (bound {BOUND})")
+            print(f"{name:17} {median:8.1f} ns")
+        print(f"read / bare       {ratio:8.2f}   (bound {BOUND})")
     if options.check and ratio > BOUND:
         sys.exit(f"reading takes {ratio:.2f} times the bare call, more than {BOUND}")
 

@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use kstate::{Bytes, ClaimError, State};
+use kstate::{Bytes, ClaimError, PublishError, State};
+use pyo3::prelude::*;
+
+use crate::error::raised;
 
 /// Handles of one subscription. The library's belong to one thread at a time, and to one transaction where that is to be
 /// committed while others go on; Python's are used from anywhere.
@@ -64,6 +67,24 @@ impl Handles {
         if idle.len() < MOST_IDLE {
             idle.push(handle);
         }
+    }
+
+    /// Does something that takes time with a handle, without the interpreter's lock.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no handle.
+    pub(crate) fn detached<R: Send>(
+        &self,
+        py: Python<'_>,
+        what: impl FnOnce(&State<Bytes>) -> R + Send,
+    ) -> PyResult<R> {
+        let handle = self
+            .lend()
+            .map_err(|error| raised(PublishError::from(error)))?;
+        let (done, handle) = py.detach(move || (what(&handle), handle));
+        self.give_back(handle);
+        Ok(done)
     }
 
     /// Changes how all of them write; those that are lent are changed the next time.

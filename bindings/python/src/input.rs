@@ -30,8 +30,8 @@ impl Input<'_> {
     ///
     /// `TypeError` for what has no buffer, `BufferError` for one in pieces, `TooLong` for more than `of` can have.
     pub(crate) fn of<'a>(data: &'a Bound<'_, PyAny>, of: &Reader<Bytes>) -> PyResult<Input<'a>> {
-        if let Ok(bytes) = data.cast::<PyBytes>() {
-            return Ok(Input::Borrowed(bytes.as_bytes()));
+        if let Some(input) = Self::unchanging(data) {
+            return Ok(input);
         }
         let buffer = Buffer::of(data)?;
         let length = buffer.length();
@@ -44,6 +44,13 @@ impl Input<'_> {
         }
         // SAFETY: so many bytes are there for as long as `buffer`: its invariant 1.
         Ok(Input::Owned(unsafe { copied(buffer.start(), length) }))
+    }
+
+    /// The bytes of what can never change, which is `bytes` alone.
+    #[inline]
+    pub(crate) fn unchanging<'a>(data: &'a Bound<'_, PyAny>) -> Option<Input<'a>> {
+        let bytes = data.cast::<PyBytes>().ok()?;
+        Some(Input::Borrowed(bytes.as_bytes()))
     }
 
     /// As a copy that can outlive the object.

@@ -92,41 +92,39 @@ impl PyState {
     pub(crate) fn name(&self) -> &StateName {
         &self.name
     }
+}
 
-    /// Publishes `value`; where that has to wait for others, without the interpreter's lock.
-    fn publish(
-        &self,
-        py: Python<'_>,
-        value: Input<'_>,
-        stamp: Option<Stamp>,
-    ) -> PyResult<Generation> {
-        let open = self.open()?;
-        let done = {
-            let root = open.handles.root();
-            match (root.is_to_stand_back(), stamp) {
-                (true, _) => None,
-                (false, None) => Some(root.publish(&value)),
-                (false, Some(stamp)) => Some(root.publish_stamped(&value, stamp)),
-            }
-        };
-        let done = match done {
-            Some(done) => done,
-            None => {
-                let handle = open.handles.lend().map_err(raised_claim)?;
-                let value = value.into_owned();
-                let (done, handle) = py.detach(move || {
-                    let done = match stamp {
-                        None => handle.publish(&value),
-                        Some(stamp) => handle.publish_stamped(&value, stamp),
-                    };
-                    (done, handle)
-                });
-                open.handles.give_back(handle);
-                done
-            }
-        };
-        done.map_err(raised)
-    }
+/// Publishes `value`; where that has to wait for others, without the interpreter's lock. The handle is not borrowed
+/// meanwhile, so that other threads can close it.
+///
+/// # Errors
+///
+/// `Closed`, and those of the library.
+pub(crate) fn publish(
+    of: &Bound<'_, PyState>,
+    value: Input<'_>,
+    stamp: Option<Stamp>,
+) -> PyResult<Generation> {
+    let handles = {
+        let this = of.borrow();
+        let handles = &this.open()?.handles;
+        let root = handles.root();
+        if !root.is_to_stand_back() {
+            let done = match stamp {
+                None => root.publish(&value),
+                Some(stamp) => root.publish_stamped(&value, stamp),
+            };
+            return done.map_err(raised);
+        }
+        drop(root);
+        Arc::clone(handles)
+    };
+    let value = value.into_owned();
+    let done = handles.detached(of.py(), |handle| match stamp {
+        None => handle.publish(&value),
+        Some(stamp) => handle.publish_stamped(&value, stamp),
+    })?;
+    done.map_err(raised)
 }
 
 /// No slots to write to, as the exception that writing has for it.
@@ -221,12 +219,17 @@ impl PyState {
     /// 1
     /// >>> gps.get()
     /// (52.2, 0.12)
-    fn get<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let reader = &self.open()?.reader;
-        let bytes = read(py, reader, &self.length)?;
+    fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (bytes, reader, codec) = {
+            let this = slf.borrow();
+            let reader = &this.open()?.reader;
+            let bytes = read(slf.py(), reader, &this.length)?;
+            // Python code runs next, which may close the handle.
+            (bytes, reader.clone(), this.codec.clone())
+        };
         let length = bytes.as_bytes().len();
         let written = length > 0 || !reader.generation().is_never();
-        codec::decode(&self.codec, reader, bytes.into_any(), length, written)
+        codec::decode(&codec, &reader, bytes.into_any(), length, written)
     }
 
     /// Publishes ``data`` as the newest version, whatever was there, and returns its generation.
@@ -242,11 +245,16 @@ impl PyState {
     ///   ...
     /// kstate.TooLong: a value of 17 bytes was not published: state `docs.write` has room for 16; ...
     #[pyo3(signature = (data, *, time=None))]
-    fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>, time: Option<f64>) -> PyResult<u64> {
+    fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>, time: Option<f64>) -> PyResult<u64> {
         let stamp = time.map(stamp).transpose()?;
-        let input = Input::of(data, &self.open()?.reader)?;
-        self.publish(py, input, stamp)
-            .map(|generation| generation.0)
+        let input = match Input::unchanging(data) {
+            Some(input) => input,
+            None => {
+                let reader = slf.borrow().open()?.reader.clone();
+                Input::of(data, &reader)?
+            }
+        };
+        publish(slf, input, stamp).map(|generation| generation.0)
     }
 
     /// Publishes ``value``, by the format, type or dtype subscribed with, and returns its generation.
@@ -260,12 +268,10 @@ impl PyState {
     /// >>> gps.get().fix
     /// 3
     #[pyo3(signature = (value, *, time=None))]
-    fn set(&self, py: Python<'_>, value: &Bound<'_, PyAny>, time: Option<f64>) -> PyResult<u64> {
+    fn set(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>, time: Option<f64>) -> PyResult<u64> {
         let stamp = time.map(stamp).transpose()?;
-        let reader = self.open()?.reader.clone();
-        let published = codec::encode(&self.codec, &reader, value, |input| {
-            self.publish(py, input, stamp)
-        });
+        let (reader, codec) = Self::seen(slf)?;
+        let published = codec::encode(&codec, &reader, value, |input| publish(slf, input, stamp));
         published.map(|generation| generation.0)
     }
 
@@ -367,10 +373,21 @@ impl PyState {
     }
 }
 
+/// What is needed to see its bytes as values.
+type Seen = (Reader<Bytes>, Coded);
+
 /// The arguments by which a handle is made again.
 type Resubscribed<'py> = (String, Bound<'py, PyDict>);
 
 impl PyState {
+    /// # Errors
+    ///
+    /// `Closed`.
+    fn seen(slf: &Bound<'_, Self>) -> PyResult<Seen> {
+        let this = slf.borrow();
+        Ok((this.open()?.reader.clone(), this.codec.clone()))
+    }
+
     pub(crate) fn resubscribed<'py>(&self, py: Python<'py>) -> PyResult<Resubscribed<'py>> {
         let arguments = codec::arguments(py, &self.codec)?;
         arguments.set_item("mount", &self.mount)?;

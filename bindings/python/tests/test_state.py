@@ -8,6 +8,8 @@ import errno
 import pathlib
 import time
 
+from collections.abc import Callable
+
 import pytest
 
 import kstate
@@ -132,7 +134,7 @@ def test_a_closed_handle_says_so(name: str) -> None:
         state.set(1)
     assert state.closed and "closed" in repr(state) and state.name == name
     state.close()
-    calls = [
+    calls: list[Callable[[], object]] = [
         state.read,
         state.snapshot,
         state.get,

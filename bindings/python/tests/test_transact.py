@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Callable
+import time
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_it_returns_what_the_function_does_and_keeps_its_name(number: kstate.Sta
         return f"now {tx.value}"
 
     assert add.__name__ == "add" and add.__doc__ == "Adds."
-    assert add(3) == "now 3" and add(n=1, twice=True) == "now 5"  # type: ignore[call-arg, arg-type]
+    assert add(3) == "now 3" and add(n=1, twice=True) == "now 5"
     assert number.get() == 5
 
 
@@ -40,7 +41,7 @@ def test_it_runs_again_on_the_newest_value(number: kstate.State) -> None:
             number.set(100 * len(seen))
         tx.value += 1
 
-    add()  # type: ignore[call-arg]
+    add()
     assert seen == [0, 100, 200, 300] and number.get() == 301
 
 
@@ -55,7 +56,7 @@ def test_it_gives_up_after_so_many_attempts(number: kstate.State) -> None:
         tx.value += 1
 
     with pytest.raises(kstate.Exhausted, match="each of 4 attempts") as raised:
-        add()  # type: ignore[call-arg]
+        add()
     assert raised.value.attempts == runs == 4 and isinstance(raised.value, kstate.Conflict)
     assert number.get() == 4
 
@@ -71,7 +72,7 @@ def test_an_exception_aborts(number: kstate.State, error: BaseException) -> None
         raise error
 
     with pytest.raises(type(error)) as raised:
-        number.transact(fail)()  # type: ignore[call-arg]
+        number.transact(fail)()
     assert raised.value is error and runs == 1 and number.get() == 0
     with pytest.raises(type(error)) as raised:
         kstate.transact(number)(lambda tx: fail(tx[number]))()
@@ -124,8 +125,8 @@ def test_it_can_be_aborted_and_ends_with_the_function(number: kstate.State) -> N
                 tx.commit()
         return how
 
-    assert change("abort") == "abort" and number.get() == 0  # type: ignore[arg-type]
-    assert change("commit") == "commit" and number.get() == 5  # type: ignore[arg-type]
+    assert change("abort") == "abort" and number.get() == 0
+    assert change("commit") == "commit" and number.get() == 5
     assert kept[1].generation == 2 and kept[0].generation is None
     for tx in kept:
         with pytest.raises(kstate.Closed, match="has ended"):
@@ -134,7 +135,7 @@ def test_it_can_be_aborted_and_ends_with_the_function(number: kstate.State) -> N
 
 
 def test_one_that_only_reads_commits_nothing(number: kstate.State) -> None:
-    assert number.transact(lambda tx: tx.value)() == 0  # type: ignore[call-arg]
+    assert number.transact(lambda tx: tx.value)() == 0
     assert number.generation == 1
 
 
@@ -145,7 +146,7 @@ def test_threads_lose_no_update(number: kstate.State) -> None:
 
     def many() -> None:
         for _ in range(200):
-            add()  # type: ignore[call-arg]
+            add()
 
     threads = [threading.Thread(target=many) for _ in range(4)]
     for thread in threads:
@@ -169,7 +170,7 @@ def _pay(number: kstate.State, other: kstate.State, times: int) -> None:
 def test_processes_lose_no_update_of_several_states(number: kstate.State, name: str, how: str) -> None:
     with kstate.subscribe(name + ".b", write=True, format="<q") as other:
         other.set(0)
-        context = multiprocessing.get_context(how)
+        context: Any = multiprocessing.get_context(how)
         workers = [context.Process(target=_pay, args=(number, other, 200)) for _ in range(2)]
         for worker in workers:
             worker.start()
@@ -182,7 +183,7 @@ def test_processes_lose_no_update_of_several_states(number: kstate.State, name: 
 
 
 def test_a_long_function_gets_through_beside_a_writer_that_leaves_no_time(
-    number: kstate.State, name: str, run: Callable[..., str]
+    number: kstate.State, name: str
 ) -> None:
     stop = threading.Event()
 
@@ -196,12 +197,12 @@ def test_a_long_function_gets_through_beside_a_writer_that_leaves_no_time(
     try:
         @number.transact
         def slow(tx: kstate.Transaction) -> None:
-            end = __import__("time").perf_counter() + 0.0005
-            while __import__("time").perf_counter() < end:
+            end = time.perf_counter() + 0.0005
+            while time.perf_counter() < end:
                 pass
             tx.value = -1
 
-        slow()  # type: ignore[call-arg]
+        slow()
     finally:
         stop.set()
         thread.join()
@@ -219,7 +220,7 @@ def test_options_that_are_none_are_refused_at_once(number: kstate.State, options
 
 def test_what_is_no_function_or_state_is_refused(number: kstate.State) -> None:
     with pytest.raises(TypeError, match="function"):
-        number.transact(5)  # type: ignore[type-var]
+        number.transact(5)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="states"):
         kstate.transact(lambda tx: None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="states"):

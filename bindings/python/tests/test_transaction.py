@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 
 import numpy
+from collections.abc import Callable
+
 import pytest
 
 import kstate
@@ -66,7 +68,7 @@ def test_it_is_ended_once(number: kstate.State) -> None:
     tx = number.transaction()
     tx.set(3)
     assert tx.commit() == 2
-    calls = [
+    calls: list[Callable[[], object]] = [
         tx.commit,
         tx.read,
         lambda: tx.value,

@@ -104,7 +104,7 @@ def test_a_version_of_another_length_is_an_error_that_names_both(name: str) -> N
     with kstate.subscribe(name, write=True, capacity=64) as state:
         state.write(b"123")
         for options in ({"format": "<d"}, {"type": Gps}, {"dtype": "<f8"}, {"dtype": [("a", "<f8")]}):
-            with kstate.subscribe(name, **options) as reader:  # type: ignore[arg-type]
+            with kstate.subscribe(name, **options) as reader:
                 with pytest.raises(kstate.WrongLayout, match="has 3 bytes"):
                     reader.get()
                 with pytest.raises(kstate.WrongLayout):

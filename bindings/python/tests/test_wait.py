@@ -107,19 +107,21 @@ def test_a_watch_keeps_its_rate_and_the_last_always_comes(state: kstate.State, p
 
 
 def test_closing_ends_a_wait(state: kstate.State) -> None:
-    for wait in (
+    waits: list[Callable[[kstate.State], object]] = [
         lambda state: state.wait(),
         lambda state: next(state.watch()),
         lambda state: state.wait_for(lambda now: False),
         lambda state: state.view(every=0.01).wait(),
-    ):
+    ]
+    for wait in waits:
         handle = kstate.subscribe(state.name)
         with meanwhile(handle.close), pytest.raises(kstate.Closed):
             wait(handle)
 
 
 def test_deleting_ends_a_wait(name: str) -> None:
-    for wait in (lambda state: state.wait(), lambda state: next(state.watch())):
+    waits: list[Callable[[kstate.State], object]] = [lambda state: state.wait(), lambda state: next(state.watch())]
+    for wait in waits:
         state = kstate.subscribe(name, write=True)
         with meanwhile(state.delete), pytest.raises(kstate.Deleted):
             wait(state)

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from os import PathLike
 from types import TracebackType
-from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeVar, final, overload
+from typing import Any, Concatenate, Literal, ParamSpec, Self, SupportsFloat, SupportsIndex, TypeVar, final, overload
 
 from _typeshed import ReadableBuffer
 
@@ -27,7 +27,8 @@ __all__ = [
     "transaction",
 ]
 
-_F = TypeVar("_F", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _Number = SupportsFloat | SupportsIndex
 _Since = int | Snapshot
 
@@ -62,7 +63,16 @@ class State:
     def set_durable(self, value: Any) -> int: ...
     def transaction(self, *, durable: bool = False) -> Transaction: ...
     @overload
-    def transact(self, function: _F, /) -> _F: ...
+    def transact(
+        self,
+        function: Callable[Concatenate[Transaction, _P], _R],
+        /,
+        *,
+        attempts: int = 1000,
+        longest_pause: _Number = 0.001,
+        turn_after: int | None = 16,
+        durable: bool = False,
+    ) -> Callable[_P, _R]: ...
     @overload
     def transact(
         self,
@@ -73,7 +83,7 @@ class State:
         longest_pause: _Number = 0.001,
         turn_after: int | None = 16,
         durable: bool = False,
-    ) -> Callable[[_F], _F]: ...
+    ) -> Callable[[Callable[Concatenate[Transaction, _P], _R]], Callable[_P, _R]]: ...
     def wait(
         self, since: _Since | None = None, timeout: _Number | None = None, *, or_overdue: bool = False
     ) -> int | None: ...

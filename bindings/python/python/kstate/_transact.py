@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from . import _kstate
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Options = tuple[int, float, int | None, bool]
 
 
@@ -25,7 +27,7 @@ def transact(
     longest_pause: float = 0.001,
     turn_after: int | None = 16,
     durable: bool = False,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[Callable[Concatenate[_kstate.Transactions, P], R]], Callable[P, R]]:
     """Makes of a function one that changes several states at once, or none of them.
 
     It gets a :class:`Transactions` as its first argument, and runs again on the newest values for as long as others
@@ -55,7 +57,11 @@ def transact(
     def run(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         return _kstate._transact_many(states, function, arguments, keywords, *options)
 
-    return lambda function: _decorated(run, function)
+    def decorate(function: Callable[Concatenate[_kstate.Transactions, P], R]) -> Callable[P, R]:
+        changed: Callable[P, R] = _decorated(run, function)
+        return changed
+
+    return decorate
 
 
 Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]

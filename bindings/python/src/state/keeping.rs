@@ -6,7 +6,7 @@ use kstate::{Durability, Sinks, Stamping};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::PyState;
+use super::{PyState, publish};
 use crate::codec;
 use crate::durable;
 use crate::error::{raised, raised_io};
@@ -62,9 +62,10 @@ impl PyState {
     ///   ...
     /// kstate.Deleted: state `docs.delete` was deleted; subscribe again to what may have taken its place
     fn delete(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let open = slf.borrow().open()?.clone();
-        let deleted = open.handles.root().delete();
-        deleted.map_err(raised)
+        let handles = slf.borrow().open()?.handles.clone();
+        handles
+            .detached(slf.py(), |handle| handle.delete())?
+            .map_err(raised)
     }
 
     /// Sets how many bytes the state has room for, at most a page, and returns it. Free before the first write; afterwards
@@ -73,9 +74,10 @@ impl PyState {
     /// >>> state = kstate.subscribe("docs.capacity", write=True, capacity=8)
     /// >>> state.set_capacity(1000)
     /// 1000
-    fn set_capacity(&self, bytes: u32) -> PyResult<u32> {
-        let open = self.open()?;
-        open.handles.root().set_capacity(bytes).map_err(raised)
+    fn set_capacity(slf: &Bound<'_, Self>, bytes: u32) -> PyResult<u32> {
+        let handles = slf.borrow().open()?.handles.clone();
+        let set = handles.detached(slf.py(), |handle| handle.set_capacity(bytes))?;
+        set.map_err(raised)
     }
 
     /// Keeps the state in the file at ``path`` from now on: its value outlives the daemon and the machine's power. See
@@ -105,22 +107,22 @@ impl PyState {
     ///
     /// :class:`NotPersistent` says that nothing was published, :class:`NotDurable` that it was, and is not known to be in
     /// the file.
-    fn write_durable(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
-        let reader = self.open()?.reader.clone();
+    fn write_durable(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let (reader, _) = Self::seen(slf)?;
         let input = Input::of(data, &reader)?;
-        durable::check(py, &reader)?;
-        let generation = self.publish(py, input, None)?;
-        durable::settle(py, &reader, generation)?;
+        durable::check(slf.py(), &reader)?;
+        let generation = publish(slf, input, None)?;
+        durable::settle(slf.py(), &reader, generation)?;
         Ok(generation.0)
     }
 
     /// As :meth:`set`, and returns when the version, or a later one, is in the state's file for good.
-    fn set_durable(&self, py: Python<'_>, value: &Bound<'_, PyAny>) -> PyResult<u64> {
-        let reader = self.open()?.reader.clone();
-        let value = codec::encode(self.codec(), &reader, value, |input| Ok(input.into_owned()))?;
-        durable::check(py, &reader)?;
-        let generation = self.publish(py, Input::Owned(value), None)?;
-        durable::settle(py, &reader, generation)?;
+    fn set_durable(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+        let (reader, codec) = Self::seen(slf)?;
+        let value = codec::encode(&codec, &reader, value, |input| Ok(input.into_owned()))?;
+        durable::check(slf.py(), &reader)?;
+        let generation = publish(slf, Input::Owned(value), None)?;
+        durable::settle(slf.py(), &reader, generation)?;
         Ok(generation.0)
     }
 
