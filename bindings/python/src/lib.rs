@@ -9,14 +9,17 @@ mod durable;
 mod error;
 mod handles;
 mod held;
+mod held_many;
 mod info;
 mod input;
 mod live;
 mod many;
+mod members;
 mod mount;
 mod notifier;
 mod page;
 mod part;
+mod pinned;
 mod retry;
 mod since;
 mod snapshot;
@@ -33,6 +36,11 @@ use pyo3::prelude::*;
 /// Live state shared between processes: the part of the package that is compiled.
 #[pymodule(gil_used = true)]
 mod _kstate {
+    /// Of the package and the library.
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "as Python spells it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
     #[pymodule_export]
     use crate::{
         cut::{_check_policy, _transact_many, bare, cut, transaction},

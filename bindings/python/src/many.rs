@@ -1,7 +1,5 @@
 //! A transaction on several states.
 
-use std::sync::Arc;
-
 use kstate::{ManyOutcome, TouchError};
 use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
@@ -9,10 +7,10 @@ use pyo3::types::PyTuple;
 
 use crate::durable;
 use crate::error::{conflict, ended, not_yours_to_end, raised};
-use crate::handles::Handles;
-use crate::held::{HeldMany, Member};
+use crate::held_many::HeldMany;
+use crate::members::{Lenders, give_back, lend};
 use crate::part::Part;
-use crate::state::{PyState, raised_claim};
+use crate::state::PyState;
 use crate::transaction::PyTransaction;
 
 /// A change of several states: all of it becomes newest at once, if none of the states was changed by others meanwhile.
@@ -46,51 +44,6 @@ enum Stage {
 
 /// Each state and its part.
 type Members = Vec<(Py<PyState>, Py<PyTransaction>)>;
-
-/// Where the handles of members were had from; none of those that are read alone.
-pub(crate) type Lenders = Vec<Option<Arc<Handles>>>;
-
-/// The states of a transaction to be, with handles of their own.
-///
-/// # Errors
-///
-/// `Closed`, and why there is no handle.
-pub(crate) fn lend(states: &Bound<'_, PyTuple>) -> PyResult<(Vec<Member>, Lenders)> {
-    let (mut members, mut lenders) = (Vec::new(), Lenders::new());
-    for state in states {
-        let state = state.cast_into::<PyState>()?;
-        let state = state.borrow();
-        let lent = state
-            .open()
-            .and_then(|open| match open.reader.access().is_write() {
-                false => Ok((Member::Reading(Box::new(open.reader.clone())), None)),
-                true => {
-                    let handle = open.handles.lend().map_err(raised_claim)?;
-                    Ok((Member::Writing(handle), Some(Arc::clone(&open.handles))))
-                }
-            });
-        match lent {
-            Ok((member, lender)) => {
-                members.push(member);
-                lenders.push(lender);
-            }
-            Err(error) => {
-                give_back(members, &lenders);
-                return Err(error);
-            }
-        }
-    }
-    Ok((members, lenders))
-}
-
-/// Gives handles back to where they were had from.
-pub(crate) fn give_back(members: Vec<Member>, lenders: &Lenders) {
-    for (member, lender) in members.into_iter().zip(lenders) {
-        if let (Member::Writing(handle), Some(lender)) = (member, lender) {
-            lender.give_back(handle);
-        }
-    }
-}
 
 /// The parts of the states, with the values that `get` gives of each.
 ///

@@ -14,8 +14,10 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::codec::Coded;
 use crate::durable;
 use crate::error::{exhausted, raised};
+use crate::held_many::Member;
 use crate::input::duration;
-use crate::many::{PyMany, give_back, lend};
+use crate::many::PyMany;
+use crate::members::{give_back, lend};
 use crate::part::Part;
 use crate::state::{Open, PyState, raised_claim};
 use crate::transaction::PyTransaction;
@@ -182,8 +184,7 @@ pub(crate) fn run_many(
             match attempted {
                 Ok((value, written)) => {
                     for (member, value) in members.iter().zip(&written) {
-                        if let (crate::held::Member::Writing(handle), Some(value)) = (member, value)
-                        {
+                        if let (Member::Writing(handle), Some(value)) = (member, value) {
                             transaction.set(handle, value)?;
                         }
                     }
@@ -228,7 +229,7 @@ type Attempted = (Py<PyAny>, Vec<Option<Vec<u8>>>);
 
 /// Adds the states: generation and value of each.
 fn begin<'m>(
-    members: &'m [crate::held::Member],
+    members: &'m [Member],
     transaction: &mut Many<'m>,
 ) -> Result<Vec<(u64, Vec<u8>)>, TransactManyError<PyErr>> {
     let added = members

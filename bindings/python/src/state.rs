@@ -367,9 +367,10 @@ impl PyState {
     }
 
     /// Subscribes again where it is unpickled, to the state that is there by then.
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Resubscribed<'py>)> {
-        let rebuild = PyModule::import(py, "kstate._pickle")?.getattr("state")?;
-        Ok((rebuild, self.resubscribed(py)?))
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Resubscribed<'py>)> {
+        let arguments = slf.borrow().resubscribed(slf.py())?;
+        let module = PyModule::import(slf.py(), "kstate._pickle")?;
+        Ok((module.getattr("state")?, arguments))
     }
 }
 

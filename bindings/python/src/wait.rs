@@ -1,3 +1,4 @@
+#![expect(unsafe_code, reason = "asks which thread this is")]
 //! Waiting without the interpreter's lock, and with an ear for signals.
 
 use std::time::{Duration, Instant};
@@ -11,6 +12,16 @@ use crate::snapshot::PySnapshot;
 /// How long a wait sleeps at most before it looks for signals. One that comes while it sleeps ends the sleep; one that
 /// comes just before does not, and neither does one that another thread got.
 const SLICE: Duration = Duration::from_millis(100);
+
+/// The same in threads in which no signal handler of Python ever runs.
+const LONG_SLICE: Duration = Duration::from_secs(5);
+
+/// Whether this is the thread that the process began with, or that has forked it: Python's main thread.
+fn is_main_thread() -> bool {
+    // SAFETY: it takes nothing and does not fail.
+    let thread = unsafe { libc::gettid() };
+    u32::try_from(thread) == Ok(std::process::id())
+}
 
 /// What a step of a wait came to.
 pub(crate) enum Step<T> {
@@ -32,9 +43,10 @@ pub(crate) fn until<T: Send>(
     mut step: impl FnMut(Duration) -> PyResult<Step<T>> + Send,
 ) -> PyResult<Option<T>> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let longest = if is_main_thread() { SLICE } else { LONG_SLICE };
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let slice = left.map_or(SLICE, |left| left.min(SLICE));
+        let slice = left.map_or(longest, |left| left.min(longest));
         let is_last = left == Some(slice);
         let began = Instant::now();
         if let Step::Done(done) = py.detach(|| step(slice))? {

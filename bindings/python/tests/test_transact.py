@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -206,6 +207,41 @@ def test_a_long_function_gets_through_beside_a_writer_that_leaves_no_time(
     finally:
         stop.set()
         thread.join()
+
+
+def test_writers_stand_back_for_a_function_of_another_process(
+    number: kstate.State, name: str, run: Callable[..., str]
+) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            number.set(1)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        # Without a turn it would be changed in the middle of every attempt.
+        said = run(
+            """
+            import sys, time, kstate
+            state = kstate.subscribe(sys.argv[1], write=True, format="<q")
+
+            @state.transact(turn_after=2, attempts=10_000)
+            def slow(tx):
+                time.sleep(0.002)
+                tx.value = -1
+                return "through"
+
+            for _ in range(5):
+                print(slow())
+            """,
+            name,
+        )
+    finally:
+        stop.set()
+        thread.join()
+    assert said == "through\n" * 5
 
 
 @pytest.mark.parametrize(

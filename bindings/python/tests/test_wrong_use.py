@@ -228,3 +228,52 @@ def test_handles_that_outlive_the_interpreters_end_are_borne(name: str, run: Cal
         name,
     )
     assert said == "well\n"
+
+
+def test_threads_that_share_and_close_handles_meet_no_other_error_than_that(name: str, run: Callable[..., str]) -> None:
+    said = run(
+        """
+        import random, sys, threading, time
+        import kstate
+
+        sys.setswitchinterval(1e-5)
+        name = sys.argv[1]
+        shared = [kstate.subscribe(f"{name}.{i}", write=True, format="<q") for i in range(3)]
+        wrong = []
+        end = time.monotonic() + 3
+
+        def work(seed):
+            random_ = random.Random(seed)
+            while time.monotonic() < end:
+                at = random_.randrange(3)
+                state = shared[at]
+                try:
+                    match random_.randrange(10):
+                        case 0: state.read()
+                        case 1: state.get()
+                        case 2: state.set(seed)
+                        case 3: state.write(bytearray(8))
+                        case 4: state.transact(lambda tx: tx.set((tx.value or 0) + 1))()
+                        case 5: state.snapshot().value
+                        case 6: state.wait(timeout=0.001)
+                        case 7:
+                            with state.transaction() as tx:
+                                tx.value = 5
+                        case 8: kstate.cut(*shared)
+                        case 9:
+                            if random_.random() < 0.1:
+                                shared[at] = kstate.subscribe(f"{name}.{at}", write=True, format="<q")
+                                state.close()
+                except (kstate.Closed, kstate.Conflict):
+                    pass
+                except BaseException as error:
+                    wrong.append(repr(error))
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(set(wrong) or "well")
+        """,
+        name,
+    )
+    assert said == "well\n"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import errno
 import weakref
 
 from . import _kstate
-from ._errors import Closed, Deleted
+from ._errors import Deleted
 
 
 class _Hub:
@@ -17,6 +19,7 @@ class _Hub:
         self._loop = weakref.ref(loop)
         self._notifier = _kstate.Notifier()
         self._descriptor = -1
+        self._gone: collections.deque[int] = collections.deque()
         self._told: weakref.WeakValueDictionary[int, Changes] = weakref.WeakValueDictionary()
 
     def add(self, changes: Changes, view: _kstate.View) -> int:
@@ -37,6 +40,21 @@ class _Hub:
             if loop is not None and not loop.is_closed():
                 loop.remove_reader(self._descriptor)
             self._descriptor = -1
+
+    def forget(self, key: int) -> None:
+        """Tells of it no more, some time: from any thread and at any moment, as a destructor is called."""
+        self._gone.append(key)
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            try:
+                loop.call_soon_threadsafe(self._sweep)
+            except RuntimeError:
+                # It was closed meanwhile.
+                pass
+
+    def _sweep(self) -> None:
+        while self._gone:
+            self.remove(self._gone.popleft())
 
     def _read(self) -> None:
         for change in self._notifier.changed():
@@ -133,18 +151,14 @@ class Changes:
             self._hub = None
 
     def __del__(self) -> None:
-        try:
-            self._leave()
-        except Closed:
-            pass
+        if self._hub is not None:
+            self._hub.forget(self._key)
 
     def __repr__(self) -> str:
         return f"<kstate.Changes of {self._view.name}>"
 
 
 def _deleted(name: str) -> tuple[int, str]:
-    import errno
-
     return errno.ESTALE, f"state `{name}` was deleted; subscribe again to what may have taken its place"
 
 
