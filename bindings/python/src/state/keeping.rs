@@ -6,7 +6,8 @@ use kstate::{Durability, Sinks, Stamping};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::{PyState, publish};
+use super::PyState;
+use super::value::publish;
 use crate::codec;
 use crate::durable;
 use crate::error::{raised, raised_io};
