@@ -147,9 +147,9 @@ impl<T: Content> State<T> {
         self.writing.polite.get()
     }
 
-    /// Whether a version written through this handle now would have to stand back for another handle's
-    /// [turn](crate::Retry::turn_after): then writing it may sleep, for at most 10 ms. What holds a lock that others
-    /// need meanwhile asks this first.
+    /// Whether writing a version through this handle now may have to stand back for another handle's
+    /// [turn](crate::Retry::turn_after), and so sleep for at most 10 ms. What holds a lock that others need
+    /// meanwhile asks this first. Also so for a while behind a turn, and during one of its own.
     ///
     /// # Cost
     ///

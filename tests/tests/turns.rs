@@ -63,14 +63,17 @@ fn a_polite_writer_stands_back_for_as_long_as_a_turn_lasts_and_no_longer() {
         let mount = daemon.library();
         let writer = || mount.subscribe("x").write().typed::<u64>().unwrap();
         let polite: State<u64> = writer();
+        assert!(!polite.is_to_stand_back(), "nobody has a turn");
         // A machine that is busy may let the turn pass before anything is published: then another.
         eventually("a publish that stands back", || {
             let mut holder = daemon.worker("x", &["hold-turn", "10000"]);
             assert_eq!(holder.line(), "10000");
+            let told = polite.is_to_stand_back();
             let start = Instant::now();
             polite.publish(&1).unwrap();
             let took = start.elapsed();
             assert!(took < PATIENCE);
+            assert!(told || took < Duration::from_millis(5), "it is told before");
             (took > Duration::from_millis(5)).then_some(())
         });
         // Another turn is to be had when half of the time was the others'.
