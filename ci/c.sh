@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# libkstate as a user has it: installed, found by pkg-config, and its programs under valgrind.
+# libkstate as a user has it: its programs in C++, under the sanitizers and valgrind; installed, and found by pkg-config.
 . "$(dirname "$0")/lib.sh"
 need() {
     command -v "$1" >/dev/null && return
@@ -12,6 +12,7 @@ need() {
     fi
 }
 need make
+need g++
 need valgrind
 cargo test -p kstate-tests --test c -- --ignored
 

@@ -62,9 +62,16 @@ const MOST_SAID: u64 = 4096;
 /// of the environment here, and look for no program along `$PATH`.
 #[derive(Clone, Debug)]
 pub struct Host {
-    program: Option<PathBuf>,
-    before: Vec<OsString>,
+    program: Option<Program>,
     stays: Duration,
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+struct Program {
+    path: PathBuf,
+    /// In front of the daemon's arguments.
+    before: Vec<OsString>,
 }
 
 /// Why there is no daemon.
@@ -107,6 +114,8 @@ pub enum HostError {
 static WHERE_ABSENT: Lock<Option<Host>> = Lock::new(None);
 /// Whether there is one: most processes have none, and ask for it at each failure.
 static IS_SET: AtomicBool = AtomicBool::new(false);
+/// What is run in this process unless something else is said.
+static DEFAULT: Lock<Option<Program>> = Lock::new(None);
 /// When starting one has last failed.
 static FAILED: Lock<Option<Instant>> = Lock::new(None);
 
@@ -123,7 +132,6 @@ impl Host {
     pub fn new() -> Self {
         Self {
             program: None,
-            before: Vec::new(),
             stays: Duration::from_secs(10),
         }
     }
@@ -131,18 +139,24 @@ impl Host {
     /// By this program, which takes the arguments of `kstatefs`.
     #[must_use]
     pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
-        self.program = Some(path.into());
+        self.program = Some(Program {
+            path: path.into(),
+            before: Vec::new(),
+        });
         self
     }
 
-    /// With one more argument in front of those of `kstatefs`, for a program that is more than that.
+    /// With one more argument for the program that was said, in front of those of `kstatefs`: for one that is more than
+    /// that.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
-        self.before.push(argument.into());
+        if let Some(program) = &mut self.program {
+            program.before.push(argument.into());
+        }
         self
     }
 
-    /// It ends when nobody has used a state for so long.
+    /// It ends when nobody has used a state for so long; never for [`Duration::MAX`].
     #[must_use]
     pub fn stays(mut self, unused: Duration) -> Self {
         self.stays = unused;
@@ -197,17 +211,29 @@ impl Host {
         IS_SET.store(true, Ordering::Release);
     }
 
+    /// From now on this process runs that program wherever it is to start a daemon and nothing else is said: neither
+    /// here, nor by `$KSTATE_DAEMON`. For those that carry the daemon with them.
+    pub fn by_default(self) {
+        *DEFAULT.lock() = self.program;
+    }
+
     /// Runs the program, which goes to the background once it has mounted.
     fn run(&self, mount: &Path) -> Result<(), HostError> {
-        let program = self.program.clone().unwrap_or_else(find_program);
+        let Program {
+            path: program,
+            before,
+        } = self.program.clone().unwrap_or_else(find_program);
         let failed = |source| HostError::Program {
             program: program.clone(),
             source,
         };
         let mut command = Command::new(&program);
-        command.args(&self.before).arg("--hosted");
-        command.arg("--exit-when-unused");
-        command.arg(format!("{}ms", self.stays.as_millis()));
+        command.args(before).arg("--hosted");
+        // More nanoseconds than a number has are for ever.
+        if u64::try_from(self.stays.as_nanos()).is_ok() {
+            command.arg("--exit-when-unused");
+            command.arg(format!("{}ms", self.stays.as_millis()));
+        }
         command.arg("--").arg(mount);
         command.env_remove(HOST_VARIABLE);
         // A manager that has started this program is not to take the daemon for it.
@@ -256,11 +282,18 @@ fn make_directory(path: &Path) -> Result<(), HostError> {
     }
 }
 
-fn find_program() -> PathBuf {
+fn find_program() -> Program {
     let is_trusted = !is_privileged();
     let named = std::env::var_os(PROGRAM_VARIABLE).filter(|name| is_trusted && !name.is_empty());
+    let by_itself = |path| Program {
+        path,
+        before: Vec::new(),
+    };
     if let Some(named) = named {
-        return named.into();
+        return by_itself(named.into());
+    }
+    if let Some(default) = DEFAULT.lock().clone() {
+        return default;
     }
     let places = [own_file(), std::env::current_exe().ok()];
     let beside = places.into_iter().flatten().flat_map(|file| {
@@ -270,11 +303,11 @@ fn find_program() -> PathBuf {
     let installed = INSTALLED.map(|place| Path::new(place).join(PROGRAM));
     let mut all = beside.chain(installed);
     let found = all.find(|place| place.is_absolute() && place.is_file());
-    found.unwrap_or_else(|| match is_trusted {
+    by_itself(found.unwrap_or_else(|| match is_trusted {
+        // Of no directory: looked for along `$PATH`.
         true => PROGRAM.into(),
-        // Of no directory: the name of a program is looked for along `$PATH`.
         false => Path::new("/usr/bin").join(PROGRAM),
-    })
+    }))
 }
 
 /// The file that this code was loaded from.
@@ -362,8 +395,8 @@ mod tests {
     #[test]
     fn what_a_daemon_says_that_does_not_mount_is_passed_on() {
         let place = std::env::temp_dir().join(format!("kstate-host-said-{}", std::process::id()));
-        let host = Host::new().program("/bin/sh").argument("-c");
-        let error = host.argument("echo 'kstatefs: no, never' >&2; exit 1");
+        let error = Host::new().program("/bin/sh").argument("-c");
+        let error = error.argument("echo 'kstatefs: no, never' >&2; exit 1");
         let error = error.start_at(&place).unwrap_err();
         assert!(
             matches!(&error, HostError::Refused { said, .. } if said == "no, never"),

@@ -53,6 +53,9 @@ pub fn leave_starter() {
     // Since Linux 5.9. An older kernel's daemon keeps them open.
     // SAFETY: nothing of this process is open yet but the standard streams, by the contract above.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    // Whatever program this is the daemon of.
+    // SAFETY: a string, of which the kernel copies no more than it keeps.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"kstatefs".as_ptr()) };
     let ordinary = libc::sched_param { sched_priority: 0 };
     // SAFETY: reads the structure. Nobody is refused it.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };

@@ -19,6 +19,7 @@ mod blocked;
 mod capabilities;
 mod changes;
 mod closing;
+pub mod command;
 pub mod config;
 pub mod daemonize;
 mod descriptors;

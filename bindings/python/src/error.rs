@@ -1,7 +1,7 @@
 //! The library's errors as Python exceptions; the one file here that knows errno values.
 
 use kstate::{
-    CommitError, CommitManyError, Error, InfoError, MountError, NotifyError, ReadError,
+    CommitError, CommitManyError, Error, HostError, InfoError, MountError, NotifyError, ReadError,
     RemoveError, SubscribeError, TouchError, TransactError, TransactManyError, WaitError,
     WatchError,
 };
@@ -112,7 +112,9 @@ fn class_of(error: &Error) -> &'static str {
         Error::Mount(error)
         | Error::Subscribe(SubscribeError::Mount(error))
         | Error::Remove(RemoveError::Mount(error))
-        | Error::Info(InfoError::Mount(error)) => of_mount(error),
+        | Error::Info(InfoError::Mount(error))
+        | Error::Host(HostError::Mount(error)) => of_mount(error),
+        Error::Host(_) => "NotMounted",
         Error::Subscribe(SubscribeError::Name(_))
         | Error::Remove(RemoveError::Name(_))
         | Error::Info(InfoError::Name(_)) => "InvalidName",
@@ -144,7 +146,9 @@ fn class_of(error: &Error) -> &'static str {
 
 fn of_mount(error: &MountError) -> &'static str {
     match error {
-        MountError::NotMounted { .. } | MountError::NotKstate { .. } => "NotMounted",
+        MountError::NotMounted { .. } | MountError::NotKstate { .. } | MountError::Host { .. } => {
+            "NotMounted"
+        }
         MountError::DaemonDied { .. } => "DaemonDied",
         MountError::Denied { .. } => "Denied",
         _ => "Error",

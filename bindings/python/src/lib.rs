@@ -5,6 +5,7 @@
 
 mod codec;
 mod cut;
+mod daemon;
 mod durable;
 mod error;
 mod handles;
@@ -44,6 +45,7 @@ mod _kstate {
     #[pymodule_export]
     use crate::{
         cut::{_check_policy, _transact_many, bare, cut, transaction},
+        daemon::{_carry_daemon, _serve, start_daemon},
         info::PyInfo,
         live::PyLive,
         many::PyMany,

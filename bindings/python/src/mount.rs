@@ -52,6 +52,12 @@ pub(crate) fn given(py: Python<'_>, mount: Option<&Bound<'_, PyAny>>) -> PyResul
     }
 }
 
+impl PyMount {
+    pub(crate) fn of(mount: Mount) -> Self {
+        Self { mount }
+    }
+}
+
 #[pymethods]
 impl PyMount {
     #[new]

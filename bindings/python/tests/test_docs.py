@@ -50,7 +50,7 @@ def test_docstring(test: doctest.DocTest) -> None:
 
 def test_what_programs_call_has_an_example() -> None:
     owners = {test.name.removeprefix("kstate.").split(".")[0] for test in EXAMPLES}
-    wanted = {"State", "Snapshot", "View", "Live", "Transaction", "Transactions", "Notifier", "Mount", "cut", "transact"}
+    wanted = {"State", "Snapshot", "View", "Live", "Transaction", "Transactions", "Notifier", "Mount", "cut", "transact"} | {"start_daemon"}
     assert wanted | {"subscribe", "Error"} <= owners
     methods = {test.name.split(".")[-1] for test in EXAMPLES}
     assert {"read", "write", "get", "set", "snapshot", "wait", "wait_for", "watch", "changes", "fileno"} <= methods

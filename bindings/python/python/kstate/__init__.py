@@ -9,7 +9,8 @@ it whenever they like, wait for it to change, look at it no more often than they
 >>> speed.get()
 2.5
 
-A kstate file system has to be mounted, by ``kstate mount``: at ``$KSTATE_MOUNT``, else at the usual place.
+A kstate file system has to be mounted, by ``kstate mount``: at ``$KSTATE_MOUNT``, else at the usual place. Or the program starts
+a daemon by itself, which the package carries: :func:`start_daemon`, or ``KSTATE_EMBED=1`` in its environment.
 """
 
 from ._errors import (
@@ -49,10 +50,15 @@ from ._kstate import (
     Watch,
     __version__,
     cut,
+    start_daemon,
     subscribe,
     transaction,
 )
+from . import _daemon
 from ._transact import transact
+
+_daemon.carry()
+del _daemon
 
 __all__ = [
     "Busy",
@@ -89,6 +95,7 @@ __all__ = [
     "WrongLayout",
     "__version__",
     "cut",
+    "start_daemon",
     "subscribe",
     "transact",
     "transaction",

@@ -24,9 +24,12 @@ __all__ = [
     "View",
     "Watch",
     "_bare",
+    "_carry_daemon",
     "_check_policy",
+    "_serve",
     "_transact_many",
     "cut",
+    "start_daemon",
     "subscribe",
     "transaction",
 ]
@@ -356,6 +359,11 @@ def subscribe(
     type: type[Any] | None = None,
     dtype: Any = None,
 ) -> State: ...
+def start_daemon(
+    directory: str | PathLike[str] | None = None, *, stays: float = 10.0, program: str | PathLike[str] | None = None
+) -> Mount: ...
+def _carry_daemon(program: str | PathLike[str], arguments: list[str]) -> None: ...
+def _serve(arguments: list[str]) -> bool: ...
 def cut(*states: State) -> tuple[Snapshot, ...]: ...
 def transaction(*states: State, durable: bool = False) -> Transactions: ...
 def _transact_many(
