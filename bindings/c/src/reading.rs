@@ -5,10 +5,11 @@ use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kstate::ReadError;
 use kstate_sys::abi::page_size;
 
 use crate::boundary::{answer, answer_or};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Failure;
 use crate::handle::{Handle, State};
 use crate::state::Subscribed;
 
@@ -33,33 +34,47 @@ const _: () = {
 
 /// `KSTATE_OVERDUE` of the header.
 const OVERDUE: u32 = 1;
+/// The longest page of any machine, in bytes.
+const LONGEST: usize = 65536;
 /// `KSTATE_BEING_WRITTEN` of the header.
 const BEING_WRITTEN: u64 = u64::MAX;
 
-impl Subscribed {
-    /// Copies what the handle shows to the start of `into`.
+impl Snapshot {
     #[inline]
-    fn snapshot(&self, into: &mut [u8]) -> Outcome<Snapshot> {
-        let now = match &self.view {
-            None => self.shared.reader().snapshot_into(into),
-            Some(view) => view.snapshot_into(into),
-        }?;
-        Ok(Snapshot {
+    fn of(now: &kstate::Snapshot<usize>) -> Self {
+        let age = now.age().map(|age| i64::try_from(age.as_nanos()));
+        Self {
             generation: now.generation().0,
-            age_ns: now
-                .age()
-                .map_or(-1, |age| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX)),
+            age_ns: age.map_or(-1, |age| age.unwrap_or(i64::MAX)),
             length: now.length(),
             flags: if now.is_overdue() { OVERDUE } else { 0 },
             reserved: [0; 2],
-        })
+        }
+    }
+
+    /// What can be said of a version for which there is not enough room.
+    fn of_length(length: u32) -> Self {
+        Self {
+            length,
+            age_ns: -1,
+            ..Self::default()
+        }
     }
 }
 
 impl Subscribed {
+    /// Copies what the handle shows to the start of `into`.
+    #[inline]
+    fn snapshot(&self, into: &mut [u8]) -> Result<kstate::Snapshot<usize>, ReadError> {
+        match &self.view {
+            None => self.shared.reader().snapshot_into(into),
+            Some(view) => view.snapshot_into(into),
+        }
+    }
+
     /// What is known of what the handle shows, without the value.
     #[cold]
-    fn look(&self) -> Outcome<Snapshot> {
+    fn look(&self) -> Result<kstate::Snapshot<usize>, ReadError> {
         self.snapshot(&mut vec![0; page_size() as usize])
     }
 }
@@ -86,34 +101,26 @@ unsafe extern "C" fn kstate_take_snapshot(
             let taken = match buffer.is_null() {
                 true => subscribed.look(),
                 false => {
-                    // No value is longer than a page, and no more of the buffer is looked at.
-                    let room = size.min(page_size() as usize);
+                    // No value is longer, and no more of the buffer is looked at.
+                    let room = size.min(LONGEST);
                     // SAFETY: by the contract above. It may hold anything, of which nothing is read.
                     let room = unsafe { core::slice::from_raw_parts_mut(buffer.cast(), room) };
                     subscribed.snapshot(room)
                 }
             };
-            let taken = match taken {
-                Err(Failure::Library(error)) if !into.is_null() => {
-                    if let kstate::Error::Read(kstate::ReadError::TooLong { length, .. }) = *error {
-                        let needed = Snapshot {
-                            length,
-                            age_ns: -1,
-                            ..Snapshot::default()
-                        };
-                        // SAFETY: by the contract above.
-                        unsafe { into.write(needed) };
-                    }
-                    return Err(Failure::Library(error));
-                }
-                taken => taken?,
+            let told = match &taken {
+                _ if into.is_null() => None,
+                Ok(now) => Some(Snapshot::of(now)),
+                Err(ReadError::TooLong { length, .. }) => Some(Snapshot::of_length(*length)),
+                Err(_) => None,
             };
-            if let Some(watched) = &mut subscribed.watched {
-                watched.seen(taken.generation);
+            if let Some(told) = told {
+                // SAFETY: not null, and by the contract above.
+                unsafe { into.write(told) };
             }
-            if !into.is_null() {
-                // SAFETY: by the contract above.
-                unsafe { into.write(taken) };
+            let generation = taken?.generation();
+            if let Some(watched) = &mut subscribed.watched {
+                watched.seen(generation);
             }
             Ok(())
         })

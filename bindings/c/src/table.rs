@@ -49,11 +49,24 @@ impl<T> Default for Entry<T> {
 }
 
 /// Entries without a value.
-#[derive(Default)]
 struct Free {
     listed: Vec<usize>,
     /// None from here on was ever used.
     next: usize,
+    /// What the uses of an entry are counted from.
+    first_use: u64,
+}
+
+/// What a forked child begins with that has lost the list. An entry that it has lost as well looks unused to it, and is not to
+/// be taken for what the parent had there.
+impl Default for Free {
+    fn default() -> Self {
+        Self {
+            listed: Vec::new(),
+            next: 0,
+            first_use: u64::from(std::process::id()) << 8 | 1,
+        }
+    }
 }
 
 impl<T: 'static> Table<T> {
@@ -63,6 +76,7 @@ impl<T: 'static> Table<T> {
             free: Lock::new(Free {
                 listed: Vec::new(),
                 next: 0,
+                first_use: 1,
             }),
         }
     }
@@ -79,10 +93,13 @@ impl<T: 'static> Table<T> {
                 index
             }
         };
+        let first_use = free.first_use;
         drop(free);
         let mut entry = self.entry(index)?.lock();
-        entry.used = (entry.used + 1) & ((1 << USE_BITS) - 1);
-        entry.used = entry.used.max(1);
+        entry.used = match entry.used {
+            0 => first_use,
+            used => ((used + 1) & ((1 << USE_BITS) - 1)).max(1),
+        };
         entry.value = Some(value);
         Some(Key {
             index,

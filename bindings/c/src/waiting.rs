@@ -28,8 +28,8 @@ impl Watched {
     }
 
     /// The program has that version.
-    pub(crate) fn seen(&mut self, generation: u64) {
-        self.seen = Generation(generation);
+    pub(crate) fn seen(&mut self, generation: Generation) {
+        self.seen = generation;
     }
 }
 
