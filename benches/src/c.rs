@@ -13,7 +13,7 @@ use kstate::{Bytes, State, Trapping};
 use tempfile::TempDir;
 
 use crate::alternate::alternate;
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::place::pin;
 use crate::setup::{Result, Setup};
 
@@ -48,49 +48,36 @@ pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
     unsafe { std::env::set_var("KSTATE_MOUNT", setup.mount().path()) };
     let mut cases = Vec::new();
     for size in [64, 4096] {
-        let bound = if size == 64 {
-            Bound::Times(1.3)
-        } else {
-            Bound::None
-        };
-        for (trapping, how) in [
-            (Trapping::Thread, "trapped"),
-            (Trapping::Software, "copied"),
-        ] {
-            let bound = match trapping {
-                Trapping::Thread => bound,
-                _ => Bound::None,
-            };
-            let title = format!("start, write {size} B, commit, {how}");
-            let of = (size, trapping);
-            cases.push(case(
-                &loaded,
-                &setup,
-                blocks,
-                &title,
+        for (what, trapping, title) in [
+            (
                 What::Commit,
-                of,
-                bound,
-            )?);
-        }
-        for (what, title, bound) in [
+                Trapping::Thread,
+                format!("start, write {size} B, commit, trapped"),
+            ),
+            (
+                What::Commit,
+                Trapping::Software,
+                format!("start, write {size} B, commit, copied"),
+            ),
             (
                 What::Short,
-                "start, write, commit by the short spellings,",
-                bound,
+                Trapping::Thread,
+                format!("start, write, commit by the short spellings, {size} B"),
             ),
-            (What::Publish, "publish", Bound::None),
-            (What::Snapshot, "take a snapshot of", Bound::None),
+            (What::Publish, Trapping::Thread, format!("publish {size} B")),
+            (
+                What::Snapshot,
+                Trapping::Thread,
+                format!("take a snapshot of {size} B"),
+            ),
         ] {
-            let of = (size, Trapping::Thread);
             cases.push(case(
                 &loaded,
                 &setup,
                 blocks,
-                &format!("{title} {size} B"),
+                title,
                 what,
-                of,
-                bound,
+                (size, trapping),
             )?);
         }
     }
@@ -101,10 +88,9 @@ fn case(
     loaded: &Loaded,
     setup: &Setup,
     blocks: usize,
-    title: &str,
+    title: String,
     what: What,
     (size, trapping): (usize, Trapping),
-    bound: Bound,
 ) -> Result<Case> {
     let measured = loaded.function(match what {
         What::Commit => c"measured_commit",
@@ -156,7 +142,7 @@ fn case(
             })
         }
     };
-    Ok(Case::new(title, ours, limit, bound))
+    Ok(Case::new(title, ours, limit))
 }
 
 /// The same by pointer from Rust.

@@ -6,13 +6,10 @@ use kstate::{Stamping, State};
 
 use crate::alternate::alternate;
 use crate::bare::{Locked, Ring};
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::place::pin;
 use crate::setup::{Result, Setup};
 use crate::value::{SIZES, for_size};
-
-/// Commit time may cost so much more.
-const STAMP_NS: f64 = 6.0;
 
 /// All cases.
 pub(crate) fn run(blocks: usize) -> Result<Vec<Case>> {
@@ -51,12 +48,7 @@ fn publish<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>
             bare.publish(black_box(&value));
         }
     });
-    let bound = match size {
-        64 => Bound::Times(1.4),
-        4096 => Bound::Times(1.2),
-        _ => Bound::None,
-    };
-    cases.push(Case::new(format!("publish {size} B"), ours, limit, bound));
+    cases.push(Case::new(format!("publish {size} B"), ours, limit));
     let stamping = |count| {
         for _ in 0..count {
             publish_one(&stamped, &value);
@@ -64,7 +56,7 @@ fn publish<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>
     };
     let (ours, limit) = alternate(blocks, stamping, plain);
     let title = format!("publish {size} B with commit time, beside without");
-    cases.push(Case::new(title, ours, limit, Bound::Plus(STAMP_NS)));
+    cases.push(Case::new(title, ours, limit));
     let refreshing = |count| {
         for _ in 0..count {
             publish_one(&armed, &value);
@@ -82,12 +74,7 @@ fn publish<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Vec<Case>
     );
     let title = format!("live page {size} B, beside a copy under a lock");
     let extra = (with.p50 - without.p50, with);
-    cases.push(Case::with_costs(
-        title,
-        extra,
-        (lock.p50, lock),
-        Bound::Times(1.3),
-    ));
+    cases.push(Case::with_costs(title, extra, (lock.p50, lock)));
     Ok(cases)
 }
 

@@ -14,12 +14,10 @@ use kstate::{Durability, Stamping, State};
 use tempfile::TempDir;
 
 use crate::alternate::{alternate, alternate_single};
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::place::pin;
 use crate::setup::{Result, Setup};
 
-/// Commits in the background may cost so many times those of a state without a file.
-const BACKGROUND: Bound = Bound::Times(1.10);
 /// Bytes of a small value.
 const SMALL: usize = 64;
 /// What a save of a small value writes.
@@ -116,7 +114,7 @@ fn background<const WORDS: usize>(setup: &Setup, disk: &Disk, blocks: usize) -> 
             |count| publish(&transient, count),
         );
         let title = format!("publish {bytes} B, in its file {name}, beside without");
-        cases.push(Case::new(title, ours, limit, BACKGROUND));
+        cases.push(Case::new(title, ours, limit));
         let each = matches!(durability, Durability::Each);
         steps::compare(
             &format!("publish {bytes} B, {name}"),
@@ -247,5 +245,5 @@ fn durable(setup: &Setup, disk: &Disk, writers: usize, times: usize) -> Result<C
         a_second(limit.p50)
     );
     let title = format!("durable {SMALL} B, {writers} at once, beside fdatasync");
-    Ok(Case::new(title, ours, limit, Bound::None))
+    Ok(Case::new(title, ours, limit))
 }

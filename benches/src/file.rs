@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::alternate::{alternate, alternate_single};
 use crate::bare_fuse::BareMount;
 use crate::bare_wake::{BareValue, to_bytes};
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::place::{pin, processors};
 use crate::setup::{Result, Setup};
 
@@ -27,8 +27,6 @@ use crate::setup::{Result, Setup};
 const SIZES: [(usize, usize); 2] = [(64, 0), (4096, 1)];
 /// The bare buffer that is polled.
 const POLLED: usize = 2;
-/// What every case may be beside the bare file system.
-const BOUND: Bound = Bound::Times(1.15);
 /// Versions that are polled for, a block.
 const VERSIONS_A_BLOCK: usize = 5;
 /// How long a reader gets to sleep in poll(2) again: a request, and what is done after it.
@@ -107,7 +105,7 @@ impl Files {
             |count| read(&self.ours.read, count),
             |count| read(&self.bare.read, count),
         );
-        Case::new(format!("read {size} B, {place}"), ours, limit, BOUND)
+        Case::new(format!("read {size} B, {place}"), ours, limit)
     }
 
     fn write(&self, size: usize, blocks: usize, place: &str) -> Case {
@@ -125,7 +123,7 @@ impl Files {
             |count| write(&self.ours.write, count),
             |count| write(&self.bare.write, count),
         );
-        Case::new(format!("write {size} B, {place}"), ours, limit, BOUND)
+        Case::new(format!("write {size} B, {place}"), ours, limit)
     }
 }
 
@@ -143,7 +141,7 @@ fn written(setup: &Setup, bare: &BareMount, blocks: usize, place: &str) -> Resul
         || bare_reader.tell(|number| write(&bare.write, number)),
     )?;
     let title = format!("write, poll, read, {place}");
-    Ok(Case::new(title, ours, limit, BOUND))
+    Ok(Case::new(title, ours, limit))
 }
 
 /// A thread that sleeps in poll(2) and then reads.

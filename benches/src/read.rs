@@ -6,7 +6,7 @@ use kstate::Reader;
 
 use crate::alternate::alternate;
 use crate::bare::Ring;
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::place::{pin, processors};
 use crate::setup::{Result, Setup};
 use crate::value::{SIZES, for_size};
@@ -64,12 +64,7 @@ fn own_process<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case>
             }
         },
     );
-    Ok(Case::new(
-        format!("snapshot {size} B"),
-        ours,
-        limit,
-        bound(size),
-    ))
+    Ok(Case::new(format!("snapshot {size} B"), ours, limit))
 }
 
 /// The value was written by another process; then beside that process writing flat out.
@@ -103,7 +98,7 @@ fn two_processes<const WORDS: usize>(
     }
     let (a, b) = alternate(blocks, ours, limit);
     let title = format!("snapshot {size} B, written by another process");
-    cases.push(Case::new(title, a, b, bound(size)));
+    cases.push(Case::new(title, a, b));
     if other == 1 {
         // In turn: while ours is read the writer writes ours, while the limit is read the limit.
         let mut writer = setup.writer(&name, size, other)?;
@@ -119,25 +114,11 @@ fn two_processes<const WORDS: usize>(
         }
         measured.sort_by(|x, y| (x.0.p50 / x.1.p50).total_cmp(&(y.0.p50 / y.1.p50)));
         let (a, b) = measured[measured.len() / 2];
-        let bound = if size >= 4096 {
-            Bound::Times(1.3)
-        } else {
-            Bound::None
-        };
         cases.push(Case::new(
             format!("snapshot {size} B, beside a flat-out writer"),
             a,
             b,
-            bound,
         ));
     }
     Ok(cases)
-}
-
-fn bound(size: usize) -> Bound {
-    match size {
-        64 => Bound::Plus(2.0),
-        4096 => Bound::Times(1.15),
-        _ => Bound::None,
-    }
 }

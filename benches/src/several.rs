@@ -5,7 +5,7 @@ use std::hint::black_box;
 use kstate::{State, TransactManyError};
 
 use crate::alternate::alternate;
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::place::pin;
 use crate::setup::{Result, Setup};
 
@@ -65,7 +65,7 @@ fn commit(states: &[State<[u64; WORDS]>], blocks: usize) -> Result<Case> {
         },
     );
     let title = format!("commit {} states at once, beside one by one", states.len());
-    Ok(Case::new(title, ours, limit, Bound::Times(1.5)))
+    Ok(Case::new(title, ours, limit))
 }
 
 /// A cut of all, beside a snapshot of each.
@@ -95,5 +95,5 @@ fn cut(states: &[State<[u64; WORDS]>], blocks: usize) -> Result<Case> {
         },
     );
     let title = format!("cut of {} states, beside snapshots", readers.len());
-    Ok(Case::new(title, ours, limit, Bound::None))
+    Ok(Case::new(title, ours, limit))
 }

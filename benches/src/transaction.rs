@@ -10,7 +10,7 @@ use kstate::{Bytes, State, Trapping};
 use crate::alternate::{Percentiles, alternate};
 use crate::bare::Ring;
 use crate::bare_trap::{Answering, BareTrap};
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::place::{pin, processors};
 use crate::setup::{Result, Setup};
 use crate::value::{SIZES, for_size};
@@ -76,11 +76,6 @@ fn in_software<const WORDS: usize>(setup: &Setup, blocks: usize) -> Result<Case>
         format!("begin, change, commit {size} B"),
         ours,
         limit,
-        match size {
-            64 => Bound::Times(1.8),
-            4096 => Bound::Times(1.25),
-            _ => Bound::None,
-        },
     ))
 }
 
@@ -121,7 +116,7 @@ fn first_touch(
         },
     );
     let title = format!("first touch of a page, trapped by {answering}");
-    Ok(Case::new(title, ours, limit, Bound::Times(1.2)))
+    Ok(Case::new(title, ours, limit))
 }
 
 /// What is written to a page that holds the base.
@@ -168,7 +163,7 @@ fn protected_again(setup: &Setup, blocks: usize, written: Written) -> Result<Cas
         Written::Another => "a page that holds the base: begin, write, commit",
         Written::Same => "the same, of the bytes that are there",
     };
-    Ok(Case::new(title, ours, limit, Bound::Times(1.2)))
+    Ok(Case::new(title, ours, limit))
 }
 
 /// What came of some writers going at it.
@@ -202,17 +197,12 @@ fn contests(setup: &Setup, processors: usize) -> Result<Vec<Case>> {
             // Writers on states of their own share nothing but the processors.
             let shared = writers.min(processors);
             let limit = if apart { alone / shared as f64 } else { alone };
-            let bound = match (apart, writers) {
-                (true, 2) => Bound::Times(2.0 / 1.8),
-                _ => Bound::None,
-            };
             let ours = found.ns_a_commit();
             let flat = |ns| Percentiles::flat(ns);
             cases.push(Case::with_costs(
                 together,
                 (ours, flat(ours)),
                 (limit, flat(limit)),
-                bound,
             ));
         }
     }

@@ -16,7 +16,7 @@ use super::asleep::{Task, await_asleep};
 use super::board::Board;
 use crate::alternate::alternate_single;
 use crate::bare_wake::{BareValue, BareWord};
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::setup::{IDLE, Result, Role, Setup, Worker, await_end, await_line, end, worker};
 
 /// How many sleep.
@@ -40,7 +40,7 @@ pub(super) fn measure(processor: usize, blocks: usize) -> Result<Vec<Case>> {
         let (ours, limit) =
             alternate_single(blocks * PUBLISHES_A_BLOCK, || pair.ours(), || pair.limit())?;
         let title = format!("publish, {} asleep", pair.size);
-        cases.push(Case::new(title, ours, limit, Bound::Times(1.2)));
+        cases.push(Case::new(title, ours, limit));
     }
     // A cost that grows with those who sleep makes ten times this one's; it has no bound, because
     // it is ours that it stands beside.
@@ -48,7 +48,7 @@ pub(super) fn measure(processor: usize, blocks: usize) -> Result<Vec<Case>> {
         let (more, less) =
             alternate_single(blocks * PUBLISHES_A_BLOCK, || hundred.ours(), || ten.ours())?;
         let title = format!("ours, {} asleep beside {}", hundred.size, ten.size);
-        cases.push(Case::new(title, more, less, Bound::None));
+        cases.push(Case::new(title, more, less));
     }
     Ok(cases)
 }

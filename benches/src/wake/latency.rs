@@ -18,7 +18,7 @@ use super::ways::{Way, address_of, name_at};
 use crate::alternate::alternate_single;
 use crate::bare_fuse::BareMount;
 use crate::bare_wake::{BareEvent, BareValue, BareWord};
-use crate::case::{Bound, Case};
+use crate::case::Case;
 use crate::setup::{IDLE, Result, Role, Setup, Worker, await_line, end, worker};
 
 /// Wakes a block: each is one of ours and one of the limit.
@@ -68,12 +68,11 @@ pub(super) fn measure(
         _ => format!("{}, cross core", way.title()),
     };
     Ok([
-        Case::new(title.clone(), ours, limit, way.bound()),
+        Case::new(title.clone(), ours, limit),
         Case::with_costs(
             format!("{title}, p99"),
             (ours.p99, ours),
             (limit.p99, limit),
-            Bound::None,
         ),
     ])
 }

@@ -17,7 +17,6 @@ use tokio::runtime::Runtime;
 use super::board::Looking;
 use super::waiter::{Waiter, is_whole};
 use crate::bare_wake::{BareEvent, BareValue, BareWord, from_bytes};
-use crate::case::Bound;
 use crate::setup::Result;
 
 /// Longer than any value is waited for.
@@ -72,14 +71,6 @@ impl Way {
         match self {
             Self::Spin => 32,
             _ => 1,
-        }
-    }
-
-    /// What the median may be beside the limit's.
-    pub(super) const fn bound(self) -> Bound {
-        match self {
-            Self::Futex | Self::FusePoll | Self::Spin => Bound::Times(1.15),
-            Self::Descriptor | Self::Stream => Bound::Times(1.4),
         }
     }
 }
