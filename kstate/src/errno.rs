@@ -7,7 +7,7 @@ use crate::{
     AddError, AnnounceError, BeginError, CapacityError, ClaimError, CommitError, CommitManyError,
     CutError, DurableError, HostError, InfoError, LiveError, MountError, NotifyError, PersistError,
     PublishError, ReadError, ReconnectError, RemoveError, SubscribeError, SyncError, TouchError,
-    TransactError, TransactManyError, WaitError, WatchError,
+    TransactError, TransactManyError, TrapError, WaitError, WatchError,
 };
 
 /// What a refused system call means here.
@@ -108,6 +108,11 @@ pub(crate) fn is_cut_off(error: &io::Error) -> bool {
 pub(crate) fn has_no_attribute(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     matches!(code, Some(libc::ENODATA | libc::EOPNOTSUPP))
+}
+
+/// A directory in which something is.
+pub(crate) fn not_empty() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOTEMPTY)
 }
 
 /// Longer than any path may be.
@@ -365,7 +370,10 @@ fn begin(error: &BeginError) -> i32 {
         BeginError::ReadOnly { .. } => libc::EBADF,
         BeginError::Deleted { .. } => libc::ESTALE,
         BeginError::Undecided { .. } => libc::EAGAIN,
-        BeginError::Trap { .. } => libc::EOPNOTSUPP,
+        BeginError::Trap { source, .. } => match source {
+            TrapError::Io(source) => code(source),
+            _ => libc::EOPNOTSUPP,
+        },
         BeginError::Io { source, .. } => code(source),
     }
 }

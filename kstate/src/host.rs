@@ -41,6 +41,8 @@ const BESIDE: [&str; 5] = [
 const INSTALLED: [&str; 2] = ["/usr/local/libexec/kstate", "/usr/libexec/kstate"];
 /// Of those that come at the same moment one serves. That one may end before the others look.
 const MAX_ATTEMPTS: u32 = 3;
+/// Longer before each: not at the rate at which a program can fail.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 /// After a failure nobody tries for so long: each would take as long to fail.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What is read of what a daemon that did not start has to say, in bytes.
@@ -78,8 +80,8 @@ struct Program {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// The directory to mount on could not be made.
-    #[error("cannot make the directory {path} to mount kstate on: {source}; name another one with $KSTATE_MOUNT", path = path.display())]
+    /// The directory to mount on could not be made, or something is in it.
+    #[error("cannot mount kstate on the directory {path}: {source}; name another one with $KSTATE_MOUNT", path = path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -184,23 +186,33 @@ impl Host {
     /// As [`start`](Self::start).
     pub fn start_at(&self, path: impl AsRef<Path>) -> Result<Mount, HostError> {
         let path = path.as_ref();
-        let mut attempts = 0;
-        loop {
+        let mut refused = None;
+        for attempt in 0..=MAX_ATTEMPTS {
             match Mount::at(path) {
                 Err(error) if error.may_come_back() => {}
                 there => return Ok(there?),
             }
-            make_directory(path)?;
-            attempts += 1;
-            match self.run(path) {
-                // It has mounted, or another one was there first, which may have ended by now.
-                Err(error) if attempts == MAX_ATTEMPTS => {
-                    return Mount::at(path).map_err(|_| error);
-                }
-                Err(HostError::Refused { .. }) | Ok(()) if attempts < MAX_ATTEMPTS => {}
-                ran => ran?,
+            if attempt == MAX_ATTEMPTS {
+                break;
             }
+            std::thread::sleep(BETWEEN_ATTEMPTS * attempt);
+            make_directory(path)?;
+            // It has mounted, or another one was there first; and either may have ended by now.
+            refused = Some(match self.run(path) {
+                Ok(program) => HostError::Refused {
+                    program,
+                    said: "it said that it had mounted, and nothing is there".into(),
+                },
+                Err(refused @ HostError::Refused { .. }) => refused,
+                Err(error) => return Err(error),
+            });
         }
+        let none = || {
+            HostError::Mount(MountError::NotMounted {
+                path: path.to_owned(),
+            })
+        };
+        Err(refused.unwrap_or_else(none))
     }
 
     /// From now on this process starts such a daemon where [`Mount::find`] finds none, and in the place of one
@@ -217,8 +229,8 @@ impl Host {
         *DEFAULT.lock() = self.program;
     }
 
-    /// Runs the program, which goes to the background once it has mounted.
-    fn run(&self, mount: &Path) -> Result<(), HostError> {
+    /// Runs the program, which goes to the background once it has mounted; says which one that was.
+    fn run(&self, mount: &Path) -> Result<PathBuf, HostError> {
         let Program {
             path: program,
             before,
@@ -246,7 +258,7 @@ impl Host {
         // Where the program has its children reaped by the kernel, or does it itself, nobody knows how this one ended.
         let is_well = child.wait().is_ok_and(|status| status.success());
         if is_well {
-            return Ok(());
+            return Ok(program);
         }
         Err(HostError::Refused {
             said: errors.map_or_else(String::new, said),
@@ -268,18 +280,23 @@ fn said(mut errors: std::process::ChildStderr) -> String {
     }
 }
 
-/// Makes the directory if nothing is there.
+/// Makes the directory if nothing is there. What is in one that is there would be hidden.
 fn make_directory(path: &Path) -> Result<(), HostError> {
     let mut builder = std::fs::DirBuilder::new();
-    match builder.recursive(true).mode(0o755).create(path) {
-        Ok(()) => Ok(()),
+    let made = match builder.recursive(true).mode(0o755).create(path) {
         // The mount of a dead daemon cannot be looked at, but is there.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(source) => Err(HostError::Directory {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+        made => made,
+    };
+    let is_used = || std::fs::read_dir(path).is_ok_and(|mut found| found.next().is_some());
+    let made = made.and_then(|()| match is_used() {
+        true => Err(errno::not_empty()),
+        false => Ok(()),
+    });
+    made.map_err(|source| HostError::Directory {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn find_program() -> Program {
@@ -409,7 +426,20 @@ mod tests {
             matches!(error, Err(HostError::Directory { .. })),
             "{error:?}"
         );
-        std::fs::remove_dir(place).unwrap();
+        // It says that all is well, and is not believed for ever.
+        let error = Host::new().program("/bin/true").start_at(&place);
+        assert!(
+            matches!(&error, Err(HostError::Refused { said, .. }) if said.contains("nothing is there")),
+            "{error:?}"
+        );
+        // What is there would be hidden.
+        std::fs::write(place.join("something"), "").unwrap();
+        let error = Host::new().program("/bin/true").start_at(&place);
+        assert!(
+            matches!(&error, Err(HostError::Directory { source, .. }) if source.kind() == io::ErrorKind::DirectoryNotEmpty),
+            "{error:?}"
+        );
+        std::fs::remove_dir_all(place).unwrap();
     }
 
     #[test]

@@ -78,6 +78,7 @@ mod stamp;
 mod state;
 #[cfg(feature = "tokio")]
 mod stream;
+mod streams;
 mod subscribe;
 mod subscription;
 mod ticket;

@@ -35,6 +35,7 @@ use crate::errno::{self, Refusal};
 use crate::host;
 use crate::mount;
 use crate::reader::Reader;
+use crate::streams;
 
 /// How often a state may come and go while it is opened.
 const MAX_ATTEMPTS: u32 = 100;
@@ -307,7 +308,7 @@ impl Link {
             .custom_flags(O_LIBRARY);
         let open = || {
             mount::open_below(root, self.identity.mount_id, || {
-                errno::uninterrupted(|| options.open(&path))
+                errno::uninterrupted(|| streams::clear_of(options.open(&path)?))
             })
         };
         let mut opened = open();

@@ -4,6 +4,8 @@
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, fork, setsid};
 
 use crate::config::Config;
@@ -46,6 +48,23 @@ pub fn run(config: Config, manager: &ServiceManager) -> Result<(), DaemonizeErro
     done.inspect_err(|error| manager.failed(error))
 }
 
+/// Those that nothing can be done about, and those that the runtime has set as it needs them.
+const FIXED: [Signal; 5] = [
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    Signal::SIGPIPE,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+];
+/// What would end a daemon, or keep it from its work.
+const LIMITS: [Resource; 5] = [
+    Resource::RLIMIT_CPU,
+    Resource::RLIMIT_FSIZE,
+    Resource::RLIMIT_AS,
+    Resource::RLIMIT_DATA,
+    Resource::RLIMIT_NOFILE,
+];
+
 /// Lets go of what a process is given by whichever program happens to start it: descriptors beyond the standard
 /// streams, which would stay open for as long as the daemon lives, and a scheduling that is meant for that program.
 /// To be called first of all, before anything is opened.
@@ -56,6 +75,21 @@ pub fn leave_starter() {
     // Whatever program this is the daemon of.
     // SAFETY: a string, of which the kernel copies no more than it keeps.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"kstatefs".as_ptr()) };
+    // Signals as any program has them at first: one that is blocked that a fault raises ends the daemon.
+    let _ = SigSet::empty().thread_set_mask();
+    for signal in Signal::iterator().filter(|signal| !FIXED.contains(signal)) {
+        // SAFETY: sets no handler.
+        let _ = unsafe {
+            sigaction(
+                signal,
+                &SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty()),
+            )
+        };
+    }
+    // What is left of limits that were lowered for that program alone; a hard one stays.
+    for limit in LIMITS {
+        let _ = getrlimit(limit).and_then(|(_, hard)| setrlimit(limit, hard, hard));
+    }
     let ordinary = libc::sched_param { sched_priority: 0 };
     // SAFETY: reads the structure. Nobody is refused it.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const ordinary) };

@@ -4,7 +4,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use kstate::{Host, HostError, Mount};
@@ -169,6 +169,29 @@ fn it_has_nothing_of_what_its_starter_has_open() {
     drop(writer);
     assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
     place.host();
+}
+
+#[test]
+fn limits_of_its_starter_are_not_its_own() {
+    let place = Place::new();
+    // Of a shell, which becomes the program: the soft ones are lowered.
+    let mut shell = Command::new("sh");
+    shell.args([
+        "-c",
+        "ulimit -S -t 4000; ulimit -S -f 9000; exec \"$@\"",
+        "sh",
+    ]);
+    let program = place.kstate(&[]);
+    shell.arg(program.get_program());
+    shell.args(["set", "position", "7", "--keep"]);
+    place.prepare(shell.stdin(Stdio::null()));
+    assert!(shell.status().unwrap().success());
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", place.host())).unwrap();
+    for limit in ["Max cpu time", "Max file size"] {
+        let line = limits.lines().find(|line| line.starts_with(limit)).unwrap();
+        let words: Vec<_> = line.trim_start_matches(limit).split_whitespace().collect();
+        assert_eq!(words[0], words[1], "{line}");
+    }
 }
 
 #[test]

@@ -15,9 +15,12 @@
  * return pointers return NULL and set errno. Whatever is passed as a handle, be it NULL, freed or no handle at
  * all, is an error (-EINVAL, NULL, 0 or false) and nothing worse.
  *
- * Threads may share handles: calls on one handle come one after the other, but waiting does not keep others out. After
- * fork() a child uses the states of its parent, and begins transactions of its own: those of its parent are -ESTALE there.
- * Nothing here may be called in a signal handler.
+ * Threads may share handles: calls on one handle come one after the other, and one that asks the daemon keeps those behind it
+ * for as long as that takes; kstate_wait() keeps nobody out. After fork() a child uses the states of its parent, and begins
+ * transactions of its own: those of its parent are -ESTALE there. Nothing here may be called in a signal handler, and no thread
+ * cancelled within a call. A program out of memory ends, as by abort().
+ *
+ * For C11 and C++98, and what followed.
  *
  * Each function has a manual page: kstate(3) lists them.
  */
@@ -149,7 +152,9 @@ int kstate_set_trapping(kstate_state_p state, int trapping);
 
 /* ---- Waiting ------------------------------------------------------------------------------------------------------ */
 
-/* Sleeps until the handle shows another generation than `since`, which then is at `newest` if that is not NULL.
+/* Sleeps until the handle shows another generation than `since`, which then is at `newest` if that is not NULL. `since` is that of
+ * the version the program has acted upon: of its snapshot, or of the last wait. Asked for anew it may be one later, and the wait
+ * misses a change.
  * -ETIMEDOUT; -EINTR: a signal handler ran, kstate_interrupt(), or the handle was unsubscribed; -ESTALE: deleted. */
 int kstate_wait(kstate_state_p state, uint64_t since, int64_t timeout_ns, uint64_t *newest);
 
@@ -200,7 +205,8 @@ int kstate_abort_transaction(kstate_transaction_p transaction);
 int kstate_abort(kstate_transaction_p transaction);
 
 /* Makes what was written newest, unless somebody else was first: -EPERM, and the transaction has ended. If nothing was written, 0.
- * A transaction for reading alone is -EPERM too, and stays active. -EINVAL: not active; other errors end it.
+ * A transaction for reading alone is -EPERM too, and stays active (kstate_transaction_is_active): it is to be aborted, and no
+ * reason to try again. -EINVAL: not active; other errors end it.
  * kstate_commit() frees the handle that was made by kstate_start_transaction(state).
  * kstate_commit_durable() also waits until it is in the states' files. */
 int kstate_commit_transaction(struct kstate_transaction *transaction);
@@ -222,7 +228,8 @@ int kstate_transact(kstate_state_p state, kstate_transact_fn fn, void *data, uin
 
 /* ---- Everything else ------------------------------------------------------------------------------------------------ */
 
-/* prefix.<seconds><microseconds>.<process>.<number>, which no other call of this machine gives; to be freed with free(). */
+/* prefix.<seconds><microseconds>.<process>.<number>, which no other call gives where processes have numbers of their own; to be
+ * freed with free(). */
 char *kstate_get_unique_name(const char *prefix);
 
 /* For people: `start`, a line about the handle, and an end of line if wanted. */

@@ -68,7 +68,10 @@ impl Ids {
 
     pub(crate) fn next(&self) -> u32 {
         // 0 stands for none.
-        (self.0.fetch_add(1, Ordering::Relaxed) + 1).max(1)
+        self.0
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(1)
+            .max(1)
     }
 }
 

@@ -16,7 +16,8 @@
 //! | `host.rs` | a daemon where there is none |
 //!
 //! Lock order: a transaction's handle, a state's handle, the subscriptions in the order of their addresses, the
-//! list of free handles. None is held while a function of the program's runs, or while something is waited for.
+//! list of free handles. None is held while a function of the program's runs, or while `kstate_wait` sleeps. A call that asks
+//! the daemon, or waits for a medium, keeps those behind it on the same handle waiting.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("a handle has more bits than a pointer of this machine");

@@ -11,6 +11,7 @@ use kstate::{Durability, Trapping};
 use crate::boundary::{answer, answer_or};
 use crate::failure::{Failure, Outcome};
 use crate::handle::{Handle, State};
+use crate::reading::LONGEST;
 use crate::shared::Using;
 
 impl Handle<State> {
@@ -34,6 +35,12 @@ unsafe extern "C" fn kstate_publish(
     answer(|| {
         if data.is_null() && length > 0 {
             return Err(Failure::plain(libc::EINVAL, c"the data is NULL"));
+        }
+        if length > LONGEST {
+            return Err(Failure::plain(
+                libc::EFBIG,
+                c"a value is no longer than a page",
+            ));
         }
         let bytes = match data.is_null() {
             true => &[][..],

@@ -35,7 +35,7 @@ const _: () = {
 /// `KSTATE_OVERDUE` of the header.
 const OVERDUE: u32 = 1;
 /// The longest page of any machine, in bytes.
-const LONGEST: usize = 65536;
+pub(crate) const LONGEST: usize = 65536;
 /// `KSTATE_BEING_WRITTEN` of the header.
 const BEING_WRITTEN: u64 = u64::MAX;
 
@@ -118,9 +118,13 @@ unsafe extern "C" fn kstate_take_snapshot(
                 // SAFETY: not null, and by the contract above.
                 unsafe { into.write(told) };
             }
-            let generation = taken?.generation();
-            if let Some(watched) = &mut subscribed.watched {
-                watched.seen(generation);
+            match taken {
+                Ok(now) => subscribed.seen = now.generation(),
+                Err(error) => {
+                    // It is still to be taken.
+                    subscribed.rewatch()?;
+                    return Err(error.into());
+                }
             }
             Ok(())
         })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kstate::{Attempts, Retry};
 
-use crate::boundary::answer;
+use crate::boundary::{answer, quietly};
 use crate::commit::Durable;
 use crate::failure::{Failure, Outcome};
 use crate::handle::{Handle, State, Transaction};
@@ -26,7 +26,11 @@ struct Ending(Handle<Transaction>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        drop(self.0.end());
+        // It tells the daemon of what it gives back.
+        quietly((), || {
+            drop(self.0.end());
+            Ok(())
+        });
     }
 }
 
@@ -103,10 +107,10 @@ fn run(
     // Those behind it are by one of their own: others use that one meanwhile, and a turn is a handle's.
     let mut own = None;
     let refused = answer(|| {
-        own = Some(Arc::new(shared.duplicate()?));
+        own = Some(Own(Some(Arc::new(shared.duplicate()?))));
         Ok(())
     });
-    let Some(own) = own else {
+    let Some(Own(Some(own))) = &own else {
         return refused;
     };
     let usual = Retry::new();
@@ -115,28 +119,54 @@ fn run(
     } else {
         usual.attempts(most)
     };
-    let mut pauses = match own.attempts(&retry) {
-        Ok(pauses) => pauses,
-        Err(failure) => return failure.answer(),
+    let mut pauses = None;
+    let refused = answer(|| {
+        pauses = Some(Pauses(Some(own.attempts(&retry)?)));
+        Ok(())
+    });
+    let Some(pauses) = &mut pauses else {
+        return refused;
     };
     loop {
-        if !again(&mut pauses) {
+        if !pauses.again() {
             return Failure::Conflict.answer();
         }
-        if let Attempt::Over(done) = attempt(&own, permissions, &mut change) {
+        if let Attempt::Over(done) = attempt(own, permissions, &mut change) {
             return done;
         }
     }
 }
 
-/// Pauses; `false` if no attempt is left.
-fn again(pauses: &mut Attempts<'_>) -> bool {
-    let mut is_left = false;
-    answer(|| {
-        is_left = pauses.again();
-        Ok(())
-    });
-    is_left
+/// A subscription for the attempts alone, that ends with them.
+struct Own(Option<Arc<Shared>>);
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        quietly((), || {
+            drop(self.0.take());
+            Ok(())
+        });
+    }
+}
+
+/// What is between the attempts, and ends with them.
+struct Pauses<'s>(Option<Attempts<'s>>);
+
+impl Pauses<'_> {
+    /// Pauses; `false` if no attempt is left.
+    fn again(&mut self) -> bool {
+        let pauses = &mut self.0;
+        quietly(false, || Ok(pauses.as_mut().is_some_and(Attempts::again)))
+    }
+}
+
+impl Drop for Pauses<'_> {
+    fn drop(&mut self) {
+        quietly((), || {
+            drop(self.0.take());
+            Ok(())
+        });
+    }
 }
 
 fn attempt(

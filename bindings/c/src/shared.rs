@@ -33,6 +33,14 @@ struct Turn {
     is_sound: bool,
 }
 
+const _: () = {
+    const fn is_sent<T: Send>() {}
+    const fn is_shared<T: Send + Sync>() {}
+    is_sent::<State<Bytes>>();
+    is_shared::<Reader<Bytes>>();
+    is_shared::<CString>();
+};
+
 // SAFETY: invariant 1 for `state`, which may be sent to other threads; all else may be shared.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.

@@ -5,8 +5,8 @@ use std::ffi::{CStr, c_char, c_int};
 use std::sync::Arc;
 
 use kstate::{
-    Access, Bytes, Interrupt, Live, NameError, StateName, Subscribe, SubscribeError, View,
-    subscribe,
+    Access, Bytes, Generation, Interrupt, Live, NameError, StateName, Subscribe, SubscribeError,
+    View, subscribe,
 };
 use kstate_sys::name::MAX_NAME_BYTES;
 
@@ -41,6 +41,8 @@ pub(crate) struct Subscribed {
     /// Whether that one is of `view`, as it is.
     pub(crate) is_live_in_force: bool,
     pub(crate) watched: Option<Watched>,
+    /// The newest version that the program has taken.
+    pub(crate) seen: Generation,
     pub(crate) interrupt: Interrupt,
 }
 
@@ -53,6 +55,7 @@ impl Subscribed {
             live: Vec::new(),
             is_live_in_force: false,
             watched: None,
+            seen: Generation::NEVER,
             interrupt: Interrupt::new(),
         }))
     }

@@ -110,14 +110,17 @@ unsafe extern "C" fn kstate_print_transaction(
 ///
 /// As of the two above.
 unsafe fn print(stream: *mut libc::FILE, start: *const c_char, told: String, eol: bool) {
-    let told = CString::new(told).unwrap_or_default();
-    let end = if eol { c"\n" } else { c"" };
-    for text in [start, told.as_ptr(), end.as_ptr()] {
-        if !stream.is_null() && !text.is_null() {
-            // SAFETY: by the contract above, or a string of ours.
-            unsafe { libc::fputs(text, stream) };
+    quietly((), || {
+        let told = CString::new(told).unwrap_or_default();
+        let end = if eol { c"\n" } else { c"" };
+        for text in [start, told.as_ptr(), end.as_ptr()] {
+            if !stream.is_null() && !text.is_null() {
+                // SAFETY: by the contract above, or a string of ours.
+                unsafe { libc::fputs(text, stream) };
+            }
         }
-    }
+        Ok(())
+    });
 }
 
 /// The version of this library.

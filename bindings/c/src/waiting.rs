@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use kstate::{Generation, Key, Notifier, Wait, Waited};
+use kstate_sys::fork::Process;
 
 use crate::boundary::answer;
 use crate::failure::{Failure, Outcome};
@@ -16,7 +17,8 @@ use crate::state::Subscribed;
 pub(crate) struct Watched {
     notifier: Notifier,
     key: Key,
-    seen: Generation,
+    /// A child has another descriptor.
+    process: Process,
 }
 
 impl Watched {
@@ -26,39 +28,42 @@ impl Watched {
         drop(self.notifier.changed()?);
         Ok(())
     }
-
-    /// The program has that version.
-    pub(crate) fn seen(&mut self, generation: Generation) {
-        self.seen = generation;
-    }
 }
 
 impl Subscribed {
-    /// Watches what the handle shows now, by the same descriptor if there is one.
+    /// Watches what the handle shows now for what is newer than what was taken, by the same descriptor if there is one.
     pub(crate) fn rewatch(&mut self) -> Outcome<()> {
         if let Some(watched) = &mut self.watched {
             watched.notifier.remove(watched.key);
             watched.key = match &self.view {
                 None => watched
                     .notifier
-                    .add_since(self.shared.reader(), watched.seen)?,
-                Some(view) => watched.notifier.add_since(&**view, watched.seen)?,
+                    .add_since(self.shared.reader(), self.seen)?,
+                Some(view) => watched.notifier.add_since(&**view, self.seen)?,
             };
         }
         Ok(())
     }
 
     fn watch(&mut self) -> Outcome<c_int> {
+        if self
+            .watched
+            .as_ref()
+            .is_some_and(|watched| !watched.process.is_current())
+        {
+            self.watched = None;
+        }
         if self.watched.is_none() {
+            let process = Process::current().map_err(|_| Failure::NO_MEMORY)?;
             let mut notifier = Notifier::new()?;
             let key = match &self.view {
-                None => notifier.add(self.shared.reader())?,
-                Some(view) => notifier.add(&**view)?,
+                None => notifier.add_since(self.shared.reader(), self.seen)?,
+                Some(view) => notifier.add_since(&**view, self.seen)?,
             };
             self.watched = Some(Watched {
                 notifier,
                 key,
-                seen: Generation::NEVER,
+                process,
             });
         }
         let watched = self.watched.as_ref();

@@ -35,6 +35,14 @@
         }                                                                                                 \
     } while (0)
 
+/* Whether valgrind runs this. It loses track of memory that a fork leaves out (MADV_DONTFORK), and ends with an assertion of its
+ * own when the child maps something in its place: such a child is only looked at without it. */
+static inline int under_valgrind(void)
+{
+    const char *preloaded = getenv("LD_PRELOAD");
+    return preloaded != NULL && strstr(preloaded, "vgpreload") != NULL;
+}
+
 /* A name that no other test has, to be freed. */
 static inline char *fresh_name(void)
 {

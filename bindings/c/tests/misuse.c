@@ -193,6 +193,41 @@ static void a_child_has_no_part_in_what_its_parent_began(void)
     kstate_free_state(&state);
 }
 
+/* What a program prints that has closed its streams goes nowhere, and not into a state. */
+static void streams_that_are_closed(void)
+{
+    for (int closed = 1; closed < 8; closed++) {
+        pid_t child = forked();
+        if (child == 0) {
+            for (int stream = 0; stream < 3; stream++)
+                if (closed & 1 << stream)
+                    close(stream);
+            kstate_state_p state = fresh_state();
+            char path[] = "/tmp/kstate-test-c-XXXXXX";
+            int made = mkstemp(path);
+            close(made);
+            unlink(path);
+            commit_byte(state, 7);
+            int kept = kstate_set_persistent(state, path);
+            /* What was opened meanwhile has gone. */
+            int wrong = 0;
+            for (int stream = 0; stream < 3; stream++)
+                if (closed & 1 << stream)
+                    wrong |= write(stream, "printed", 7) == 7;
+            struct kstate_snapshot told;
+            char page[65536];
+            wrong |= kstate_take_snapshot(state, page, sizeof page, &told) != 0 || told.generation != 1 || page[0] != 7;
+            wrong |= kept != 0 || kstate_delete(state) != 0;
+            unlink(path);
+            kstate_free_state(&state);
+            _exit(wrong);
+        }
+        int status = 0;
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK_IS(status, 0);
+    }
+}
+
 enum { THREADS = 4, ROUNDS = 3000 };
 static kstate_state_p shared;
 static kstate_transaction_p shared_transaction;
@@ -259,7 +294,7 @@ static void *fork_now_and_then(void *unused)
         pid_t child = forked();
         if (child == 0) {
             /* Whatever it was in the middle of is an error here, and not a wait without an end. */
-            alarm(20);
+            alarm(120);
             kstate_take_snapshot(shared, NULL, 0, NULL);
             kstate_state_p own = kstate_subscribe(kstate_get_state_name(shared) ? kstate_get_state_name(shared) : "lost",
                                                   KSTATE_WRITE);
@@ -294,6 +329,7 @@ int main(void)
     many_handles();
     arguments_that_are_wrong();
     a_child_has_no_part_in_what_its_parent_began();
+    streams_that_are_closed();
     threads_that_share_handles();
     forks_beside_threads_at_work();
     return 0;

@@ -189,6 +189,47 @@ static void a_descriptor_tells_of_what_was_not_taken(void)
     kstate_free_state(&state);
 }
 
+static void a_descriptor_is_of_what_was_taken(void)
+{
+    kstate_state_p state = fresh_state();
+    commit_byte(state, 1);
+    CHECK_IS(newest_byte(state), 1);
+    int descriptor = kstate_get_fd(state);
+    CHECK_IS(is_readable(descriptor, 20), 0);
+    commit_byte(state, 2);
+    CHECK_IS(is_readable(descriptor, 20000), 1);
+    /* What there was no room for is not taken. */
+    char byte;
+    CHECK_IS(kstate_take_snapshot(state, &byte, 1, NULL), -ERANGE);
+    CHECK_IS(is_readable(descriptor, 20000), 1);
+    CHECK_IS(newest_byte(state), 2);
+    CHECK_IS(is_readable(descriptor, 20), 0);
+    if (under_valgrind()) {
+        kstate_free_state(&state);
+        return;
+    }
+    /* A child's is its own, from the first time it asks. */
+    pid_t child = forked();
+    if (child == 0) {
+        int own = kstate_get_fd(state);
+        CHECK(own >= 0);
+        CHECK_IS(is_readable(own, 20), 0);
+        commit_byte(state, 3);
+        CHECK_IS(is_readable(own, 20000), 1);
+        CHECK_IS(newest_byte(state), 3);
+        CHECK_IS(kstate_get_fd(state), own);
+        CHECK_IS(is_readable(own, 20), 0);
+        kstate_free_state(&state);
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK_IS(status, 0);
+    CHECK_IS(is_readable(descriptor, 20000), 1);
+    CHECK_IS(newest_byte(state), 3);
+    kstate_free_state(&state);
+}
+
 static void a_handle_can_show_less_than_there_is(void)
 {
     kstate_state_p state = fresh_state(), reader = another(state, KSTATE_READ);
@@ -327,8 +368,14 @@ static void a_deleted_state_says_so(void)
     if (child == 0) {
         kstate_state_p other = another(state, KSTATE_READ);
         CHECK_IS(write(ready[1], "", 1), 1);
-        while (newest_byte(other) != 2)
-            kstate_wait(other, kstate_get_generation(other), KSTATE_FOREVER, NULL);
+        unsigned char byte = 0;
+        struct kstate_snapshot seen;
+        do {
+            /* Since the version that was looked at: one that came behind the look is not waited for. */
+            CHECK_IS(kstate_take_snapshot(other, NULL, 0, &seen), 0);
+            byte = newest_byte(other);
+        } while (byte != 2 && kstate_wait(other, seen.generation, 20000 * MILLISECONDS, NULL) == 0);
+        CHECK_IS(byte, 2);
         kstate_free_state(&other);
         kstate_free_state(&state);
         _exit(0);
@@ -392,6 +439,7 @@ int main(void)
     sizes_grow_once_there_is_a_value();
     waits_end_as_is_said();
     a_descriptor_tells_of_what_was_not_taken();
+    a_descriptor_is_of_what_was_taken();
     a_handle_can_show_less_than_there_is();
     several_states_commit_together_or_not_at_all();
     a_state_is_kept_in_a_file();

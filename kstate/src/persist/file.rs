@@ -12,6 +12,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, recv, sendmsg};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::errno::{self, Refusal};
+use crate::streams;
 use crate::ticket;
 
 /// How long the daemon may take to make a state persistent, in seconds: it waits for the medium.
@@ -103,13 +104,13 @@ fn opened(path: &Path) -> io::Result<(File, bool)> {
     let mut last = None;
     for _ in 0..MAX_ATTEMPTS {
         match errno::uninterrupted(|| options.open(path)) {
-            Ok(file) => return Ok((file, false)),
+            Ok(file) => return Ok((streams::clear_of(file)?, false)),
             Err(error) if errno::refusal(&error) == Refusal::NotFound => {}
             Err(error) => return Err(error),
         }
         let mut anew = options.clone();
         match errno::uninterrupted(|| anew.create_new(true).open(path)) {
-            Ok(file) => return Ok((file, true)),
+            Ok(file) => return Ok((streams::clear_of(file)?, true)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = Some(error),
             Err(error) => return Err(error),
         }

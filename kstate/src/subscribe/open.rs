@@ -17,6 +17,7 @@ use super::SubscribeError;
 use crate::errno::{self, Refusal};
 use crate::mount::{Mount, MountError};
 use crate::sleep::{LONGEST_SLEEP, Until};
+use crate::streams;
 use crate::subscription::{Terms, Transport};
 
 /// How often a state may come and go while it is opened.
@@ -54,7 +55,9 @@ impl Options<'_> {
         }
         let mode = Mode::from_bits_truncate(self.mode);
         let path = self.mount.file(self.name);
-        let open = |flags| errno::uninterrupted(|| Ok(nix::fcntl::open(&path, flags, mode)?));
+        let open = |flags| {
+            errno::uninterrupted(|| streams::clear_of(nix::fcntl::open(&path, flags, mode)?))
+        };
         let mut opened = open(flags);
         // The state came or went between the kernel's look at its name and the daemon's answer.
         // The kernel has tried twice.
