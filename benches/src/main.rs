@@ -15,6 +15,7 @@ mod case;
 mod commit;
 mod durable;
 mod file;
+mod instructions;
 mod place;
 mod read;
 mod retry;
@@ -82,9 +83,19 @@ enum Question {
         #[arg(long)]
         json: bool,
     },
+    /// How many instructions the hot paths take, counted by callgrind (takes valgrind); exit 1 when a count is not as
+    /// benches/instructions.toml pins it, within 5 %
+    Instructions {
+        /// Print an array of objects {path, instructions, pinned, change} instead of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// A process of a measurement
     #[command(hide = true)]
     Worker(setup::Worker),
+    /// A path taken under callgrind
+    #[command(hide = true)]
+    Taken(instructions::Taken),
 }
 
 /// How a question is asked and answered.
@@ -135,9 +146,16 @@ fn main() -> ExitCode {
             Box::new(move || durable::run(options.blocks, directory.as_deref())),
         ),
         Question::Retry { json } => return contests(json),
+        Question::Instructions { json } => return ended(instructions::run(json)),
+        Question::Taken(taken) => return instructions::take(&taken),
         Question::Worker(worker) => return setup::work(&worker),
     };
-    match answer(options, name, &*ask) {
+    ended(answer(options, name, &*ask))
+}
+
+/// How the program ends: well only if all is right.
+fn ended(answered: Result<bool>) -> ExitCode {
+    match answered {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
