@@ -557,11 +557,15 @@ mod tests {
                 // the last use of the payload.
                 let payload = unsafe { Payload::new(start, 4096) };
                 payload.store(&source[shift..shift + len]);
-                let mut back = vec![MaybeUninit::new(0_u8); len];
-                payload.load(&mut back);
+                let mut back = vec![MaybeUninit::new(0_u8); shift + len + 64];
+                payload.load(&mut back[shift..shift + len]);
                 // SAFETY: written by `new(0)` at the latest.
                 let back: Vec<u8> = back.iter().map(|b| unsafe { b.assume_init() }).collect();
-                assert_eq!(back, source[shift..shift + len], "length {len}");
+                let (before, back) = back.split_at(shift);
+                let (back, behind) = back.split_at(len);
+                assert_eq!(back, &source[shift..shift + len], "length {len}");
+                let mut around = before.iter().chain(behind);
+                assert!(around.all(|b| *b == 0), "length {len} read beside");
                 assert!(
                     shared[..8].iter().all(|b| *b == 0),
                     "length {len} wrote before"
@@ -570,6 +574,28 @@ mod tests {
                     shared[8 + len..].iter().all(|b| *b == 0),
                     "length {len} wrote behind"
                 );
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn wide_blocks_fetch_every_length_to_every_place() {
+        if !std::arch::is_x86_feature_detected!("avx") {
+            return;
+        }
+        let source: Vec<u8> = (0..4096_u32)
+            .map(|i| (i % 251 + 1).to_le_bytes()[0])
+            .collect();
+        for len in (128..700).chain([1024, 4095, 4096]) {
+            for shift in 0..33 {
+                let mut back = vec![0_u8; len + 66];
+                let to = back[shift..].as_mut_ptr();
+                // SAFETY: both have room for that many bytes, of which there are 128, and the processor has AVX.
+                unsafe { fetch_wide(to, source.as_ptr(), len) };
+                assert_eq!(back[shift..shift + len], source[..len], "{len} to {shift}");
+                let mut around = back[..shift].iter().chain(&back[shift + len..]);
+                assert!(around.all(|b| *b == 0), "{len} to {shift}");
             }
         }
     }
