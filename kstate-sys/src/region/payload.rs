@@ -14,6 +14,8 @@
 
 #[cfg(not(kstate_loom))]
 mod bytes;
+#[cfg(not(kstate_loom))]
+mod copy;
 
 #[cfg(not(kstate_loom))]
 pub use bytes::Payload;
