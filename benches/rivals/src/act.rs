@@ -1,0 +1,218 @@
+//! What the threads of a scene do.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::board::Board;
+use crate::capability::{Can, Follows, Publishes, Reads, Several, Updates};
+use crate::peers::Peer;
+use crate::place::now_ns;
+use crate::site::Site;
+use crate::task::{Outcome, Task, Window};
+
+/// How long a block is to last: a thousand times what reading the clock takes.
+const BLOCK_NS: f64 = 20_000.0;
+/// More operations would make a block of nothing but its loop.
+const MOST_OPERATIONS: u32 = 20_000;
+/// Before each publication that is waited for: the follower gets to sleep, and idle processors
+/// are as idle as between the commits of a sensor.
+const REST: Duration = Duration::from_micros(150);
+/// How often the teller looks whether the value is held.
+const LOOK: Duration = Duration::from_micros(50);
+/// A value that nobody holds by then was missed.
+const MISSED: Duration = Duration::from_millis(300);
+/// Waits at the start of a scene that do not count.
+const WARM_UP_TURNS: usize = 10;
+
+/// A thread that is ready to do its part.
+pub(crate) enum Part {
+    Read(Box<dyn Reads>),
+    Check(Box<dyn Reads>),
+    Publish(Box<dyn Publishes>),
+    Pace(Box<dyn Publishes>, u32),
+    Follow(Box<dyn Follows>, Board, usize),
+    Tell(Box<dyn Publishes>, Board, usize),
+    Update(Box<dyn Updates>),
+    Commit(Box<dyn Several>),
+    ReadSeveral(Box<dyn Several>),
+    Subscribe(&'static dyn Peer, Site),
+}
+
+/// Opens what the task takes.
+pub(crate) fn prepare(peer: &'static dyn Peer, site: &Site, task: Task) -> Can<Part> {
+    Ok(match task {
+        Task::Read { aged: false } => Part::Read(peer.reads(site)?),
+        Task::Read { aged: true } => Part::Read(peer.reads_aged(site)?),
+        Task::Check => Part::Check(peer.reads(site)?),
+        Task::Publish { stamped: false } => Part::Publish(peer.publishes(site)?),
+        Task::Publish { stamped: true } => Part::Publish(peer.publishes_stamped(site)?),
+        // Whichever way it has.
+        Task::Pace { hz } => {
+            let handle = peer.publishes(site).or_else(|_| peer.publishes_stamped(site))?;
+            Part::Pace(handle, hz)
+        }
+        Task::Follow { turns } => {
+            Part::Follow(peer.follows(site)?, Board::open(&site.directory)?, turns)
+        }
+        Task::Tell { turns } => Part::Tell(peer.tells(site)?, Board::open(&site.directory)?, turns),
+        Task::Update => Part::Update(peer.updates(site)?),
+        Task::CommitSeveral => Part::Commit(peer.several(site)?),
+        Task::ReadSeveral => Part::ReadSeveral(peer.several(site)?),
+        Task::Subscribe => {
+            // Whether it can be read at all.
+            peer.reads(site)?.word()?;
+            Part::Subscribe(peer, site.clone())
+        }
+    })
+}
+
+/// Does it, within the window.
+pub(crate) fn perform(part: Part, window: Window) -> Result<Outcome> {
+    match part {
+        Part::Read(mut handle) => blocks(window, |count, sum| {
+            sum.torn += handle.read(count)?;
+            Ok(())
+        }),
+        Part::Check(mut handle) => blocks(window, |count, sum| {
+            sum.torn += handle.check(count)?;
+            Ok(())
+        }),
+        Part::Publish(mut handle) => blocks(window, |count, _| handle.publish(count)),
+        Part::Update(mut handle) => blocks(window, |count, sum| {
+            sum.attempts += handle.update(count)?;
+            sum.changes += u64::from(count);
+            Ok(())
+        }),
+        Part::Commit(mut handle) => blocks(window, |count, _| handle.commit(count)),
+        Part::ReadSeveral(mut handle) => blocks(window, |count, _| handle.read(count)),
+        Part::Subscribe(peer, site) => blocks(window, |count, _| {
+            for _ in 0..count {
+                peer.reads(&site).map_err(|cannot| cannot.0)?.word()?;
+            }
+            Ok(())
+        }),
+        Part::Pace(handle, hz) => pace(handle, hz, window),
+        Part::Follow(handle, board, turns) => follow(handle, &board, turns),
+        Part::Tell(handle, board, turns) => tell(handle, &board, turns),
+    }
+}
+
+/// Blocks of operations back to back: until the window begins to warm up and to find how many
+/// make a block, in it to be timed. The clock is read once a block.
+fn blocks(
+    window: Window,
+    mut work: impl FnMut(u32, &mut Outcome) -> Result<()>,
+) -> Result<Outcome> {
+    let mut sum = Outcome::default();
+    let mut count = 1;
+    while now_ns() < window.start_ns {
+        let start = Instant::now();
+        work(count, &mut sum)?;
+        let ns = start.elapsed().as_secs_f64() * 1e9 / f64::from(count);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "of positive numbers; a float beyond the integers becomes the greatest"
+        )]
+        let wanted = (BLOCK_NS / ns.max(0.1)) as u32;
+        // A slow block while others start is no reason for small ones.
+        count = wanted.clamp((count / 2).max(1), count.saturating_mul(4).min(MOST_OPERATIONS));
+    }
+    let warm = sum;
+    let mut sum = Outcome::default();
+    let begin = Instant::now();
+    let mut before = begin;
+    let length = Duration::from_nanos(window.end_ns - window.start_ns);
+    while before - begin < length {
+        work(count, &mut sum)?;
+        let after = Instant::now();
+        let seconds = (after - before).as_secs_f64();
+        sum.samples.push(single(seconds * 1e9 / f64::from(count)));
+        sum.operations += u64::from(count);
+        before = after;
+    }
+    sum.seconds = (before - begin).as_secs_f64();
+    // A mixture is one whenever it was seen.
+    sum.torn += warm.torn;
+    // And a change is one.
+    sum.changes += warm.changes;
+    Ok(sum)
+}
+
+/// What is kept of a sample: seven digits are more than the clock has.
+fn single(ns: f64) -> f32 {
+    #[expect(clippy::cast_possible_truncation, reason = "seven digits are wanted")]
+    let ns = ns as f32;
+    ns
+}
+
+/// Publishes at a rate, spinning between.
+fn pace(mut handle: Box<dyn Publishes>, hz: u32, window: Window) -> Result<Outcome> {
+    let mut sum = Outcome::default();
+    let interval = 1_000_000_000 / u64::from(hz);
+    let mut next = now_ns();
+    loop {
+        let now = now_ns();
+        if now >= window.end_ns {
+            break;
+        }
+        if now < next {
+            std::hint::spin_loop();
+            continue;
+        }
+        handle.publish(1)?;
+        sum.operations += u64::from(now >= window.start_ns);
+        // Who cannot keep up does not owe what is past.
+        next = (next + interval).max(now);
+    }
+    let ns = Duration::from_nanos(window.end_ns - window.start_ns);
+    sum.seconds = ns.as_secs_f64();
+    Ok(sum)
+}
+
+/// Holds one value after another, and says so.
+fn follow(mut handle: Box<dyn Follows>, board: &Board, turns: usize) -> Result<Outcome> {
+    let mut sum = Outcome::default();
+    let ended = board.ended().load(Ordering::Acquire);
+    let mut seen = 0;
+    handle.follow(&mut |word| {
+        let now = now_ns();
+        if let Some(word) = word
+            && word > seen
+            && word <= now
+        {
+            seen = word;
+            sum.samples.push(single((now - word) as f64));
+            board.held().store(word, Ordering::Release);
+        }
+        sum.samples.len() < turns + WARM_UP_TURNS && board.ended().load(Ordering::Acquire) == ended
+    })?;
+    sum.samples.drain(..WARM_UP_TURNS.min(sum.samples.len()));
+    sum.operations = sum.samples.len() as u64;
+    Ok(sum)
+}
+
+/// Publishes the time, again and again.
+fn tell(mut handle: Box<dyn Publishes>, board: &Board, turns: usize) -> Result<Outcome> {
+    let mut sum = Outcome::default();
+    let told = (|| {
+        for _ in 0..turns + WARM_UP_TURNS {
+            std::thread::sleep(REST);
+            let word = now_ns();
+            handle.publish_word(word)?;
+            while board.held().load(Ordering::Acquire) != word {
+                if now_ns() - word > MISSED.as_nanos() as u64 {
+                    sum.attempts += 1;
+                    break;
+                }
+                std::thread::sleep(LOOK);
+            }
+            sum.operations += 1;
+        }
+        // Whoever sleeps on.
+        handle.publish_word(now_ns())
+    })();
+    board.ended().fetch_add(1, Ordering::AcqRel);
+    told.map(|()| sum)
+}

@@ -1,0 +1,197 @@
+//! iceoryx2: a blackboard for the value, an event to wake.
+
+use std::sync::Arc;
+
+use iceoryx2::config::Config;
+use iceoryx2::node::{Node, NodeBuilder};
+use iceoryx2::port::listener::Listener;
+use iceoryx2::port::notifier::Notifier;
+use iceoryx2::port::reader::EntryHandle;
+use iceoryx2::port::writer::EntryHandleMut;
+use iceoryx2::prelude::{
+    FileName, LogLevel, Path, SemanticString, ServiceName, ipc, ipc_threadsafe, set_log_level,
+};
+
+use super::{Kind, Peer};
+use crate::Result;
+use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To};
+use crate::site::{Home, Site, token};
+use crate::value::{Value, for_size};
+
+/// iceoryx2.
+#[derive(Debug)]
+pub(crate) struct Iceoryx2;
+
+impl Peer for Iceoryx2 {
+    fn id(&self) -> &'static str {
+        "iceoryx2"
+    }
+
+    fn title(&self) -> &'static str {
+        "iceoryx2"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Between { consistent: true }
+    }
+
+    fn used(&self) -> &'static str {
+        "Service type `ipc`. A blackboard with one entry: `EntryHandle::get`, `EntryHandleMut::update_with_copy`; \
+         waking by an event service, `notify` after the update and `timed_wait`, as its example \
+         `event_based_communication` combines them."
+    }
+
+    fn home(&self, site: &Site) -> Can<Home> {
+        for_size!(site.size, home, site)
+    }
+
+    fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
+        for_size!(site.size, reads, site)
+    }
+
+    fn publishes(&self, site: &Site) -> Can<Box<dyn Publishes>> {
+        for_size!(site.size, publishes, site)
+    }
+
+    fn tells(&self, site: &Site) -> Can<Box<dyn Publishes>> {
+        for_size!(site.size, tells, site)
+    }
+
+    fn follows(&self, site: &Site) -> Can<Box<dyn Follows>> {
+        for_size!(site.size, follows, site)
+    }
+}
+
+/// The key of the value in its blackboard.
+const KEY: u64 = 0;
+
+/// A node whose files are the run's own.
+fn node<S: iceoryx2::service::Service>(site: &Site) -> Result<Node<S>> {
+    set_log_level(LogLevel::Error);
+    let mut config = Config::default();
+    let root = site.directory_of("iceoryx2")?;
+    let root = Path::new(root.as_os_str().as_encoded_bytes())?;
+    config.global.set_root_path(&root);
+    // Shared memory has one directory for all.
+    let prefix = format!("{}_", token(&site.directory));
+    config.global.prefix = FileName::new(prefix.as_bytes())?;
+    Ok(NodeBuilder::new().config(&config).create::<S>()?)
+}
+
+fn name(site: &Site, what: &str) -> Result<ServiceName> {
+    Ok(ServiceName::new(&format!("{}/{what}", site.name))?)
+}
+
+fn home<const W: usize>(site: &Site) -> Can<Home> {
+    // What several threads may hold meets the same files.
+    let node = node::<ipc_threadsafe::Service>(site)?;
+    let blackboard = node
+        .service_builder(&name(site, "value")?)
+        .blackboard_creator::<u64>()
+        .add::<Value<W>>(KEY, [0; W])
+        .create()?;
+    let event = node
+        .service_builder(&name(site, "event")?)
+        .event()
+        .open_or_create()?;
+    Ok(Arc::new((blackboard, event, node)))
+}
+
+struct Reading<const W: usize> {
+    entry: EntryHandle<ipc::Service, u64, Value<W>>,
+    node: Node<ipc::Service>,
+}
+
+impl<const W: usize> Reading<W> {
+    fn open(site: &Site) -> Result<Self> {
+        let node = node::<ipc::Service>(site)?;
+        let service = node
+            .service_builder(&name(site, "value")?)
+            .blackboard_opener::<u64>()
+            .open()?;
+        let reader = service.reader_builder().create()?;
+        let entry = reader.entry::<Value<W>>(&KEY)?;
+        Ok(Self { entry, node })
+    }
+}
+
+impl<const W: usize> Source<W> for Reading<W> {
+    #[inline(always)]
+    fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
+        let value = self.entry.get();
+        Ok(look(&value))
+    }
+}
+
+fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
+    Ok(Box::new(By(Reading::<W>::open(site)?)))
+}
+
+struct Writing<const W: usize> {
+    entry: EntryHandleMut<ipc::Service, u64, Value<W>>,
+    node: Node<ipc::Service>,
+}
+
+impl<const W: usize> Writing<W> {
+    fn open(site: &Site) -> Result<Self> {
+        let node = node::<ipc::Service>(site)?;
+        let service = node
+            .service_builder(&name(site, "value")?)
+            .blackboard_opener::<u64>()
+            .open()?;
+        let writer = service.writer_builder().create()?;
+        let entry = writer.entry::<Value<W>>(&KEY)?;
+        Ok(Self { entry, node })
+    }
+}
+
+fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
+    let writing = Writing::<W>::open(site)?;
+    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
+        writing.entry.update_with_copy(*value);
+        Ok(())
+    })))
+}
+
+fn tells<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
+    let writing = Writing::<W>::open(site)?;
+    let event = writing
+        .node
+        .service_builder(&name(site, "event")?)
+        .event()
+        .open_or_create()?;
+    let notifier: Notifier<ipc::Service> = event.notifier_builder().create()?;
+    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
+        writing.entry.update_with_copy(*value);
+        notifier.notify()?;
+        Ok(())
+    })))
+}
+
+struct Following<const W: usize> {
+    listener: Listener<ipc::Service>,
+    reading: Reading<W>,
+}
+
+fn follows<const W: usize>(site: &Site) -> Can<Box<dyn Follows>> {
+    let reading = Reading::<W>::open(site)?;
+    let event = reading
+        .node
+        .service_builder(&name(site, "event")?)
+        .event()
+        .open_or_create()?;
+    let listener = event.listener_builder().create()?;
+    Ok(Box::new(Following { listener, reading }))
+}
+
+impl<const W: usize> Follows for Following<W> {
+    fn follow(&mut self, held: &mut dyn FnMut(Option<u64>) -> bool) -> Result<()> {
+        loop {
+            let events = self.listener.timed_wait(|_| {}, PATIENCE)?;
+            let word = self.reading.copy_out(|value| value[0])?;
+            if !held((events > 0).then_some(word)) {
+                return Ok(());
+            }
+        }
+    }
+}

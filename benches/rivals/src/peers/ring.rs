@@ -1,0 +1,135 @@
+//! The limit of sharing: a ring in shared memory with no checks at all.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Kind, Peer};
+use crate::Result;
+use crate::bare::Bare;
+use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To, lacks};
+use crate::place::{now_ns, reader, processors};
+use crate::site::{Home, Site};
+use crate::value::{Value, for_size};
+
+/// The ring.
+#[derive(Debug)]
+pub(crate) struct Ring;
+
+impl Peer for Ring {
+    fn id(&self) -> &'static str {
+        "ring"
+    }
+
+    fn title(&self) -> &'static str {
+        "bare ring (limit)"
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Limit
+    }
+
+    fn used(&self) -> &'static str {
+        "Four slots and an index in shared memory: a load and a copy; a copy and a compare-and-swap. It checks \
+         nothing. Waking: the other process spins."
+    }
+
+    fn home(&self, site: &Site) -> Can<Home> {
+        for_size!(site.size, home, site)
+    }
+
+    fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
+        for_size!(site.size, reads, site)
+    }
+
+    fn publishes(&self, site: &Site) -> Can<Box<dyn Publishes>> {
+        for_size!(site.size, publishes, site)
+    }
+
+    fn publishes_stamped(&self, site: &Site) -> Can<Box<dyn Publishes>> {
+        for_size!(site.size, publishes_stamped, site)
+    }
+
+    fn follows(&self, site: &Site) -> Can<Box<dyn Follows>> {
+        if processors() < 2 || reader(0) == 0 {
+            return lacks("spinning takes a second processor");
+        }
+        for_size!(site.size, follows, site)
+    }
+}
+
+fn home<const W: usize>(site: &Site) -> Can<Home> {
+    Bare::<W>::open(&site.file_of("ring")?)?;
+    Ok(Arc::new(()))
+}
+
+/// The ring, and the place in the program where values go.
+struct Copying<const W: usize> {
+    ring: Bare<W>,
+    place: Box<Value<W>>,
+}
+
+impl<const W: usize> Source<W> for Copying<W> {
+    #[inline(always)]
+    fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
+        self.ring.read_into(&mut self.place);
+        Ok(look(&self.place))
+    }
+}
+
+fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
+    let ring = Bare::<W>::open(&site.file_of("ring")?)?;
+    let place = Box::new([0; W]);
+    Ok(Box::new(By(Copying { ring, place })))
+}
+
+fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
+    let ring = Bare::<W>::open(&site.file_of("ring")?)?;
+    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
+        ring.publish(value);
+        Ok(())
+    })))
+}
+
+/// With a look at the clock that a program has.
+fn publishes_stamped<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
+    let ring = Bare::<W>::open(&site.file_of("ring")?)?;
+    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
+        std::hint::black_box(now_ns());
+        ring.publish(value);
+        Ok(())
+    })))
+}
+
+struct Spinning<const W: usize>(Bare<W>);
+
+fn follows<const W: usize>(site: &Site) -> Can<Box<dyn Follows>> {
+    Ok(Box::new(Spinning(Bare::<W>::open(&site.file_of("ring")?)?)))
+}
+
+impl<const W: usize> Follows for Spinning<W> {
+    fn follow(&mut self, held: &mut dyn FnMut(Option<u64>) -> bool) -> Result<()> {
+        let mut seen = self.0.head().load(Ordering::Acquire);
+        loop {
+            let begin = std::time::Instant::now();
+            let mut looks = 0_u32;
+            let mut word = None;
+            loop {
+                // ORDERING: Acquire with the exchange in `publish`.
+                let head = self.0.head().load(Ordering::Acquire);
+                if head != seen {
+                    seen = head;
+                    word = Some(self.0.word());
+                    break;
+                }
+                looks = looks.wrapping_add(1);
+                if looks.is_multiple_of(4096) && begin.elapsed() > PATIENCE {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            if !held(word) {
+                return Ok(());
+            }
+        }
+    }
+}
