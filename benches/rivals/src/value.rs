@@ -10,6 +10,33 @@ pub(crate) const SIZES: [usize; 4] = [8, 64, 512, 4096];
 /// A value of `W` words.
 pub(crate) type Value<const W: usize> = [u64; W];
 
+/// Where a program keeps a copy: aligned to a page, so that it lies the same way for all peers.
+#[repr(align(4096))]
+pub(crate) struct Place<const W: usize>(Value<W>);
+
+impl<const W: usize> Place<W> {
+    /// One with zeros in it.
+    pub(crate) fn new() -> Box<Self> {
+        Box::new(Self([0; W]))
+    }
+}
+
+impl<const W: usize> std::ops::Deref for Place<W> {
+    type Target = Value<W>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Value<W> {
+        &self.0
+    }
+}
+
+impl<const W: usize> std::ops::DerefMut for Place<W> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Value<W> {
+        &mut self.0
+    }
+}
+
 /// Whether first and last word differ: what every timed read looks at, so that no copy can be
 /// left out, and which costs under a nanosecond for every peer.
 #[inline(always)]

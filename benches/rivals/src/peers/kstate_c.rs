@@ -14,7 +14,7 @@ use super::{Kind, Peer};
 use crate::Result;
 use crate::capability::{By, Can, Follows, Publishes, Reads, Source, To, Updates};
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// kstate from C.
 #[derive(Debug)]
@@ -199,6 +199,20 @@ impl Handle {
     }
 }
 
+impl Handle {
+    #[inline(always)]
+    fn publish<const W: usize>(&self, value: &Value<W>) -> Result<()> {
+        let length = size_of::<Value<W>>();
+        // SAFETY: invariant 1; that many bytes.
+        let done =
+            unsafe { (self.library.publish)(self.pointer, value.as_ptr().cast(), length) };
+        match done {
+            0 => Ok(()),
+            errno => Err(format!("kstate_publish: {errno}").into()),
+        }
+    }
+}
+
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: invariant 1.
@@ -208,7 +222,7 @@ impl Drop for Handle {
 
 struct Snapshots<const W: usize> {
     handle: Handle,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
     aged: bool,
 }
 
@@ -228,7 +242,7 @@ impl<const W: usize> Source<W> for Snapshots<W> {
 
 fn reads<const W: usize>(site: &Site, aged: bool) -> Result<Box<dyn Reads>> {
     let handle = Handle::open(site, 1)?;
-    let place = Box::new([0; W]);
+    let place = Place::new();
     Ok(Box::new(By(Snapshots::<W> {
         handle,
         place,
@@ -238,17 +252,8 @@ fn reads<const W: usize>(site: &Site, aged: bool) -> Result<Box<dyn Reads>> {
 
 fn publishes<const W: usize>(site: &Site) -> Result<Box<dyn Publishes>> {
     let handle = Handle::open(site, 3)?;
-    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        let length = size_of::<Value<W>>();
-        // SAFETY: invariant 1; that many bytes.
-        let done = unsafe {
-            (handle.library.publish)(handle.pointer, value.as_ptr().cast(), length)
-        };
-        match done {
-            0 => Ok(()),
-            errno => Err(format!("kstate_publish: {errno}").into()),
-        }
-    })))
+    // The handle goes along as a whole, by a call of its own: its fields alone would leave it behind.
+    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| handle.publish(value))))
 }
 
 struct Following<const W: usize>(Handle);

@@ -12,7 +12,7 @@ use super::{Kind, Peer};
 use crate::Result;
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To, Updates, lacks};
 use crate::site::{Home, Site};
-use crate::value::{Value, bytes_of, bytes_of_mut, for_size};
+use crate::value::{Place, Value, bytes_of, bytes_of_mut, for_size};
 
 /// kstate by its files.
 #[derive(Debug)]
@@ -72,19 +72,19 @@ impl Peer for KstateFile {
 /// A file, and the place in the program where values go.
 struct Pread<const W: usize> {
     file: File,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
 }
 
 impl<const W: usize> Pread<W> {
     fn new(file: File) -> Self {
-        let place = Box::new([0; W]);
+        let place = Place::new();
         Self { file, place }
     }
 }
 
 impl<const W: usize> Source<W> for Pread<W> {
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        self.file.read_exact_at(bytes_of_mut(&mut *self.place), 0)?;
+        self.file.read_exact_at(bytes_of_mut(&mut self.place), 0)?;
         Ok(look(&self.place))
     }
 }

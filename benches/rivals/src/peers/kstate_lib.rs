@@ -11,7 +11,7 @@ use crate::capability::{
     By, Can, Follows, PATIENCE, Publishes, Reads, Several, Source, To, Updates,
 };
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// kstate by its library.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
 /// A reader, and the place in the program where big values go.
 struct Snapshots<const W: usize> {
     reader: Reader<Value<W>>,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
     aged: bool,
 }
 
@@ -133,7 +133,7 @@ impl<const W: usize> Source<W> for Snapshots<W> {
 
 fn reads<const W: usize>(site: &Site, aged: bool) -> Result<Box<dyn Reads>> {
     let reader = subscribe(site, &site.name)?.typed::<Value<W>>()?.reader();
-    let place = Box::new([0; W]);
+    let place = Place::new();
     Ok(Box::new(By(Snapshots::<W> {
         reader,
         place,

@@ -11,7 +11,7 @@ use super::{Kind, Peer};
 use crate::Result;
 use crate::capability::{By, Can, Publishes, Reads, Several, Source, To, Updates};
 use crate::site::{Home, Site};
-use crate::value::{Value, bytes_of, bytes_of_mut, copy_from, for_size};
+use crate::value::{Place, Value, bytes_of, bytes_of_mut, copy_from, for_size};
 
 /// Room for every value of a scene, and for the pages that readers still see.
 const MAP_BYTES: usize = 256 * 1024 * 1024;
@@ -110,7 +110,7 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
 /// The first value, and the place in the program where it goes.
 struct First<const W: usize> {
     of: Store,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
 }
 
 impl<const W: usize> Source<W> for First<W> {
@@ -128,7 +128,7 @@ impl<const W: usize> Source<W> for First<W> {
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
     Ok(Box::new(By(First::<W> {
         of: Store::open(site, MAP_BYTES)?,
-        place: Box::new([0; W]),
+        place: Place::new(),
     })))
 }
 

@@ -6,7 +6,7 @@ use super::{Kind, Peer, Reach};
 use crate::Result;
 use crate::capability::{By, Can, Publishes, Reads, Source, To, lacks};
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// memcpy.
 #[derive(Debug)]
@@ -51,15 +51,15 @@ impl Peer for Memcpy {
 }
 
 struct Own<const W: usize> {
-    from: Box<Value<W>>,
-    place: Box<Value<W>>,
+    from: Box<Place<W>>,
+    place: Box<Place<W>>,
 }
 
 impl<const W: usize> Own<W> {
     fn new() -> Self {
         Self {
-            from: Box::new([0; W]),
-            place: Box::new([0; W]),
+            from: Place::new(),
+            place: Place::new(),
         }
     }
 }
@@ -67,7 +67,7 @@ impl<const W: usize> Own<W> {
 impl<const W: usize> Source<W> for Own<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        *self.place = *std::hint::black_box(&*self.from);
+        **self.place = **std::hint::black_box(&*self.from);
         Ok(look(&self.place))
     }
 }
@@ -79,7 +79,7 @@ fn reads<const W: usize>(_: &Site) -> Can<Box<dyn Reads>> {
 fn publishes<const W: usize>(_: &Site) -> Can<Box<dyn Publishes>> {
     let mut own = Own::<W>::new();
     Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        *own.place = *value;
+        **own.place = *value;
         std::hint::black_box(&own.place);
         Ok(())
     })))

@@ -9,7 +9,7 @@ use super::{Kind, Peer, Reach};
 use crate::Result;
 use crate::capability::{By, Can, Publishes, Reads, Several, Source, To, Updates};
 use crate::site::{Home, Site};
-use crate::value::{Value, bytes_of, copy_from, for_size};
+use crate::value::{Place, Value, bytes_of, copy_from, for_size};
 
 const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("values");
 
@@ -80,7 +80,7 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
 struct Shared<const W: usize> {
     database: Arc<Database>,
     keys: u64,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
 }
 
 impl<const W: usize> Shared<W> {
@@ -90,7 +90,7 @@ impl<const W: usize> Shared<W> {
         Ok(Self {
             database,
             keys,
-            place: Box::new([0; W]),
+            place: Place::new(),
         })
     }
 }

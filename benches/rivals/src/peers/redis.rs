@@ -9,7 +9,7 @@ use super::{Kind, Peer};
 use crate::Result;
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Several, Source, To, Updates};
 use crate::site::{Home, Site};
-use crate::value::{Value, bytes_of, copy_from, for_size};
+use crate::value::{Place, Value, bytes_of, copy_from, for_size};
 
 /// Redis.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
 /// The first value, and the place in the program where it goes.
 struct First<const W: usize> {
     of: Keys,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
 }
 
 impl<const W: usize> Source<W> for First<W> {
@@ -119,7 +119,7 @@ impl<const W: usize> Source<W> for First<W> {
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
     Ok(Box::new(By(First::<W> {
         of: Keys::open(site)?,
-        place: Box::new([0; W]),
+        place: Place::new(),
     })))
 }
 

@@ -9,7 +9,7 @@ use crate::bare::Bare;
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To, lacks};
 use crate::place::{now_ns, reader, processors};
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// The ring.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
 /// The ring, and the place in the program where values go.
 struct Copying<const W: usize> {
     ring: Bare<W>,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
 }
 
 impl<const W: usize> Source<W> for Copying<W> {
@@ -78,7 +78,7 @@ impl<const W: usize> Source<W> for Copying<W> {
 
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
     let ring = Bare::<W>::open(&site.file_of("ring")?)?;
-    let place = Box::new([0; W]);
+    let place = Place::new();
     Ok(Box::new(By(Copying { ring, place })))
 }
 

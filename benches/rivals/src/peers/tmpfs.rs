@@ -13,7 +13,7 @@ use super::{Kind, Peer};
 use crate::Result;
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To};
 use crate::site::{Home, Site};
-use crate::value::{Value, bytes_of, bytes_of_mut, for_size};
+use crate::value::{Place, Value, bytes_of, bytes_of_mut, for_size};
 
 /// A file on tmpfs.
 #[derive(Debug)]
@@ -61,12 +61,12 @@ fn path(site: &Site) -> Result<PathBuf> {
 /// A file, and the place in the program where values go.
 struct Pread<const W: usize> {
     file: File,
-    place: Box<Value<W>>,
+    place: Box<Place<W>>,
 }
 
 impl<const W: usize> Pread<W> {
     fn new(file: File) -> Self {
-        let place = Box::new([0; W]);
+        let place = Place::new();
         Self { file, place }
     }
 }
@@ -74,7 +74,7 @@ impl<const W: usize> Pread<W> {
 impl<const W: usize> Source<W> for Pread<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        self.file.read_exact_at(bytes_of_mut(&mut *self.place), 0)?;
+        self.file.read_exact_at(bytes_of_mut(&mut self.place), 0)?;
         Ok(look(&self.place))
     }
 }
