@@ -12,7 +12,7 @@ use crate::site::Site;
 use crate::task::{Outcome, Task, Window};
 
 /// How long a block is to last: a thousand times what reading the clock takes.
-const BLOCK_NS: f64 = 20_000.0;
+const BLOCK: Duration = Duration::from_micros(20);
 /// More operations would make a block of nothing but its loop.
 const MOST_OPERATIONS: u32 = 20_000;
 /// Blocks until their size is known, unless they last.
@@ -52,7 +52,9 @@ pub(crate) fn prepare(peer: &'static dyn Peer, site: &Site, task: Task) -> Can<P
         Task::Publish { stamped: true } => Part::Publish(peer.publishes_stamped(site)?),
         // Whichever way it has.
         Task::Pace { hz } => {
-            let handle = peer.publishes(site).or_else(|_| peer.publishes_stamped(site))?;
+            let handle = peer
+                .publishes(site)
+                .or_else(|_| peer.publishes_stamped(site))?;
             Part::Pace(handle, hz)
         }
         Task::Follow { turns } => {
@@ -108,28 +110,18 @@ fn blocks(
     mut work: impl FnMut(u32, &mut Outcome) -> Result<()>,
 ) -> Result<Outcome> {
     let mut sum = Outcome::default();
-    let mut count = 1;
-    let mut fastest = f64::INFINITY;
+    let mut size = BlockSize(1);
     let mut trials = 0;
-    let mut spent = Duration::ZERO;
+    let mut before = Instant::now();
+    let first = before;
     // Who gets no processor meanwhile makes up for it: a block of one operation would be timed
     // with the clock in it.
-    while now_ns() < window.start_ns || (trials < TRIALS && spent < LONGEST_TRIALS) {
-        let start = Instant::now();
-        work(count, &mut sum)?;
-        let elapsed = start.elapsed();
+    while now_ns() < window.start_ns || (trials < TRIALS && before - first < LONGEST_TRIALS) {
+        work(size.0, &mut sum)?;
+        let after = Instant::now();
+        size.adapt(after - before);
+        before = after;
         trials += 1;
-        spent += elapsed;
-        // The least is what it takes when nobody else is served in between.
-        let ns = fastest.min(elapsed.as_secs_f64() * 1e9 / f64::from(count));
-        fastest = ns;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "of positive numbers; a float beyond the integers becomes the greatest"
-        )]
-        let wanted = (BLOCK_NS / ns.max(0.1)) as u32;
-        count = wanted.clamp(1, count.saturating_mul(4).min(MOST_OPERATIONS));
     }
     let warm = sum;
     let mut sum = Outcome::default();
@@ -137,11 +129,13 @@ fn blocks(
     let mut before = begin;
     let length = Duration::from_nanos(window.end_ns - window.start_ns);
     while before - begin < length {
+        let count = size.0;
         work(count, &mut sum)?;
         let after = Instant::now();
         let seconds = (after - before).as_secs_f64();
         sum.samples.push(single(seconds * 1e9 / f64::from(count)));
         sum.operations += u64::from(count);
+        size.adapt(after - before);
         before = after;
     }
     sum.seconds = (before - begin).as_secs_f64();
@@ -150,6 +144,20 @@ fn blocks(
     // And a change is one.
     sum.changes += warm.changes;
     Ok(sum)
+}
+
+/// How many operations make a block: where a writer comes and goes, that changes, and blocks that
+/// were as many operations would be few while it is there.
+struct BlockSize(u32);
+
+impl BlockSize {
+    fn adapt(&mut self, took: Duration) {
+        if took > BLOCK * 3 {
+            self.0 = (self.0 / 2).max(1);
+        } else if took * 3 < BLOCK {
+            self.0 = self.0.saturating_mul(2).min(MOST_OPERATIONS);
+        }
+    }
 }
 
 /// What is kept of a sample: seven digits are more than the clock has.
@@ -217,7 +225,7 @@ fn tell(mut handle: Box<dyn Publishes>, board: &Board, turns: usize) -> Result<O
             let word = now_ns();
             handle.publish_word(word)?;
             while board.held().load(Ordering::Acquire) != word {
-                if now_ns() - word > MISSED.as_nanos() as u64 {
+                if Duration::from_nanos(now_ns() - word) > MISSED {
                     sum.attempts += 1;
                     break;
                 }

@@ -44,9 +44,15 @@ pub(crate) fn describe() -> BTreeMap<String, String> {
     add("compiler", first_line("rustc", &["--version"]));
     let virtual_machine = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let guest = virtual_machine.contains(" hypervisor");
-    add("virtual machine", if guest { "yes" } else { "no" }.to_owned());
+    add(
+        "virtual machine",
+        if guest { "yes" } else { "no" }.to_owned(),
+    );
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    add("load when it began", load.split(' ').next().unwrap_or("?").to_owned());
+    add(
+        "load when it began",
+        load.split(' ').next().unwrap_or("?").to_owned(),
+    );
     machine
 }
 
@@ -55,7 +61,10 @@ pub(crate) fn versions(redis_server: Option<&str>) -> BTreeMap<String, String> {
     let mut versions = BTreeMap::new();
     for package in PACKAGES {
         let start = format!("name = \"{package}\"\nversion = \"");
-        let version = LOCK.split_once(&start).and_then(|(_, rest)| rest.split_once('"'));
+        // Of several, the one that is used here is the newest.
+        let version = LOCK
+            .rsplit_once(&start)
+            .and_then(|(_, rest)| rest.split_once('"'));
         let version = version.map_or("?", |(version, _)| version);
         let name = match package {
             "redis" => "redis (client)",

@@ -136,7 +136,10 @@ fn list() {
 
 /// Those of `all` whose names were given; all where none was.
 fn chosen<T: Copy>(all: &[T], names: &[String], id: fn(&T) -> &'static str) -> Result<Vec<T>> {
-    if let Some(name) = names.iter().find(|name| all.iter().all(|one| id(one) != *name)) {
+    if let Some(name) = names
+        .iter()
+        .find(|name| all.iter().all(|one| id(one) != *name))
+    {
         return Err(format!("there is no `{name}`; see `list`").into());
     }
     let wanted = |one: &&T| names.is_empty() || names.iter().any(|name| id(one) == name);
@@ -164,7 +167,11 @@ fn run_all(run: &Run) -> Result<()> {
     let mut asking = Asking {
         stage: &mut stage,
         peers,
-        extent: if run.short { Extent::SHORT } else { Extent::FULL },
+        extent: if run.short {
+            Extent::SHORT
+        } else {
+            Extent::FULL
+        },
         short: run.short,
     };
     let mut cells = Vec::new();
@@ -181,6 +188,11 @@ fn run_all(run: &Run) -> Result<()> {
         cells,
     };
     std::fs::write(&run.out, serde_json::to_string_pretty(&record)?)?;
-    eprintln!("{} cells in {} s: {}", record.cells.len(), record.seconds, run.out.display());
+    eprintln!(
+        "{} cells in {} s: {}",
+        record.cells.len(),
+        record.seconds,
+        run.out.display()
+    );
     Ok(())
 }

@@ -83,7 +83,12 @@ pub(crate) fn measure(
     let mut tracks: Vec<Track> = entries.iter().map(|_| Track::default()).collect();
     let mut order: Vec<usize> = (0..entries.len()).collect();
     for round in 0..extent.rounds {
-        eprintln!("{question}: round {} of {}, {} entries", round + 1, extent.rounds, entries.len());
+        eprintln!(
+            "{question}: round {} of {}, {} entries",
+            round + 1,
+            extent.rounds,
+            entries.len()
+        );
         fastrand::shuffle(&mut order);
         for index in &order {
             let (entry, track) = (&entries[*index], &mut tracks[*index]);
@@ -99,7 +104,10 @@ pub(crate) fn measure(
         question: question.to_owned(),
         case: entry.case.clone(),
         peer: entry.peer.id().to_owned(),
-        figures: track.cannot.is_none().then(|| figures(&entry, &track.rounds)),
+        figures: track
+            .cannot
+            .is_none()
+            .then(|| figures(&entry, &track.rounds)),
         cannot: track.cannot,
         seen: None,
     };
@@ -143,7 +151,9 @@ pub(crate) fn samples(entry: &Entry, rounds: &Rounds, which: fn(Task) -> bool) -
     let of_round = |outcomes: &Vec<Outcome>| {
         let chosen = outcomes.iter().zip(&entry.actors);
         let chosen = chosen.filter(|(_, actor)| which(actor.task));
-        chosen.flat_map(|(outcome, _)| outcome.samples.iter().copied()).collect()
+        chosen
+            .flat_map(|(outcome, _)| outcome.samples.iter().copied())
+            .collect()
     };
     rounds.iter().map(of_round).collect()
 }
@@ -155,7 +165,9 @@ pub(crate) fn total(
     which: fn(Task) -> bool,
     what: fn(&Outcome) -> f64,
 ) -> f64 {
-    let all = rounds.iter().flat_map(|outcomes| outcomes.iter().zip(&entry.actors));
+    let all = rounds
+        .iter()
+        .flat_map(|outcomes| outcomes.iter().zip(&entry.actors));
     let chosen = all.filter(|(_, actor)| which(actor.task));
     chosen.map(|(outcome, _)| what(outcome)).sum()
 }

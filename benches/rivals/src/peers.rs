@@ -63,6 +63,11 @@ pub(crate) trait Peer: Sync {
     /// what is returned is dropped.
     fn home(&self, site: &Site) -> Can<Home>;
 
+    /// Whether [`home`](Peer::home) makes several values.
+    fn has_many(&self) -> bool {
+        false
+    }
+
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>>;
 
     /// Reads that also tell how old the value is.

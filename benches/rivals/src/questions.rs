@@ -1,6 +1,8 @@
 //! What is asked.
 
 mod beside;
+mod killed;
+mod many;
 mod publish;
 mod read;
 mod several;
@@ -71,11 +73,22 @@ pub(crate) const ALL: &[Question] = &[
         about: "starting a server; opening a value and reading it once",
         ask: start::ask,
     },
+    Question {
+        id: "many",
+        about: "memory a value, and making one, of 1 to 100 000 values",
+        ask: many::ask,
+    },
+    Question {
+        id: "killed",
+        about: "a reader killed, a writer killed: what the others then see",
+        ask: killed::ask,
+    },
 ];
 
 /// Peers that were not left out with good reason: a limit that only wakes is not asked to read.
 pub(crate) fn readers(asking: &Asking<'_>) -> Vec<&'static dyn Peer> {
-    let wakes_only = |peer: &&dyn Peer| peer.kind() == Kind::Limit && !matches!(peer.id(), "memcpy" | "ring");
+    let wakes_only =
+        |peer: &&dyn Peer| peer.kind() == Kind::Limit && !matches!(peer.id(), "memcpy" | "ring");
     let peers = asking.peers.iter().copied();
     peers.filter(|peer| !wakes_only(peer)).collect()
 }

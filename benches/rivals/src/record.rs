@@ -55,11 +55,14 @@ impl Figures {
     pub(crate) fn of(rounds: &[Vec<f32>]) -> Self {
         let mut all: Vec<f32> = rounds.iter().flatten().copied().collect();
         all.sort_by(f32::total_cmp);
-        let medians = rounds.iter().filter(|round| !round.is_empty()).map(|round| {
-            let mut round = round.clone();
-            round.sort_by(f32::total_cmp);
-            at(&round, 500)
-        });
+        let medians = rounds
+            .iter()
+            .filter(|round| !round.is_empty())
+            .map(|round| {
+                let mut round = round.clone();
+                round.sort_by(f32::total_cmp);
+                at(&round, 500)
+            });
         Self {
             p50: at(&all, 500),
             p90: at(&all, 900),

@@ -83,7 +83,9 @@ fn version(program: &Path) -> String {
     let said = Command::new(program).arg("--version").output();
     let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let said = said.unwrap_or_default();
-    let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
+    let version = said
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("v="));
     version.unwrap_or("?").to_owned()
 }
 
@@ -98,7 +100,12 @@ fn answers(socket: &Path) -> bool {
 /// By the package manager, without the service that would come with it.
 fn install_package() -> Result<(), String> {
     let done = Command::new("apt-get")
-        .args(["install", "--yes", "--no-install-recommends", "redis-server"])
+        .args([
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "redis-server",
+        ])
         .env("DEBIAN_FRONTEND", "noninteractive")
         // The package's script does not start what this forbids.
         .env("RUNLEVEL", "1")

@@ -62,7 +62,10 @@ fn head(text: &mut String, record: &Record) -> Result<()> {
          ```\n"
     )?;
     if record.short {
-        writeln!(text, "This was a **short** run: orders of magnitude, and tails of few samples.\n")?;
+        writeln!(
+            text,
+            "This was a **short** run: orders of magnitude, and tails of few samples.\n"
+        )?;
     }
     writeln!(text, "| the run | |\n|---|---|")?;
     writeln!(text, "| date | {}, {} s |", record.date, record.seconds)?;

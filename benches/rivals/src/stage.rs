@@ -4,6 +4,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use crate::Result;
@@ -37,6 +38,7 @@ pub(crate) struct Stage {
 impl Stage {
     /// A stage with its servers started.
     pub(crate) fn set(install: bool) -> Result<Self> {
+        raise_descriptors();
         let directory = tempfile::Builder::new()
             .prefix("kstate-rivals-")
             .tempdir_in("/dev/shm")?;
@@ -64,6 +66,10 @@ impl Stage {
         &self.redis
     }
 
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
     pub(crate) fn daemon_id(&self) -> Option<u32> {
         self.daemon.as_ref().map(Process::id)
     }
@@ -82,7 +88,10 @@ impl Stage {
     }
 
     /// Makes the value, of a peer that reaches over processes; dropping what is returned ends it.
-    pub(crate) fn home(peer: &'static dyn Peer, site: &Site) -> std::result::Result<Option<Home>, String> {
+    pub(crate) fn home(
+        peer: &'static dyn Peer,
+        site: &Site,
+    ) -> std::result::Result<Option<Home>, String> {
         match peer.reach() {
             Reach::OneProcess => Ok(None),
             Reach::Processes => peer.home(site).map(Some).map_err(|cannot| cannot.0),
@@ -132,24 +141,51 @@ impl Stage {
         let window = match why {
             None => Window { start_ns, end_ns },
             // Those that did open do nothing.
-            Some(_) => Window { start_ns: 0, end_ns: 0 },
+            Some(_) => Window {
+                start_ns: 0,
+                end_ns: 0,
+            },
         };
         let window = serde_json::to_string(&window)?;
         let mut outcomes = Vec::new();
         let listening = || opened.iter().copied();
-        for (worker, _) in workers.iter_mut().zip(listening()).filter(|(_, open)| *open) {
+        for (worker, _) in workers
+            .iter_mut()
+            .zip(listening())
+            .filter(|(_, open)| *open)
+        {
             worker.tell(&window)?;
         }
-        for (worker, _) in workers.iter_mut().zip(listening()).filter(|(_, open)| *open) {
+        for (worker, _) in workers
+            .iter_mut()
+            .zip(listening())
+            .filter(|(_, open)| *open)
+        {
             outcomes.append(&mut serde_json::from_str(&worker.hear()?)?);
         }
         if let Some(why) = why {
             return Ok(Err(why));
         }
-        match outcomes.iter().find_map(|outcome: &Outcome| outcome.cannot.clone()) {
+        match outcomes
+            .iter()
+            .find_map(|outcome: &Outcome| outcome.cannot.clone())
+        {
             Some(why) => Ok(Err(why)),
             None => Ok(Ok(outcomes)),
         }
+    }
+}
+
+/// As many descriptors as may be: who has a hundred thousand states open needs as many. The
+/// processes started from now on inherit it.
+fn raise_descriptors() {
+    const WANTED: u64 = 300_000;
+    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    // Above the hard limit only root may go; what stays is enough for all but one question.
+    if setrlimit(Resource::RLIMIT_NOFILE, WANTED, WANTED.max(hard)).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
 

@@ -53,7 +53,9 @@ pub(crate) fn work() -> Result<()> {
             }
         };
         let why = scene.why_not();
-        say(&Ready { cannot: why.clone() })?;
+        say(&Ready {
+            cannot: why.clone(),
+        })?;
         if why.is_none() {
             let Some(line) = lines.next() else { break };
             let outcomes = scene.play(serde_json::from_str(&line?)?);
@@ -131,13 +133,20 @@ impl Scene {
             // One that has ended is found below.
             let _ = thread.go.send(window);
         }
-        let join = |thread: Thread| thread.handle.join().unwrap_or_else(|_| failed("it panicked"));
+        let join = |thread: Thread| {
+            thread
+                .handle
+                .join()
+                .unwrap_or_else(|_| failed("it panicked"))
+        };
         let mut outcomes: Vec<Outcome> = self.threads.into_iter().map(join).collect();
         if self.updates
             && let Ok(mut handle) = self.peer.reads(&self.site)
             && let Ok(word) = handle.word()
         {
-            outcomes.iter_mut().for_each(|outcome| outcome.left = Some(word));
+            outcomes
+                .iter_mut()
+                .for_each(|outcome| outcome.left = Some(word));
         }
         outcomes
     }

@@ -45,6 +45,10 @@ impl Peer for Iceoryx2 {
         for_size!(site.size, home, site)
     }
 
+    fn has_many(&self) -> bool {
+        true
+    }
+
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
         for_size!(site.size, reads, site)
     }
@@ -85,11 +89,14 @@ fn name(site: &Site, what: &str) -> Result<ServiceName> {
 fn home<const W: usize>(site: &Site) -> Can<Home> {
     // What several threads may hold meets the same files.
     let node = node::<ipc_threadsafe::Service>(site)?;
-    let blackboard = node
+    let mut creator = node
         .service_builder(&name(site, "value")?)
         .blackboard_creator::<u64>()
-        .add::<Value<W>>(KEY, [0; W])
-        .create()?;
+        .add::<Value<W>>(KEY, [0; W]);
+    for key in 1..site.count as u64 {
+        creator = creator.add::<Value<W>>(key, [0; W]);
+    }
+    let blackboard = creator.create()?;
     let event = node
         .service_builder(&name(site, "event")?)
         .event()

@@ -2,6 +2,10 @@
     unsafe_code,
     reason = "calls into a library that was loaded by its name"
 )]
+#![expect(
+    clippy::missing_transmute_annotations,
+    reason = "the fields that they are for have the types"
+)]
 //! kstate through libkstate, by the calls that a C program makes.
 
 use std::ffi::{CString, c_char, c_int, c_void};
@@ -107,7 +111,14 @@ pub(crate) fn build() -> Result<PathBuf> {
     let target = directory.parent().ok_or("of the target directory")?;
     let target = target.join("libkstate");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "-p", "kstate-c", "--target-dir"]);
+    cargo.args([
+        "build",
+        "--release",
+        "--quiet",
+        "-p",
+        "kstate-c",
+        "--target-dir",
+    ]);
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     match cargo.arg(&target).current_dir(root).status()?.success() {
         true => Ok(target.join("release/libkstate_c.so")),
@@ -189,9 +200,8 @@ impl Handle {
     fn snapshot<const W: usize>(&self, into: &mut Value<W>, told: *mut Told) -> Result<()> {
         let room = size_of::<Value<W>>();
         // SAFETY: invariant 1; a buffer of that many bytes, and null or room for what is told.
-        let done = unsafe {
-            (self.library.snapshot)(self.pointer, into.as_mut_ptr().cast(), room, told)
-        };
+        let done =
+            unsafe { (self.library.snapshot)(self.pointer, into.as_mut_ptr().cast(), room, told) };
         match done {
             0.. => Ok(()),
             errno => Err(format!("kstate_take_snapshot: {errno}").into()),
@@ -204,8 +214,7 @@ impl Handle {
     fn publish<const W: usize>(&self, value: &Value<W>) -> Result<()> {
         let length = size_of::<Value<W>>();
         // SAFETY: invariant 1; that many bytes.
-        let done =
-            unsafe { (self.library.publish)(self.pointer, value.as_ptr().cast(), length) };
+        let done = unsafe { (self.library.publish)(self.pointer, value.as_ptr().cast(), length) };
         match done {
             0 => Ok(()),
             errno => Err(format!("kstate_publish: {errno}").into()),
@@ -234,7 +243,8 @@ impl<const W: usize> Source<W> for Snapshots<W> {
             self.handle.snapshot(&mut self.place, &mut told)?;
             std::hint::black_box(told.age_ns);
         } else {
-            self.handle.snapshot(&mut self.place, std::ptr::null_mut())?;
+            self.handle
+                .snapshot(&mut self.place, std::ptr::null_mut())?;
         }
         Ok(look(&self.place))
     }
@@ -253,7 +263,9 @@ fn reads<const W: usize>(site: &Site, aged: bool) -> Result<Box<dyn Reads>> {
 fn publishes<const W: usize>(site: &Site) -> Result<Box<dyn Publishes>> {
     let handle = Handle::open(site, 3)?;
     // The handle goes along as a whole, by a call of its own: its fields alone would leave it behind.
-    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| handle.publish(value))))
+    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
+        handle.publish(value)
+    })))
 }
 
 struct Following<const W: usize>(Handle);
@@ -295,7 +307,12 @@ fn updates<const W: usize>(site: &Site) -> Result<Box<dyn Updates>> {
 impl<const W: usize> Updating<W> {
     /// By pointer, whose first touch is trapped; false when somebody else was first.
     fn attempt(&self) -> Result<bool> {
-        let Library { begin, pointer, commit, .. } = self.0.library;
+        let Library {
+            begin,
+            pointer,
+            commit,
+            ..
+        } = self.0.library;
         // SAFETY: invariant 1.
         let transaction = unsafe { begin(self.0.pointer) };
         if transaction.is_null() {

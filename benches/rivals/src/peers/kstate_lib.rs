@@ -40,6 +40,10 @@ impl Peer for KstateLib {
         for_size!(site.size, home, site)
     }
 
+    fn has_many(&self) -> bool {
+        true
+    }
+
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
         Ok(for_size!(site.size, reads, site, false)?)
     }
@@ -144,12 +148,12 @@ fn reads<const W: usize>(site: &Site, aged: bool) -> Result<Box<dyn Reads>> {
 fn publishes<const W: usize>(site: &Site, stamping: Stamping) -> Result<Box<dyn Publishes>> {
     let state = writing::<W>(site, &site.name)?;
     state.set_stamping(stamping);
-    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        match state.publish(value) {
+    Ok(Box::new(To::<_, W>::new(
+        move |value: &Value<W>| match state.publish(value) {
             Ok(_) => Ok(()),
             Err(error) => Err(error.to_string().into()),
-        }
-    })))
+        },
+    )))
 }
 
 struct Following<const W: usize>(Reader<Value<W>>);
@@ -239,4 +243,3 @@ impl<const W: usize> Several for Both<W> {
         Ok(())
     }
 }
-

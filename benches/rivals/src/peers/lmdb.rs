@@ -42,6 +42,10 @@ impl Peer for Lmdb {
         for_size!(site.size, home, site)
     }
 
+    fn has_many(&self) -> bool {
+        true
+    }
+
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
         for_size!(site.size, reads, site)
     }
@@ -116,7 +120,11 @@ struct First<const W: usize> {
 impl<const W: usize> Source<W> for First<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        let Store { env, database, names } = &self.of;
+        let Store {
+            env,
+            database,
+            names,
+        } = &self.of;
         let rtxn = env.read_txn()?;
         let bytes = database.get(&rtxn, &names[0])?;
         copy_from(bytes.ok_or("no value")?, &mut self.place)?;
@@ -136,7 +144,9 @@ fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
     let store = Store::open(site, MAP_BYTES)?;
     Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
         let mut wtxn = store.env.write_txn()?;
-        store.database.put(&mut wtxn, &store.names[0], bytes_of(value))?;
+        store
+            .database
+            .put(&mut wtxn, &store.names[0], bytes_of(value))?;
         Ok(wtxn.commit()?)
     })))
 }

@@ -43,6 +43,10 @@ impl Peer for MmapSync {
         for_size!(site.size, home, site)
     }
 
+    fn has_many(&self) -> bool {
+        true
+    }
+
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
         for_size!(site.size, reads, site)
     }
@@ -57,8 +61,15 @@ fn path(site: &Site) -> Result<PathBuf> {
 }
 
 fn home<const W: usize>(site: &Site) -> Can<Home> {
-    let mut writer = Synchronizer::new(path(site)?.as_os_str());
-    writer.write::<Value<W>>(&[0; W], GRACE)?;
+    let first = path(site)?;
+    let others = site
+        .names()
+        .into_iter()
+        .map(|name| first.with_file_name(name));
+    for path in others.chain([first.clone()]) {
+        let mut writer = Synchronizer::new(path.as_os_str());
+        writer.write::<Value<W>>(&[0; W], GRACE)?;
+    }
     // The files are what stays.
     Ok(Arc::new(()))
 }

@@ -43,6 +43,10 @@ impl Peer for Redb {
         for_size!(site.size, home, site)
     }
 
+    fn has_many(&self) -> bool {
+        true
+    }
+
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
         for_size!(site.size, reads, site)
     }

@@ -7,7 +7,9 @@ use redis::{Client, Connection, cmd, pipe};
 
 use super::{Kind, Peer};
 use crate::Result;
-use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Several, Source, To, Updates};
+use crate::capability::{
+    By, Can, Follows, PATIENCE, Publishes, Reads, Several, Source, To, Updates,
+};
 use crate::site::{Home, Site};
 use crate::value::{Place, Value, bytes_of, copy_from, for_size};
 
@@ -36,6 +38,10 @@ impl Peer for Redis {
 
     fn home(&self, site: &Site) -> Can<Home> {
         for_size!(site.size, home, site)
+    }
+
+    fn has_many(&self) -> bool {
+        true
     }
 
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
@@ -126,7 +132,10 @@ fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
     let mut keys = Keys::open(site)?;
     Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        let set = cmd("SET").arg(&keys.names[0]).arg(bytes_of(value)).to_owned();
+        let set = cmd("SET")
+            .arg(&keys.names[0])
+            .arg(bytes_of(value))
+            .to_owned();
         Ok(set.exec(&mut keys.connection)?)
     })))
 }

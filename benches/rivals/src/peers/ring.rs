@@ -7,7 +7,7 @@ use super::{Kind, Peer};
 use crate::Result;
 use crate::bare::Bare;
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To, lacks};
-use crate::place::{now_ns, reader, processors};
+use crate::place::{now_ns, processors, reader};
 use crate::site::{Home, Site};
 use crate::value::{Place, Value, for_size};
 

@@ -37,8 +37,16 @@ impl Peer for Tmpfs {
     }
 
     fn home(&self, site: &Site) -> Can<Home> {
-        std::fs::write(path(site)?, vec![0; site.size])?;
+        let first = path(site)?;
+        for name in site.names() {
+            std::fs::write(first.with_file_name(name), vec![0; site.size])?;
+        }
+        std::fs::write(first, vec![0; site.size])?;
         Ok(Arc::new(()))
+    }
+
+    fn has_many(&self) -> bool {
+        true
     }
 
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {

@@ -45,29 +45,51 @@ pub(super) fn ask(asking: &mut Asking<'_>) -> Result<Vec<Cell>> {
                 }
                 let case = format!("{}, writer at {how}", bytes(size));
                 let case = case.replace("at flat", "flat");
-                let beside = |task| vec![writer(peer, pace), Actor { task, processor: reader(0) }];
+                let beside = |task| {
+                    vec![
+                        writer(peer, pace),
+                        Actor {
+                            task,
+                            processor: reader(0),
+                        },
+                    ]
+                };
                 let reading = beside(Task::Read { aged: false });
                 timed.push(Entry::new(&case, peer, size, reading));
                 checked.push(Entry::new(&case, peer, size, beside(Task::Check)));
             }
         }
     }
-    let mut cells = measure("beside", asking.stage, asking.extent, timed, |entry, rounds| {
-        let torn = total(entry, rounds, is_read, |outcome| outcome.torn as f64);
-        let writer = Figures::of(&samples(entry, rounds, is_publish));
-        let figures = Figures::of(&samples(entry, rounds, is_read))
-            .with_count("torn_ends", torn)
-            .with_count("writes_a_second", rate(entry, rounds));
-        match writer.samples {
-            0 => figures,
-            _ => figures.with_count("publish_p50_ns", writer.p50),
-        }
-    })?;
-    let checks = measure("beside, checked", asking.stage, asking.extent, checked, |entry, rounds| {
-        let torn = total(entry, rounds, is_check, |outcome| outcome.torn as f64);
-        let reads = total(entry, rounds, is_check, |outcome| outcome.operations as f64);
-        Figures::flat(0.0).with_count("torn", torn).with_count("checked", reads)
-    })?;
+    let mut cells = measure(
+        "beside",
+        asking.stage,
+        asking.extent,
+        timed,
+        |entry, rounds| {
+            let torn = total(entry, rounds, is_read, |outcome| outcome.torn as f64);
+            let writer = Figures::of(&samples(entry, rounds, is_publish));
+            let figures = Figures::of(&samples(entry, rounds, is_read))
+                .with_count("torn_ends", torn)
+                .with_count("writes_a_second", rate(entry, rounds));
+            match writer.samples {
+                0 => figures,
+                _ => figures.with_count("publish_p50_ns", writer.p50),
+            }
+        },
+    )?;
+    let checks = measure(
+        "beside, checked",
+        asking.stage,
+        asking.extent,
+        checked,
+        |entry, rounds| {
+            let torn = total(entry, rounds, is_check, |outcome| outcome.torn as f64);
+            let reads = total(entry, rounds, is_check, |outcome| outcome.operations as f64);
+            Figures::flat(0.0)
+                .with_count("torn", torn)
+                .with_count("checked", reads)
+        },
+    )?;
     // Every word was compared where nothing was timed: both belong to one cell.
     for (cell, check) in cells.iter_mut().zip(checks) {
         if let (Some(into), Some(from)) = (&mut cell.figures, check.figures) {

@@ -54,7 +54,10 @@ fn daemon(asking: &Asking<'_>) -> Result<Figures> {
         let directory = tempfile::Builder::new()
             .prefix("kstate-rivals-")
             .tempdir_in("/dev/shm")?;
-        let (mount, backing) = (directory.path().join("mount"), directory.path().join("backing"));
+        let (mount, backing) = (
+            directory.path().join("mount"),
+            directory.path().join("backing"),
+        );
         std::fs::create_dir(&mount)?;
         std::fs::create_dir(&backing)?;
         let start = Instant::now();

@@ -38,7 +38,9 @@ pub(super) fn ask(asking: &mut Asking<'_>) -> Result<Vec<Cell>> {
 }
 
 fn figures(entry: &Entry, rounds: &Rounds) -> Figures {
-    let operations = total(entry, rounds, is_update, |outcome| outcome.operations as f64);
+    let operations = total(entry, rounds, is_update, |outcome| {
+        outcome.operations as f64
+    });
     let attempts = total(entry, rounds, is_update, |outcome| outcome.attempts as f64);
     let seconds = total(entry, rounds, is_update, |outcome| outcome.seconds);
     let writers = entry.actors.len() as f64;

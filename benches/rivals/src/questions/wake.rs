@@ -21,7 +21,10 @@ fn is_tell(task: Task) -> bool {
 pub(super) fn ask(asking: &mut Asking<'_>) -> Result<Vec<Cell>> {
     let turns = asking.extent.turns;
     let mut entries = Vec::new();
-    for (place, processor) in [("another processor", reader(0)), ("the same processor", WRITER)] {
+    for (place, processor) in [
+        ("another processor", reader(0)),
+        ("the same processor", WRITER),
+    ] {
         for peer in &asking.peers {
             // Who spins on the writer's processor sees the value when its time slice is over.
             if peer.id() == "memcpy" || (peer.id() == "ring" && processor == WRITER) {

@@ -46,10 +46,17 @@ pub(super) fn draw(question: &str, cells: &[&Cell], into: &Path) -> Result<Vec<S
             }
         }
         "beside" => {
-            for (case, name) in [("64 B, writer flat out", "64"), ("4 KiB, writer flat out", "4096")] {
+            for (case, name) in [
+                ("64 B, writer flat out", "64"),
+                ("4 KiB, writer flat out", "4096"),
+            ] {
                 let title = format!("read {case}: percentiles");
                 let axes = percentiles(&title);
-                add(&format!("beside-{name}"), of_case(cells, case, tails), &axes)?;
+                add(
+                    &format!("beside-{name}"),
+                    of_case(cells, case, tails),
+                    &axes,
+                )?;
             }
         }
         "readers" => {
@@ -61,7 +68,8 @@ pub(super) fn draw(question: &str, cells: &[&Cell], into: &Path) -> Result<Vec<S
                     y: "reads a second",
                     names: &["1", "2", "4"],
                 };
-                let cases = ["1 reader", "2 readers", "4 readers"].map(|many| format!("{size}, {many}"));
+                let cases =
+                    ["1 reader", "2 readers", "4 readers"].map(|many| format!("{size}, {many}"));
                 add(&format!("readers-{name}"), over_cases(cells, &cases), &axes)?;
             }
         }
@@ -76,7 +84,10 @@ pub(super) fn draw(question: &str, cells: &[&Cell], into: &Path) -> Result<Vec<S
             add("update", over_cases(cells, &cases), &axes)?;
         }
         "wake" => {
-            for (case, name) in [("another processor", "other"), ("the same processor", "same")] {
+            for (case, name) in [
+                ("another processor", "other"),
+                ("the same processor", "same"),
+            ] {
                 let title = format!("publish to held on {case}: share of wake-ups");
                 let axes = Axes {
                     title: &title,
@@ -84,7 +95,11 @@ pub(super) fn draw(question: &str, cells: &[&Cell], into: &Path) -> Result<Vec<S
                     y: "% within a twelfth of an octave",
                     names: &[],
                 };
-                add(&format!("wake-{name}"), of_case(cells, case, histogram), &axes)?;
+                add(
+                    &format!("wake-{name}"),
+                    of_case(cells, case, histogram),
+                    &axes,
+                )?;
             }
         }
         _ => {}
@@ -104,7 +119,9 @@ fn percentiles<'a>(title: &'a str) -> Axes<'a> {
 /// A line a peer that has figures in this case.
 fn of_case(cells: &[&Cell], case: &str, points: fn(&Figures) -> Vec<(f64, f64)>) -> Vec<Line> {
     let line = |peer: &&dyn peers::Peer| {
-        let cell = cells.iter().find(|cell| cell.peer == peer.id() && cell.case == case)?;
+        let cell = cells
+            .iter()
+            .find(|cell| cell.peer == peer.id() && cell.case == case)?;
         let points = points(cell.figures.as_ref()?);
         Some(Line {
             title: peer.title(),
@@ -123,14 +140,18 @@ fn histogram(figures: &Figures) -> Vec<(f64, f64)> {
     let total: u64 = figures.histogram.iter().map(|(_, count)| count).sum();
     let share = |count: u64| 100.0 * count as f64 / total.max(1) as f64;
     let points = figures.histogram.iter();
-    points.map(|(upper, count)| (*upper, share(*count))).collect()
+    points
+        .map(|(upper, count)| (*upper, share(*count)))
+        .collect()
 }
 
 /// A line a peer over several cases: operations a second.
 fn over_cases(cells: &[&Cell], cases: &[String]) -> Vec<Line> {
     let line = |peer: &&dyn peers::Peer| {
         let point = |(x, case): (i32, &String)| {
-            let cell = cells.iter().find(|cell| cell.peer == peer.id() && cell.case == *case)?;
+            let cell = cells
+                .iter()
+                .find(|cell| cell.peer == peer.id() && cell.case == *case)?;
             let rate = cell.figures.as_ref()?.count("operations_a_second")?;
             Some((f64::from(x), rate))
         };
@@ -147,7 +168,9 @@ fn over_cases(cells: &[&Cell], cases: &[String]) -> Vec<Line> {
 fn span(numbers: impl Iterator<Item = f64>) -> (f64, f64) {
     numbers
         .filter(|number| number.is_finite() && *number > 0.0)
-        .fold((f64::INFINITY, 0.0), |(least, most), number| (least.min(number), most.max(number)))
+        .fold((f64::INFINITY, 0.0), |(least, most), number| {
+            (least.min(number), most.max(number))
+        })
 }
 
 fn plot(path: &Path, lines: &[Line], axes: &Axes<'_>) -> Result<()> {
@@ -166,7 +189,8 @@ fn plot(path: &Path, lines: &[Line], axes: &Axes<'_>) -> Result<()> {
     let heights = (low / 1.5..high * 1.5).log_scale();
     // Two kinds of axis are two types.
     if axes.names.is_empty() {
-        let mut chart = builder.build_cartesian_2d((left / 1.5..right * 1.5).log_scale(), heights)?;
+        let mut chart =
+            builder.build_cartesian_2d((left / 1.5..right * 1.5).log_scale(), heights)?;
         chart
             .configure_mesh()
             .x_desc(axes.x)
@@ -179,14 +203,21 @@ fn plot(path: &Path, lines: &[Line], axes: &Axes<'_>) -> Result<()> {
             let drawn = chart.draw_series(LineSeries::new(line.points.clone(), style))?;
             drawn.label(line.title).legend(move |at| key(at, style));
         }
-        chart.configure_series_labels().position(SeriesLabelPosition::Coordinate(600, 10)).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::Coordinate(600, 10))
+            .draw()?;
     } else {
         let last = axes.names.len().saturating_sub(1) as f64;
         let mut chart = builder.build_cartesian_2d(-0.1..last + 0.1, heights)?;
         let name = |x: &f64| {
             let whole = (x - x.round()).abs() < 0.01 && *x > -0.01;
-            let name = (0..).map(f64::from).zip(axes.names).find(|(at, _)| (at - x).abs() < 0.01);
-            name.filter(|_| whole).map_or_else(String::new, |(_, name)| (*name).to_owned())
+            let name = (0..)
+                .map(f64::from)
+                .zip(axes.names)
+                .find(|(at, _)| (at - x).abs() < 0.01);
+            name.filter(|_| whole)
+                .map_or_else(String::new, |(_, name)| (*name).to_owned())
         };
         chart
             .configure_mesh()
@@ -201,7 +232,10 @@ fn plot(path: &Path, lines: &[Line], axes: &Axes<'_>) -> Result<()> {
             let drawn = chart.draw_series(LineSeries::new(line.points.clone(), style))?;
             drawn.label(line.title).legend(move |at| key(at, style));
         }
-        chart.configure_series_labels().position(SeriesLabelPosition::Coordinate(600, 10)).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::Coordinate(600, 10))
+            .draw()?;
     }
     area.present()?;
     Ok(())

@@ -23,7 +23,12 @@ const MEDIANS: Shown = Shown {
 const TAILS: Shown = Shown {
     title: "90th, 99th and 99.9th percentiles, ns",
     of: |figures| {
-        Some(format!("{} / {} / {}", ns(figures.p90), ns(figures.p99), ns(figures.p999)))
+        Some(format!(
+            "{} / {} / {}",
+            ns(figures.p90),
+            ns(figures.p99),
+            ns(figures.p999)
+        ))
     },
     folded: true,
 };
@@ -100,12 +105,24 @@ pub(super) fn write(text: &mut String, question: &str, cells: &[&Cell]) -> Resul
     if cells.iter().any(|cell| cell.seen.is_some()) {
         return said(text, cells);
     }
+    // What has to do with time is a table of its own.
+    if matches!(question, "read" | "publish") && cells.iter().any(|cell| cell.case.contains(',')) {
+        let (timed, plain): (Vec<&Cell>, Vec<&Cell>) = cells
+            .iter()
+            .copied()
+            .partition(|cell| cell.case.contains(','));
+        write(text, "plain", &plain)?;
+        return write(text, "timed", &timed);
+    }
+    if question == "many" {
+        one(text, &BYTES, cells)?;
+        return one(text, &MAKING, cells);
+    }
     let more: &[Shown] = match question {
         "readers" => &[RATE],
         "beside" => &[TORN, WRITES],
         "update" => &[RATE, ATTEMPTS],
         "wake" => &[MISSED],
-        "many" => &[BYTES, MAKING],
         _ => &[],
     };
     for shown in [MEDIANS].iter().chain(more).chain(&[TAILS, NOISE]) {
@@ -130,9 +147,11 @@ fn one(text: &mut String, shown: &Shown, cells: &[&Cell]) -> Result<()> {
     let mut left_out = Vec::new();
     for peer in peers::ALL {
         let of_peer: Vec<&&Cell> = cells.iter().filter(|cell| cell.peer == peer.id()).collect();
-        let Some(first) = of_peer.first() else { continue };
+        let Some(first) = of_peer.first() else {
+            continue;
+        };
         let same = |cell: &&&Cell| cell.cannot.is_some() && cell.cannot == first.cannot;
-        if of_peer.iter().all(|cell| same(&cell)) {
+        if of_peer.iter().all(|cell| same(cell)) {
             let why = first.cannot.as_deref().unwrap_or("");
             left_out.push(format!("{}: {why}", peer.title()));
             continue;
@@ -166,7 +185,11 @@ fn said(text: &mut String, cells: &[&Cell]) -> Result<()> {
             writeln!(text, "\n**{case}**\n\n| | |\n|---|---|")?;
         }
         let title = peers::find(&cell.peer).map_or("?", |peer| peer.title());
-        let seen = cell.seen.as_deref().or(cell.cannot.as_deref()).unwrap_or("–");
+        let seen = cell
+            .seen
+            .as_deref()
+            .or(cell.cannot.as_deref())
+            .unwrap_or("–");
         writeln!(text, "| {title} | {} |", seen.replace('|', "/"))?;
     }
     writeln!(text)?;
