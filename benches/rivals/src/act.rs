@@ -25,6 +25,8 @@ const REST: Duration = Duration::from_micros(150);
 const LOOK: Duration = Duration::from_micros(50);
 /// A value that nobody holds by then was missed.
 const MISSED: Duration = Duration::from_millis(300);
+/// So many one after another, and nobody listens.
+const MOST_MISSED: u32 = 5;
 /// Waits at the start of a scene that do not count.
 const WARM_UP_TURNS: usize = 10;
 
@@ -220,18 +222,27 @@ fn follow(mut handle: Box<dyn Follows>, board: &Board, turns: usize) -> Result<O
 fn tell(mut handle: Box<dyn Publishes>, board: &Board, turns: usize) -> Result<Outcome> {
     let mut sum = Outcome::default();
     let told = (|| {
+        let mut missed = 0;
         for _ in 0..turns + WARM_UP_TURNS {
             std::thread::sleep(REST);
             let word = now_ns();
             handle.publish_word(word)?;
+            let before = missed;
             while board.held().load(Ordering::Acquire) != word {
                 if Duration::from_nanos(now_ns() - word) > MISSED {
                     sum.attempts += 1;
+                    missed += 1;
                     break;
                 }
                 std::thread::sleep(LOOK);
             }
             sum.operations += 1;
+            if missed == before {
+                missed = 0;
+            } else if missed >= MOST_MISSED {
+                // Nobody is there any more, and will say why.
+                break;
+            }
         }
         // Whoever sleeps on.
         handle.publish_word(now_ns())

@@ -174,20 +174,21 @@ fn run_all(run: &Run) -> Result<()> {
         },
         short: run.short,
     };
-    let mut cells = Vec::new();
-    for question in asked {
-        cells.append(&mut (question.ask)(&mut asking)?);
-    }
-    let record = Record {
+    let mut record = Record {
         machine,
         versions: machine::versions(server.ok().as_deref()),
         date: machine::date(),
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
-        seconds: begin.elapsed().as_secs_f64().round(),
+        seconds: 0.0,
         short: run.short,
-        cells,
+        cells: Vec::new(),
     };
-    std::fs::write(&run.out, serde_json::to_string_pretty(&record)?)?;
+    for question in asked {
+        record.cells.append(&mut (question.ask)(&mut asking)?);
+        record.seconds = begin.elapsed().as_secs_f64().round();
+        // After each, so that what was measured is there whatever comes next.
+        std::fs::write(&run.out, serde_json::to_string_pretty(&record)?)?;
+    }
     eprintln!(
         "{} cells in {} s: {}",
         record.cells.len(),

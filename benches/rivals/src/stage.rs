@@ -204,5 +204,17 @@ impl Drop for Stage {
         self.workers.clear();
         // Before the directory, which is under the mount.
         drop(self.daemon.take());
+        // What iceoryx2 keeps for the next node of its configuration, of which there is none.
+        let token = crate::site::token(self.directory.path());
+        for entry in std::fs::read_dir("/dev/shm")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if entry.file_name().to_string_lossy().starts_with(&token) {
+                // It takes a page or two where it stays.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 }
