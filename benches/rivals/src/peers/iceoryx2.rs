@@ -37,8 +37,7 @@ impl Peer for Iceoryx2 {
 
     fn used(&self) -> &'static str {
         "Service type `ipc`. A blackboard with one entry: `EntryHandle::get`, `EntryHandleMut::update_with_copy`; \
-         waking by an event service, `notify` after the update and `timed_wait`, as its example \
-         `event_based_communication` combines them."
+         waking by an event service, `notify` after the update and `timed_wait`."
     }
 
     fn home(&self, site: &Site) -> Can<Home> {

@@ -45,7 +45,7 @@ impl Peer for KstateFile {
     }
 
     fn reads_aged(&self, _: &Site) -> Can<Box<dyn Reads>> {
-        lacks("by another call: `getfattr -n user.kstate.age`")
+        lacks("no part of what a read returns")
     }
 
     fn publishes(&self, _: &Site) -> Can<Box<dyn Publishes>> {
