@@ -9,6 +9,7 @@ use crate::Result;
 use crate::peers::Peer;
 use crate::peers::Reach;
 use crate::record::{Cell, Figures};
+use crate::redis_server::RedisServer;
 use crate::site::token;
 use crate::stage::Stage;
 
@@ -79,7 +80,7 @@ fn used(stage: &Stage) -> Result<u64> {
     }
     let servers = [
         stage.daemon_id(),
-        stage.redis().as_ref().ok().map(|server| server.id()),
+        stage.redis().as_ref().ok().map(RedisServer::id),
     ];
     for process in servers.into_iter().flatten().chain([std::process::id()]) {
         bytes += own_memory(process);

@@ -151,7 +151,7 @@ fn one(text: &mut String, shown: &Shown, cells: &[&Cell]) -> Result<()> {
             continue;
         };
         let same = |cell: &&&Cell| cell.cannot.is_some() && cell.cannot == first.cannot;
-        if of_peer.iter().all(|cell| same(cell)) {
+        if of_peer.iter().all(same) {
             let why = first.cannot.as_deref().unwrap_or("");
             left_out.push(format!("{}: {why}", peer.title()));
             continue;
