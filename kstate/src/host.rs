@@ -288,7 +288,9 @@ fn make_directory(path: &Path) -> Result<(), HostError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     };
-    let is_used = || std::fs::read_dir(path).is_ok_and(|mut found| found.next().is_some());
+    let has_entries = || std::fs::read_dir(path).is_ok_and(|mut found| found.next().is_some());
+    // Unless another program's daemon has mounted there since it was looked for, or has ended meanwhile.
+    let is_used = || has_entries() && Mount::at(path).is_err() && has_entries();
     let made = made.and_then(|()| match is_used() {
         true => Err(errno::not_empty()),
         false => Ok(()),
