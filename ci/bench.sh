@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The benches in short, each case held against the limit of the same run: over its bound in benches/bounds.toml at each of
+# The benches in short, each case held against the limit of the same run: past its guard in benches/bounds.toml at each of
 # four attempts it fails. And the instructions of the hot paths, which callgrind counts the same on any day.
 . "$(dirname "$0")/lib.sh"
 for question in read commit transaction several file wake durable c; do
-    cargo run --release --quiet -p kstate-benches -- "$question" --blocks 100 --check --attempts 4 --json "$@" |
+    cargo run --release --quiet -p kstate-benches -- "$question" --blocks 100 --guard --attempts 4 --json "$@" |
         python3 -c '
 import json, sys
 cases = json.load(sys.stdin)

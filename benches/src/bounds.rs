@@ -21,8 +21,8 @@ struct Bound {
     case: String,
     times: Option<f64>,
     plus_ns: Option<f64>,
-    goal_times: Option<f64>,
-    goal_plus_ns: Option<f64>,
+    guard_times: Option<f64>,
+    guard_plus_ns: Option<f64>,
     reason: String,
 }
 
@@ -60,10 +60,8 @@ impl Bounds {
             let limit_ns = case.limit_ns;
             let plus = |ns: f64| (limit_ns + ns) / limit_ns;
             case.bound = bound.times.or(bound.plus_ns.map(plus));
-            case.goal = bound
-                .goal_times
-                .or(bound.goal_plus_ns.map(plus))
-                .or(case.bound);
+            let guard = bound.guard_times.or(bound.guard_plus_ns.map(plus));
+            case.guard = guard.or(case.bound);
         }
         Ok(())
     }

@@ -19,8 +19,8 @@ pub(crate) struct Case {
     pub(crate) ratio: f64,
     /// What the ratio may be at most; none where there is no bound.
     pub(crate) bound: Option<f64>,
-    /// What it ought to be at most: less than the bound, where that is not reached.
-    pub(crate) goal: Option<f64>,
+    /// What it must not be worse than, where the bound is not met or swings; else the bound.
+    pub(crate) guard: Option<f64>,
     /// Ours, percentiles over blocks of operations.
     pub(crate) ours: Percentiles,
     /// The limit, likewise.
@@ -45,7 +45,7 @@ impl Case {
             limit_ns,
             ratio,
             bound: None,
-            goal: None,
+            guard: None,
             ours,
             limit,
         }
@@ -55,8 +55,8 @@ impl Case {
         self.bound.is_some_and(|bound| self.ratio > bound)
     }
 
-    pub(crate) fn misses_goal(&self) -> bool {
-        self.goal.is_some_and(|goal| self.ratio > goal)
+    pub(crate) fn is_past_guard(&self) -> bool {
+        self.guard.is_some_and(|guard| self.ratio > guard)
     }
 }
 
@@ -70,8 +70,8 @@ impl fmt::Display for Case {
         if let Some(bound) = self.bound {
             write!(f, ", bound {bound:.2}")?;
         }
-        match self.goal {
-            Some(goal) if self.goal != self.bound => write!(f, ", aimed at {goal:.2}"),
+        match self.guard {
+            Some(guard) if self.guard != self.bound => write!(f, ", guarded at {guard:.2}"),
             _ => Ok(()),
         }
     }
