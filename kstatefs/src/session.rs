@@ -1,6 +1,7 @@
 //! From a configuration to a mounted file system and back.
 
 mod mounting;
+mod signals;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,8 +13,6 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::backing::{Backing, Transport};
 use crate::config::{Config, Passthrough};
@@ -30,6 +29,7 @@ use crate::timer::Timer;
 use crate::unused::Unused;
 
 use mounting::{Unmounting, is_connected, mount, probe_passthrough};
+use signals::SignalGuard;
 
 /// Why nothing was served, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -543,38 +543,6 @@ fn start_helpers(shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
     let theirs = shared.clone();
     threads.push(spawn("kstate-socket", Box::new(move || theirs.desk.run()))?);
     Ok(threads)
-}
-
-/// The three signals that end the daemon, blocked and readable from a descriptor.
-#[derive(Debug)]
-struct SignalGuard {
-    descriptor: SignalFd,
-    before: SigSet,
-}
-
-impl SignalGuard {
-    fn block() -> io::Result<Self> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            set.add(signal);
-        }
-        let mut before = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))?;
-        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?;
-        Ok(Self { descriptor, before })
-    }
-}
-
-impl Drop for SignalGuard {
-    fn drop(&mut self) {
-        // The signal that ended the daemon must not end its caller now.
-        let flags = nix::fcntl::OFlag::O_NONBLOCK;
-        let _ = nix::fcntl::fcntl(&self.descriptor, nix::fcntl::FcntlArg::F_SETFL(flags));
-        while let Ok(Some(_)) = self.descriptor.read_signal() {}
-        if let Err(error) = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None) {
-            tracing::warn!(%error, "signals stay blocked");
-        }
-    }
 }
 
 /// Whether states that are had by `former` can be served as was asked, as far as can be told before anything is
