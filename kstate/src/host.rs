@@ -10,10 +10,9 @@
 use std::ffi::{CStr, OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kstate_sys::fork::Lock;
@@ -114,8 +113,6 @@ pub enum HostError {
 
 /// The one that this process starts where there is none.
 static WHERE_ABSENT: Lock<Option<Host>> = Lock::new(None);
-/// Whether there is one: most processes have none, and ask for it at each failure.
-static IS_SET: AtomicBool = AtomicBool::new(false);
 /// What is run in this process unless something else is said.
 static DEFAULT: Lock<Option<Program>> = Lock::new(None);
 /// When starting one has last failed.
@@ -186,41 +183,34 @@ impl Host {
     /// As [`start`](Self::start).
     pub fn start_at(&self, path: impl AsRef<Path>) -> Result<Mount, HostError> {
         let path = path.as_ref();
-        let mut refused = None;
-        for attempt in 0..=MAX_ATTEMPTS {
+        let mut attempts = 0;
+        loop {
             match Mount::at(path) {
                 Err(error) if error.may_come_back() => {}
                 there => return Ok(there?),
             }
-            if attempt == MAX_ATTEMPTS {
-                break;
-            }
-            std::thread::sleep(BETWEEN_ATTEMPTS * attempt);
             make_directory(path)?;
             // It has mounted, or another one was there first; and either may have ended by now.
-            refused = Some(match self.run(path) {
+            let refused = match self.run(path) {
                 Ok(program) => HostError::Refused {
                     program,
                     said: "it said that it had mounted, and nothing is there".into(),
                 },
                 Err(refused @ HostError::Refused { .. }) => refused,
                 Err(error) => return Err(error),
-            });
+            };
+            attempts += 1;
+            if attempts == MAX_ATTEMPTS {
+                return Mount::at(path).map_err(|_| refused);
+            }
+            std::thread::sleep(BETWEEN_ATTEMPTS * (attempts - 1));
         }
-        let none = || {
-            HostError::Mount(MountError::NotMounted {
-                path: path.to_owned(),
-            })
-        };
-        Err(refused.unwrap_or_else(none))
     }
 
     /// From now on this process starts such a daemon where [`Mount::find`] finds none, and in the place of one
     /// that has died.
     pub fn where_absent(self) {
         *WHERE_ABSENT.lock() = Some(self);
-        // ORDERING: Release with the Acquire in `wanted`, though the lock would do.
-        IS_SET.store(true, Ordering::Release);
     }
 
     /// From now on this process runs that program wherever it is to start a daemon and nothing else is said: neither
@@ -248,10 +238,6 @@ impl Host {
         }
         command.arg("--").arg(mount);
         command.env_remove(HOST_VARIABLE);
-        // A manager that has started this program is not to take the daemon for it.
-        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
-            command.env_remove(variable);
-        }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().map_err(failed)?;
         let errors = child.stderr.take();
@@ -321,12 +307,22 @@ fn find_program() -> Program {
     });
     let installed = INSTALLED.map(|place| Path::new(place).join(PROGRAM));
     let mut all = beside.chain(installed);
-    let found = all.find(|place| place.is_absolute() && place.is_file());
+    let found = all.find(|place| is_safe_to_run(place));
     by_itself(found.unwrap_or_else(|| match is_trusted {
         // Of no directory: looked for along `$PATH`.
         true => PROGRAM.into(),
         false => Path::new("/usr/bin").join(PROGRAM),
     }))
+}
+
+/// Whether it is a file that nobody put there but this user or root: the program may lie where everybody can write.
+fn is_safe_to_run(file: &Path) -> bool {
+    const OTHERS_WRITE: u32 = 0o002;
+    let user = nix::unistd::geteuid().as_raw();
+    std::fs::metadata(file).is_ok_and(|found| {
+        let is_owned = found.uid() == user || found.uid() == 0;
+        file.is_absolute() && found.is_file() && is_owned && found.mode() & OTHERS_WRITE == 0
+    })
 }
 
 /// The file that this code was loaded from.
@@ -356,12 +352,8 @@ fn is_privileged() -> bool {
 
 /// The host that this process starts where there is none, if it does.
 fn wanted() -> Option<Host> {
-    // ORDERING: Acquire with the Release in `where_absent`.
-    if IS_SET.load(Ordering::Acquire) {
-        // A child that was forked while it was set has none.
-        if let Some(host) = WHERE_ABSENT.lock().clone() {
-            return Some(host);
-        }
+    if let Some(host) = WHERE_ABSENT.lock().clone() {
+        return Some(host);
     }
     let asked = std::env::var_os(HOST_VARIABLE)?;
     (asked == "1" && !is_privileged()).then(Host::new)
@@ -442,6 +434,19 @@ mod tests {
             "{error:?}"
         );
         std::fs::remove_dir_all(place).unwrap();
+    }
+
+    #[test]
+    fn what_others_may_have_put_there_is_not_run() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::env::temp_dir().join(format!("kstate-host-safe-{}", std::process::id()));
+        std::fs::write(&file, "").unwrap();
+        for (mode, expected) in [(0o755, true), (0o775, true), (0o757, false)] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_safe_to_run(&file), expected, "{mode:o}");
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert!(!is_safe_to_run(&file) && !is_safe_to_run(&std::env::temp_dir()));
     }
 
     #[test]

@@ -70,7 +70,10 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     if call.is_fake {
         return ExitCode::SUCCESS;
     }
-    let manager = ServiceManager::of_environment();
+    let manager = match cli.hosted {
+        true => ServiceManager::nobody(),
+        false => ServiceManager::of_environment(),
+    };
     let result = if background {
         daemonize::run(config, &manager).map_err(|error| error.to_string())
     } else {

@@ -57,12 +57,11 @@ const FIXED: [Signal; 5] = [
     Signal::SIGBUS,
 ];
 /// What would end a daemon, or keep it from its work.
-const LIMITS: [Resource; 5] = [
+const LIMITS: [Resource; 4] = [
     Resource::RLIMIT_CPU,
     Resource::RLIMIT_FSIZE,
     Resource::RLIMIT_AS,
     Resource::RLIMIT_DATA,
-    Resource::RLIMIT_NOFILE,
 ];
 
 /// Lets go of what a process is given by whichever program happens to start it: descriptors beyond the standard

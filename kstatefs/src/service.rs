@@ -51,6 +51,14 @@ impl ServiceManager {
         Self { socket, period }
     }
 
+    /// Nobody, whatever the environment says: it is that of whoever started this process.
+    pub(crate) const fn nobody() -> Self {
+        Self {
+            socket: None,
+            period: None,
+        }
+    }
+
     /// Mounts and serves as [`serve`](crate::serve) does, and tells the manager.
     ///
     /// # Errors

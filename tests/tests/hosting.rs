@@ -175,6 +175,25 @@ fn it_has_nothing_of_what_its_starter_has_open() {
 }
 
 #[test]
+fn the_service_manager_of_its_starter_hears_nothing_of_it() {
+    let place = Place::new();
+    let socket = place.home().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    let mut program = place.kstate(&["set", "position", "7", "--keep"]);
+    assert!(
+        program
+            .env("NOTIFY_SOCKET", &socket)
+            .status()
+            .unwrap()
+            .success()
+    );
+    place.host();
+    manager.set_nonblocking(true).unwrap();
+    let heard = manager.recv(&mut [0; 64]).unwrap_err();
+    assert_eq!(heard.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
 fn limits_of_its_starter_are_not_its_own() {
     let place = Place::new();
     // Of a shell, which becomes the program: the soft ones are lowered.

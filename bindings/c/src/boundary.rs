@@ -34,6 +34,34 @@ pub(crate) fn quietly<R>(otherwise: R, work: impl FnOnce() -> Outcome<R>) -> R {
     caught(work).unwrap_or(otherwise)
 }
 
+/// What ends, when this is dropped, without a panic that gets out.
+pub(crate) struct Quiet<T>(Option<T>);
+
+impl<T> Quiet<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    /// It, which is there until the end.
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.0.as_ref()
+    }
+
+    /// It, to be changed.
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        self.0.as_mut()
+    }
+}
+
+impl<T> Drop for Quiet<T> {
+    fn drop(&mut self) {
+        quietly((), || {
+            drop(self.0.take());
+            Ok(())
+        });
+    }
+}
+
 #[inline]
 fn caught<R>(work: impl FnOnce() -> Outcome<R>) -> Outcome<R> {
     keep_silent();

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use kstate::{AddError, BeginError, Bytes, Generation, Many, ManyOutcome, Reader};
 
-use crate::copy::Copy;
 use crate::failure::{Failure, Outcome};
 use crate::member::{Access, Member, Writing};
+use crate::page::Page;
 use crate::shared::{Shared, Using};
 use crate::transaction::Active;
 
@@ -19,7 +19,7 @@ pub(crate) enum Durable {
 
 /// Commits, and ends the transaction in any case: with what came of it, and a page to be used again.
 #[inline]
-pub(crate) fn commit(active: Active, durable: Durable) -> (Option<Copy>, Outcome<()>) {
+pub(crate) fn commit(active: Active, durable: Durable) -> (Option<Page>, Outcome<()>) {
     match active.others.is_empty() {
         true => match active.first.access {
             Access::Write(writing) => (None, commit_one(writing, &active.first.shared, durable)),
@@ -45,7 +45,7 @@ fn commit_one(mut writing: Writing, shared: &Arc<Shared>, durable: Durable) -> O
 }
 
 #[cold]
-fn commit_all(mut members: Vec<Member>, durable: Durable) -> (Option<Copy>, Outcome<()>) {
+fn commit_all(mut members: Vec<Member>, durable: Durable) -> (Option<Page>, Outcome<()>) {
     // Each thread takes them in this order.
     members.sort_by_key(|member| Arc::as_ptr(&member.shared).addr());
     let shared: Vec<_> = members.iter().map(|member| member.shared.clone()).collect();

@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::boundary::quietly;
 use crate::failure::{Failure, Outcome};
 use crate::state::StateEntry;
 use crate::table::{INDEX_BITS, Key, Table, USE_BITS};
@@ -132,6 +133,23 @@ impl<K: Kind> Handle<K> {
         match self.key().and_then(|key| K::table().with(key, work)) {
             Some(done) => done,
             None => Err(Failure::NO_HANDLE),
+        }
+    }
+
+    /// Ends the handle that a program has at `place`, and has none there from then on.
+    ///
+    /// # Safety
+    ///
+    /// `place` is null or points to a handle.
+    #[expect(unsafe_code, reason = "reads and writes where programs say")]
+    pub(crate) unsafe fn free(place: *mut Self) {
+        if !place.is_null() {
+            // SAFETY: by the contract above.
+            let handle = unsafe { place.replace(Self::NULL) };
+            quietly((), || {
+                drop(handle.end());
+                Ok(())
+            });
         }
     }
 

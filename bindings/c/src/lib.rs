@@ -8,7 +8,7 @@
 //! | `boundary.rs`, `failure.rs` | no panic gets out; negative errno, and a sentence a thread |
 //! | `shared.rs` | a subscription, which transactions share with the handle that it was made by |
 //! | `state.rs`, `transaction.rs` | the handles of the two kinds, and their calls |
-//! | `member.rs`, `copy.rs`, `commit.rs` | the states of a transaction, read-only pages, how it is committed |
+//! | `member.rs`, `page.rs`, `commit.rs` | the states of a transaction, read-only pages, how it is committed |
 //! | `retry.rs` | transactions by a function of the program's |
 //! | `reading.rs`, `waiting.rs` | snapshots and live pointers; waiting and descriptors |
 //! | `persist.rs` | size, files, deletion |
@@ -24,11 +24,11 @@ compile_error!("a handle has more bits than a pointer of this machine");
 
 mod boundary;
 mod commit;
-mod copy;
 mod failure;
 mod handle;
 mod host;
 mod member;
+mod page;
 mod persist;
 mod reading;
 mod retry;

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use kstate::{Bytes, Generation, RawTransaction, Trapping};
 use kstate_sys::fork::Process;
 
-use crate::copy::Copy;
 use crate::failure::{Failure, Outcome};
+use crate::page::Page;
 use crate::shared::{Shared, Using};
 
 /// A state, and what the transaction has of it.
@@ -30,7 +30,7 @@ pub(crate) enum Access {
 
 /// A copy of the version that was the newest.
 pub(crate) struct Reading {
-    page: Copy,
+    page: Page,
     pub(crate) generation: Generation,
     length: usize,
     /// Whether the program has its address.
@@ -56,8 +56,8 @@ pub(crate) struct Writing {
 
 impl Member {
     /// The newest version, to be read from a page like `spare`.
-    pub(crate) fn to_read(shared: &Arc<Shared>, spare: Option<Copy>) -> Outcome<Self> {
-        let mut page = spare.map_or_else(Copy::new, Ok)?;
+    pub(crate) fn to_read(shared: &Arc<Shared>, spare: Option<Page>) -> Outcome<Self> {
+        let mut page = spare.map_or_else(Page::new, Ok)?;
         let mut seen = (Generation::NEVER, 0);
         page.fill(|into| {
             let now = shared.reader().snapshot_into(into)?;
@@ -160,7 +160,7 @@ impl Member {
     }
 
     /// Throws away what was written; the page of a copy, to be used again.
-    pub(crate) fn end(self) -> Option<Copy> {
+    pub(crate) fn end(self) -> Option<Page> {
         match self.access {
             Access::Read(Reading { mut page, .. }) => {
                 page.close();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kstate::{Attempts, Retry};
 
-use crate::boundary::{answer, quietly};
+use crate::boundary::{Quiet, answer, quietly};
 use crate::commit::Durable;
 use crate::failure::{Failure, Outcome};
 use crate::handle::{Handle, State, Transaction};
@@ -107,10 +107,10 @@ fn run(
     // Those behind it are by one of their own: others use that one meanwhile, and a turn is a handle's.
     let mut own = None;
     let refused = answer(|| {
-        own = Some(Own(Some(Arc::new(shared.duplicate()?))));
+        own = Some(Quiet::new(Arc::new(shared.duplicate()?)));
         Ok(())
     });
-    let Some(Own(Some(own))) = &own else {
+    let Some(own) = own.as_ref().and_then(Quiet::get) else {
         return refused;
     };
     let usual = Retry::new();
@@ -121,51 +121,19 @@ fn run(
     };
     let mut pauses = None;
     let refused = answer(|| {
-        pauses = Some(Pauses(Some(own.attempts(&retry)?)));
+        pauses = Some(Quiet::new(own.attempts(&retry)?));
         Ok(())
     });
     let Some(pauses) = &mut pauses else {
         return refused;
     };
     loop {
-        if !pauses.again() {
+        if !quietly(false, || Ok(pauses.get_mut().is_some_and(Attempts::again))) {
             return Failure::Conflict.answer();
         }
         if let Attempt::Over(done) = attempt(own, permissions, &mut change) {
             return done;
         }
-    }
-}
-
-/// A subscription for the attempts alone, that ends with them.
-struct Own(Option<Arc<Shared>>);
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        quietly((), || {
-            drop(self.0.take());
-            Ok(())
-        });
-    }
-}
-
-/// What is between the attempts, and ends with them.
-struct Pauses<'s>(Option<Attempts<'s>>);
-
-impl Pauses<'_> {
-    /// Pauses; `false` if no attempt is left.
-    fn again(&mut self) -> bool {
-        let pauses = &mut self.0;
-        quietly(false, || Ok(pauses.as_mut().is_some_and(Attempts::again)))
-    }
-}
-
-impl Drop for Pauses<'_> {
-    fn drop(&mut self) {
-        quietly((), || {
-            drop(self.0.take());
-            Ok(())
-        });
     }
 }
 

@@ -157,14 +157,8 @@ extern "C" fn kstate_new_state() -> Handle<State> {
 /// `state` is null or points to a handle.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn kstate_free_state(state: *mut Handle<State>) {
-    if !state.is_null() {
-        // SAFETY: by the contract above.
-        let handle = unsafe { state.replace(Handle::NULL) };
-        quietly((), || {
-            drop(handle.end());
-            Ok(())
-        });
-    }
+    // SAFETY: by the contract above.
+    unsafe { Handle::free(state) }
 }
 
 #[unsafe(no_mangle)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use crate::boundary::{answer, answer_or, quietly};
 use crate::commit::{Durable, commit};
-use crate::copy::Copy;
 use crate::failure::{Failure, Outcome};
 use crate::handle::{Handle, Ids, State, Transaction};
 use crate::member::{Access, Member};
+use crate::page::Page;
 use crate::shared::Shared;
 use crate::state::{WRITE, permissions};
 
@@ -24,7 +24,7 @@ pub(crate) struct TransactionEntry {
     pub(crate) id: u32,
     active: Option<Active>,
     /// A page for the next transaction that reads.
-    spare: Option<Copy>,
+    spare: Option<Page>,
     /// It was made with its transaction, and goes with it.
     goes_with_it: bool,
 }
@@ -68,7 +68,7 @@ impl Active {
     }
 
     /// Throws away what was written; a page of a copy, to be used again.
-    fn end(self) -> Option<Copy> {
+    fn end(self) -> Option<Page> {
         self.into_members().map(Member::end).fold(None, Option::or)
     }
 }
@@ -182,14 +182,8 @@ extern "C" fn kstate_new_transaction() -> Handle<Transaction> {
 /// `transaction` is null or points to a handle.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn kstate_free_transaction(transaction: *mut Handle<Transaction>) {
-    if !transaction.is_null() {
-        // SAFETY: by the contract above.
-        let handle = unsafe { transaction.replace(Handle::NULL) };
-        quietly((), || {
-            drop(handle.end());
-            Ok(())
-        });
-    }
+    // SAFETY: by the contract above.
+    unsafe { Handle::free(transaction) }
 }
 
 #[unsafe(no_mangle)]

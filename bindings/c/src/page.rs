@@ -19,16 +19,16 @@ use crate::failure::{Failure, Outcome};
 /// 1. `start` is a mapping of `length` bytes, of `process` alone: its children do not have it, and may have something
 ///    else there.
 /// 2. Nobody but `fill` writes to it: else it may be read, or not even that.
-pub(crate) struct Copy {
+pub(crate) struct Page {
     start: NonNull<c_void>,
     length: NonZeroUsize,
     process: Process,
 }
 
 // SAFETY: memory of the process, whichever thread has it.
-unsafe impl Send for Copy {}
+unsafe impl Send for Page {}
 
-impl Copy {
+impl Page {
     /// One that cannot be read yet.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl Copy {
     }
 }
 
-impl Drop for Copy {
+impl Drop for Page {
     fn drop(&mut self) {
         if self.process.is_current() {
             // SAFETY: invariant 1; who has a pointer to it has been told that it ends with the transaction.
