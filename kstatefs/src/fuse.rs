@@ -1,13 +1,13 @@
-//! FUSE requests to calls of [`fs`](crate::fs), and nothing else: alone, with `convert.rs` below it, this
+//! FUSE requests to calls of [`fs`](crate::fs), and nothing else: alone, with what is below it, this
 //! knows FUSE's types.
 
 mod convert;
+mod passed;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
@@ -33,27 +33,22 @@ use crate::xattr::{self, Mode};
 use convert::{
     NO_CACHE, caller, errno, file_attr, file_type, open_flags, sized, skipped, valid_for,
 };
+use passed::Passed;
 
 /// The daemon as fuser sees it. The file system behind it is there from the first request on,
 /// but not yet at the handshake, whose outcome it depends on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fuse {
     shared: Arc<OnceLock<Arc<Shared>>>,
-    /// What the kernel maps for each state that has been opened. One a state, as long as it
-    /// lives: a second one for the same inode would be refused with EIO.
-    backing: Arc<Mutex<HashMap<u64, Arc<BackingId>>>>,
+    /// What it maps for the files it has opened.
+    passed: Arc<Passed<BackingId>>,
 }
 
 impl Fuse {
     /// Puts the file system in place, before the first request.
     pub(crate) fn install(&self, shared: Arc<Shared>) {
-        let backing = self.backing.clone();
-        shared.on_retired(move |ino| {
-            backing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&ino);
-        });
+        let passed = self.passed.clone();
+        shared.on_retired(move |ino| passed.retire(ino));
         // Set once, between handshake and first request.
         let _ = self.shared.set(shared);
     }
@@ -76,20 +71,10 @@ impl Fuse {
             return Ok(None);
         }
         let region = fs.region_of(opened)?;
-        // Held while registering: two openers must not register one inode twice. What is done
-        // meanwhile takes no lock of the table or of open files: a state that goes is taken out
-        // of here with the table locked.
-        let mut known = self.backing.lock().unwrap_or_else(PoisonError::into_inner);
-        // Gone since the name was looked up: its id was taken out, and while somebody has it open a
-        // second one would be refused. What goes from here on waits for the lock to be taken out.
-        if region.is_gone() {
-            return Err(Errno::ESTALE);
-        }
-        if let Some(id) = known.get(&opened.ino) {
-            return Ok(Some(id.clone()));
-        }
-        let id = Arc::new(region.file().with(register)?);
-        known.insert(opened.ino, id.clone());
+        let register = || Ok(region.file().with(register)?);
+        let id = self
+            .passed
+            .give(opened.file, opened.ino, || region.is_gone(), register)?;
         Ok(Some(id))
     }
 }
@@ -592,6 +577,7 @@ impl Filesystem for Fuse {
 
 impl Fuse {
     fn forget_file(&self, file: u64) {
+        self.passed.release(file);
         if let Ok(fs) = self.fs(Counted::Release) {
             fs.release(file);
         }

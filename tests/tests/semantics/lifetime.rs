@@ -1,8 +1,9 @@
 //! How long a state stays: evaporation, the sticky bit, linger, deletion.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kstate_tests::{Daemon, Setup, eventually};
@@ -15,6 +16,7 @@ both_ways!(
     a_time_to_linger_can_be_changed_after_the_last_close,
     unlink_is_busy_while_another_process_is_subscribed,
     files_still_open_of_a_deleted_state_read_its_last_value,
+    an_open_finds_the_state_or_none_while_it_comes_and_goes,
 );
 
 #[track_caller]
@@ -103,4 +105,36 @@ fn files_still_open_of_a_deleted_state_read_its_last_value(setup: Setup) {
     file.read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"last");
     assert_eq!(generation(&daemon, "x"), 1);
+}
+
+fn an_open_finds_the_state_or_none_while_it_comes_and_goes(setup: Setup) {
+    const ROUNDS: u32 = 1500;
+    let daemon = setup.start();
+    let path = daemon.file("x");
+    let is_over = AtomicBool::new(false);
+    let opener = || {
+        let mut found = 0_u32;
+        while !is_over.load(Ordering::Relaxed) {
+            match File::open(&path) {
+                Ok(_) => found += 1,
+                // The name stood for one that went, and then for the next, which went as well.
+                Err(error) => {
+                    let code = error.raw_os_error().unwrap();
+                    assert!(matches!(code, libc::ENOENT | libc::ESTALE), "{error}");
+                }
+            }
+        }
+        found
+    };
+    std::thread::scope(|scope| {
+        let openers = [(); 3].map(|()| scope.spawn(opener));
+        for _ in 0..ROUNDS {
+            drop(create(&daemon, "x"));
+            fs::remove_file(&path).unwrap_or_default();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for opener in openers {
+            assert!(opener.join().unwrap() > 0);
+        }
+    });
 }
