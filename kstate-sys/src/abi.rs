@@ -136,17 +136,28 @@ impl Geometry {
     /// Offset in bytes of the metadata of slot `index`.
     #[inline]
     pub const fn slot_meta(&self, index: u16) -> usize {
-        self.page as usize + HEADER_BYTES + index as usize * SLOT_META_BYTES
+        self.header() + Self::slot_meta_behind_header(index)
+    }
+
+    /// As [`slot_meta`](Self::slot_meta), from the header page on.
+    #[inline]
+    pub const fn slot_meta_behind_header(index: u16) -> usize {
+        HEADER_BYTES + index as usize * SLOT_META_BYTES
     }
 
     /// Payload bytes of one slot of `class`.
     #[inline]
     pub const fn slot_bytes(&self, class: Class) -> usize {
-        // No table: with a class that the compiler knows, all but the page's are constants.
-        match class {
-            Class::Page => self.page as usize,
-            _ => 64 << (2 * class as u8),
-        }
+        // No table: with a class that the compiler knows, all but the page's are constants. No
+        // branch either: a jump by class would be foretold wrong for states of several.
+        let is_page = matches!(class, Class::Page) as usize;
+        (64 << (2 * class as u8)) * (1 - is_page) + self.page as usize * is_page
+    }
+
+    /// Where the area of `class` begins, in bytes behind the start of the header page.
+    #[inline]
+    pub const fn area_behind_header(&self, class: Class) -> u32 {
+        self.areas[class as usize] - self.page
     }
 
     /// Offset in bytes of the payload of slot `index` in the area of `class`.

@@ -34,4 +34,7 @@ mod imp {
     }
 }
 
+mod omittable;
+
 pub use imp::*;
+pub use omittable::load_omittable;

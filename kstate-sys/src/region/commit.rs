@@ -3,7 +3,7 @@
 use core::num::NonZeroU32;
 
 use super::{BUSY, Generation, Head, MAX_GENERATION, Memory, Slot, SlotSize, intent};
-use crate::abi::{Class, SLOTS_PER_GROUP};
+use crate::abi::{CLASSES, Class, SLOTS_PER_GROUP};
 use crate::clock::Ticks;
 use crate::sync::{Ordering, fence};
 
@@ -121,12 +121,8 @@ impl Writer {
     /// The class its versions go to.
     #[inline]
     pub const fn class(&self) -> Class {
-        match self.0.get() >> CLASS_SHIFT & 3 {
-            0 => Class::B64,
-            1 => Class::B256,
-            2 => Class::B1024,
-            _ => Class::Page,
-        }
+        // By a table: which it is a branch could only guess, for a program that writes many states.
+        CLASSES[(self.0.get() >> CLASS_SHIFT & 3) as usize]
     }
 
     /// Publishes in slots of `class` from now on: the daemon has allocated them.
@@ -270,10 +266,19 @@ impl Writer {
         meta.tag.store(BUSY, Ordering::Release);
         fence(Ordering::Release);
         payload.store(bytes);
-        meta.size
-            .store(SlotSize::new(length, class).raw(), Ordering::Relaxed);
-        meta.time.store(time.0, Ordering::Relaxed);
-        meta.intent_ref.store(0, Ordering::Relaxed);
+        // Most are what they were, and the swap waits for each store to be made.
+        // ORDERING: Relaxed: a word that stays was stored by this owner of the slot, or by one before it
+        // that the daemon has buried; whoever meets the new tag finds it or what came later.
+        let size = SlotSize::new(length, class).raw();
+        if meta.size.load(Ordering::Relaxed) != size {
+            meta.size.store(size, Ordering::Relaxed);
+        }
+        if meta.time.load(Ordering::Relaxed) != time.0 {
+            meta.time.store(time.0, Ordering::Relaxed);
+        }
+        if meta.intent_ref.load(Ordering::Relaxed) != 0 {
+            meta.intent_ref.store(0, Ordering::Relaxed);
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The header page of a region: the one table of its layout.
 
 use super::{Generation, Head};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, load_omittable};
 
 /// The first [`HEADER_BYTES`](crate::abi::HEADER_BYTES) of page 1.
 ///
@@ -213,7 +213,7 @@ impl Header {
             return false;
         }
         // ORDERING: Relaxed: it says something of the version of that number and of nothing else.
-        self.overdue.load(Ordering::Relaxed) == generation.0.wrapping_add(1)
+        load_omittable(&self.overdue) == generation.0.wrapping_add(1)
     }
 
     /// Says which generation is overdue, as `overdue` has it. The daemon's alone.

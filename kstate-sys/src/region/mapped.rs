@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use super::{Header, Memory, Payload, Recorded, Slot, SlotMeta};
-use crate::abi::{ABI_VERSION, Class, Geometry, MAGIC, SLOTS};
+use crate::abi::{ABI_VERSION, CLASSES, Class, Geometry, MAGIC, SLOTS};
 use crate::clock::Clock;
 use crate::sync::Ordering;
 
@@ -16,15 +16,18 @@ use crate::sync::Ordering;
 ///
 /// # Invariants
 ///
-/// 1. `base..base + len` stays mapped for `'a`, at least up to the end of the slots' metadata,
-///    and `base` is page aligned.
+/// 1. The `len` bytes that begin a page before `header` stay mapped for `'a`, at least up to the
+///    end of the slots' metadata, and `header` is page aligned.
 /// 2. The mapping is only reached through the words and payloads handed out here: no reference
 ///    to shared bytes that are not atomics exists in this process.
+/// 3. An area in `areas` is that many bytes behind `header`, and mapped to its end; 0 for one that is not.
 #[derive(Clone, Copy, Debug)]
 pub struct Mapped<'a> {
-    base: NonNull<u8>,
-    len: usize,
+    /// Not the start: nearly everything is found from here, and with no page size to be fetched.
+    header: NonNull<u8>,
+    areas: [u32; CLASSES.len()],
     geometry: Geometry,
+    len: usize,
     mapped: PhantomData<&'a ()>,
 }
 
@@ -90,11 +93,18 @@ impl<'a> Mapped<'a> {
         if len < needed {
             return Err(HeaderError::TooShort { found: len, needed });
         }
-        // INVARIANT: 1 and 2, by the caller's promise and the check.
+        let area = |class| match geometry.area_end(class) <= len {
+            true => geometry.area_behind_header(class),
+            false => 0,
+        };
+        // SAFETY: the header is mapped, by the caller's promise and the check.
+        let header = unsafe { base.add(geometry.header()) };
+        // INVARIANT: 1 and 2, by the caller's promise and the check; 3, by the look at each end.
         Ok(Self {
-            base,
-            len,
+            header,
+            areas: CLASSES.map(area),
             geometry,
+            len,
             mapped: PhantomData,
         })
     }
@@ -139,37 +149,39 @@ impl<'a> Mapped<'a> {
     /// Address of the live page: stable as long as the mapping.
     #[inline]
     pub const fn live_page(&self) -> NonNull<u8> {
-        self.base
+        // SAFETY: invariant 1: it is the page before the header.
+        unsafe { self.header.sub(self.geometry.header()) }
     }
 }
 
 impl Memory for Mapped<'_> {
     #[inline]
     fn header(&self) -> &Header {
-        // SAFETY: invariant 1: the header page is mapped.
-        let header = unsafe { self.base.add(self.geometry.header()) };
-        // SAFETY: page aligned, mapped as long as `self`; all fields are atomics, for which any
-        // bytes are a value (invariant 2).
-        unsafe { header.cast().as_ref() }
+        // SAFETY: page aligned, mapped as long as `self` (invariant 1); all fields are atomics, for
+        // which any bytes are a value (invariant 2).
+        unsafe { self.header.cast().as_ref() }
     }
 
     #[inline]
     fn slot(&self, slot: Slot) -> &SlotMeta {
         // SAFETY: invariant 1, and a `Slot` is below SLOTS.
-        let meta = unsafe { self.base.add(self.geometry.slot_meta(slot.index())) };
+        let meta = unsafe {
+            self.header
+                .add(Geometry::slot_meta_behind_header(slot.index()))
+        };
         // SAFETY: 512 and 64 keep it aligned; all fields are atomics (invariant 2).
         unsafe { meta.cast().as_ref() }
     }
 
     #[inline]
     fn payload(&self, slot: Slot, class: Class) -> Option<Payload<'_>> {
-        let room = self.geometry.slot_bytes(class);
-        let offset = self.geometry.payload(slot.index(), class);
-        if offset + room > self.len {
+        let area = self.areas[class as usize] as usize;
+        if area == 0 {
             return None;
         }
-        // SAFETY: within the mapping, checked above (invariant 1).
-        let start = unsafe { self.base.add(offset) };
+        let room = self.geometry.slot_bytes(class);
+        // SAFETY: within the area, which is mapped (invariant 3), since a `Slot` is below SLOTS.
+        let start = unsafe { self.header.add(area + usize::from(slot.index()) * room) };
         // SAFETY: invariants 1 and 2 are those of `Payload`.
         Some(unsafe { Payload::new(start, room) })
     }
@@ -177,7 +189,7 @@ impl Memory for Mapped<'_> {
     #[inline]
     fn live(&self) -> Payload<'_> {
         // SAFETY: invariants 1 and 2; page 0 is the live page.
-        unsafe { Payload::new(self.base, self.geometry.page() as usize) }
+        unsafe { Payload::new(self.live_page(), self.geometry.page() as usize) }
     }
 
     /// A region alone knows of no record: [`WithRecords`] does.

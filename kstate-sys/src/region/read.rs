@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use super::{Generation, Head, Memory, Payload, Slot, SlotMeta, SlotSize, intent};
 use crate::abi::Class;
 use crate::clock::Ticks;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, fence, load_omittable};
 
 /// How often a reader begins again because `head` moved on under it.
 ///
@@ -132,6 +132,8 @@ pub struct Candidate<'a> {
     /// Which one it is.
     pub version: Version,
     slot: &'a SlotMeta,
+    /// Its tag: the generation, since a version under an intent is none here.
+    tag: u64,
 }
 
 impl<'a> Candidate<'a> {
@@ -160,7 +162,7 @@ impl<'a> Candidate<'a> {
         // ORDERING: Acquire, as in `visit_version`.
         let tag = slot.tag.load(Ordering::Acquire);
         let size = slot.size.load(Ordering::Relaxed);
-        let time = Ticks(slot.time.load(Ordering::Relaxed));
+        let time = Ticks(load_omittable(&slot.time));
         if tag != head.generation_or_intent() || size != SlotSize::new(bytes, class).raw() {
             return None;
         }
@@ -178,6 +180,7 @@ impl<'a> Candidate<'a> {
             payload,
             version,
             slot,
+            tag,
         })
     }
 
@@ -186,7 +189,8 @@ impl<'a> Candidate<'a> {
     pub fn still_stands(&self) -> bool {
         // ORDERING: the fence keeps the copy before the second look, as in `visit_version`.
         fence(Ordering::Acquire);
-        self.slot.tag.load(Ordering::Relaxed) == self.version.generation().0
+        // With what was found, not with the head once more: that would be masked again.
+        self.slot.tag.load(Ordering::Relaxed) == self.tag
     }
 }
 
