@@ -33,9 +33,10 @@ const WARM_UP_TURNS: usize = 10;
 /// A thread that is ready to do its part.
 pub(crate) enum Part {
     Read(Box<dyn Reads>),
+    ReadBeside(Box<dyn Reads>, Board),
     Check(Box<dyn Reads>),
-    Publish(Box<dyn Publishes>),
-    Pace(Box<dyn Publishes>, u32),
+    Publish(Box<dyn Publishes>, Board),
+    Pace(Box<dyn Publishes>, Board, u32),
     Follow(Box<dyn Follows>, Board, usize),
     Tell(Box<dyn Publishes>, Board, usize),
     Update(Box<dyn Updates>),
@@ -46,22 +47,22 @@ pub(crate) enum Part {
 
 /// Opens what the task takes.
 pub(crate) fn prepare(peer: &'static dyn Peer, site: &Site, task: Task) -> Can<Part> {
+    let board = || Board::open(&site.directory);
     Ok(match task {
         Task::Read { aged: false } => Part::Read(peer.reads(site)?),
         Task::Read { aged: true } => Part::Read(peer.reads_aged(site)?),
+        Task::ReadBeside => Part::ReadBeside(peer.reads(site)?, board()?),
         Task::Check => Part::Check(peer.reads(site)?),
-        Task::Publish { stamped: false } => Part::Publish(peer.publishes(site)?),
-        Task::Publish { stamped: true } => Part::Publish(peer.publishes_stamped(site)?),
+        Task::Publish { stamped: false } => Part::Publish(peer.publishes(site)?, board()?),
+        Task::Publish { stamped: true } => Part::Publish(peer.publishes_stamped(site)?, board()?),
         // Whichever way it has.
         Task::Pace { hz } => {
             let handle = peer
                 .publishes(site)
                 .or_else(|_| peer.publishes_stamped(site))?;
-            Part::Pace(handle, hz)
+            Part::Pace(handle, board()?, hz)
         }
-        Task::Follow { turns } => {
-            Part::Follow(peer.follows(site)?, Board::open(&site.directory)?, turns)
-        }
+        Task::Follow { turns } => Part::Follow(peer.follows(site)?, board()?, turns),
         Task::Tell { turns } => Part::Tell(peer.tells(site)?, Board::open(&site.directory)?, turns),
         Task::Update => Part::Update(peer.updates(site)?),
         Task::CommitSeveral => Part::Commit(peer.several(site)?),
@@ -85,7 +86,25 @@ pub(crate) fn perform(part: Part, window: Window) -> Result<Outcome> {
             sum.torn += handle.check(count)?;
             Ok(())
         }),
-        Part::Publish(mut handle) => blocks(window, |count, _| handle.publish(count)),
+        Part::ReadBeside(mut handle, board) => {
+            let seen = std::cell::Cell::new(0);
+            // ORDERING: Relaxed: a count, and nothing that hangs on it.
+            let published = || board.published().load(Ordering::Relaxed);
+            blocks_that_count(
+                window,
+                |count, sum| {
+                    seen.set(published());
+                    sum.torn += handle.read(count)?;
+                    Ok(())
+                },
+                || published() != seen.get(),
+            )
+        }
+        Part::Publish(mut handle, board) => blocks(window, |count, _| {
+            handle.publish(count)?;
+            board.published().fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }),
         Part::Update(mut handle) => blocks(window, |count, sum| {
             sum.attempts += handle.update(count)?;
             sum.changes += u64::from(count);
@@ -99,7 +118,7 @@ pub(crate) fn perform(part: Part, window: Window) -> Result<Outcome> {
             }
             Ok(())
         }),
-        Part::Pace(handle, hz) => pace(handle, hz, window),
+        Part::Pace(handle, board, hz) => pace(handle, &board, hz, window),
         Part::Follow(handle, board, turns) => follow(handle, &board, turns),
         Part::Tell(handle, board, turns) => tell(handle, &board, turns),
     }
@@ -107,9 +126,15 @@ pub(crate) fn perform(part: Part, window: Window) -> Result<Outcome> {
 
 /// Blocks of operations back to back: until the window begins to warm up and to find how many
 /// make a block, in it to be timed. The clock is read once a block.
-fn blocks(
+fn blocks(window: Window, work: impl FnMut(u32, &mut Outcome) -> Result<()>) -> Result<Outcome> {
+    blocks_that_count(window, work, || true)
+}
+
+/// As [`blocks`]; after each is asked whether it counts.
+fn blocks_that_count(
     window: Window,
     mut work: impl FnMut(u32, &mut Outcome) -> Result<()>,
+    counts: impl Fn() -> bool,
 ) -> Result<Outcome> {
     let mut sum = Outcome::default();
     let mut size = BlockSize(1);
@@ -135,7 +160,9 @@ fn blocks(
         work(count, &mut sum)?;
         let after = Instant::now();
         let seconds = (after - before).as_secs_f64();
-        sum.samples.push(single(seconds * 1e9 / f64::from(count)));
+        if counts() {
+            sum.samples.push(single(seconds * 1e9 / f64::from(count)));
+        }
         sum.operations += u64::from(count);
         size.adapt(after - before);
         before = after;
@@ -170,7 +197,7 @@ fn single(ns: f64) -> f32 {
 }
 
 /// Publishes at a rate, spinning between.
-fn pace(mut handle: Box<dyn Publishes>, hz: u32, window: Window) -> Result<Outcome> {
+fn pace(mut handle: Box<dyn Publishes>, board: &Board, hz: u32, window: Window) -> Result<Outcome> {
     let mut sum = Outcome::default();
     let interval = 1_000_000_000 / u64::from(hz);
     let mut next = now_ns();
@@ -184,6 +211,7 @@ fn pace(mut handle: Box<dyn Publishes>, hz: u32, window: Window) -> Result<Outco
             continue;
         }
         handle.publish(1)?;
+        board.published().fetch_add(1, Ordering::Relaxed);
         sum.operations += u64::from(now >= window.start_ns);
         // Who cannot keep up does not owe what is past.
         next = (next + interval).max(now);

@@ -8,12 +8,15 @@ use std::sync::atomic::AtomicU64;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// Two words in a page that processes share.
+/// Words in a page that processes share, a cache line each.
 ///
 /// # Invariants
 ///
-/// 1. The mapping is page aligned and has room for two words, and the file keeps that length.
+/// 1. The mapping is page aligned and has room for [`WORDS`] lines, and the file keeps that length.
 pub(crate) struct Board(MmapRaw);
+
+const WORDS: usize = 3;
+const LINE: usize = 64;
 
 impl Board {
     /// The board of the run in `directory`.
@@ -24,7 +27,7 @@ impl Board {
             .create(true)
             .truncate(false)
             .open(directory.join("board"))?;
-        let length = 2 * size_of::<AtomicU64>();
+        let length = WORDS * LINE;
         file.set_len(length as u64)?;
         // INVARIANT: 1: whoever opens it sets the same length.
         Ok(Self(MmapOptions::new().len(length).map_raw(&file)?))
@@ -32,16 +35,23 @@ impl Board {
 
     /// The word that the follower holds.
     pub(crate) fn held(&self) -> &AtomicU64 {
-        // SAFETY: invariant 1: the first word, always an atomic.
-        unsafe { AtomicU64::from_ptr(self.0.as_mut_ptr().cast()) }
+        self.word(0)
     }
 
     /// Grows when the teller has ended.
     pub(crate) fn ended(&self) -> &AtomicU64 {
-        let first: *mut u64 = self.0.as_mut_ptr().cast();
-        // SAFETY: invariant 1: there are two words.
-        let second = unsafe { first.add(1) };
-        // SAFETY: invariant 1: always an atomic.
-        unsafe { AtomicU64::from_ptr(second) }
+        self.word(1)
+    }
+
+    /// Grows with each block of publications.
+    pub(crate) fn published(&self) -> &AtomicU64 {
+        self.word(2)
+    }
+
+    fn word(&self, number: usize) -> &AtomicU64 {
+        // SAFETY: invariant 1: there are so many lines.
+        let line = unsafe { self.0.as_mut_ptr().add(number % WORDS * LINE) };
+        // SAFETY: invariant 1: aligned, and always an atomic.
+        unsafe { AtomicU64::from_ptr(line.cast()) }
     }
 }

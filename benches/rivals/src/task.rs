@@ -24,6 +24,8 @@ pub(crate) struct Actor {
 pub(crate) enum Task {
     /// Copies the value out, timed in blocks; `aged`: and asks how old it is.
     Read { aged: bool },
+    /// As [`Read`](Self::Read), and only blocks count in which something was published.
+    ReadBeside,
     /// Copies the value out and compares all words; not timed.
     Check,
     /// Publishes, timed in blocks; `stamped`: with the time of the commit.

@@ -112,13 +112,15 @@ struct Snapshots<const W: usize> {
 impl<const W: usize> Source<W> for Snapshots<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        if W <= 64 {
-            return match &self.reader.snapshot() {
+        if W <= 8 {
+            return match self.reader.snapshot() {
                 Ok(snapshot) => {
                     if self.aged {
                         black_box(snapshot.age());
                     }
-                    Ok(look(&snapshot.value))
+                    // By itself: the place of the whole snapshot would be handed on with it.
+                    let value = snapshot.value;
+                    Ok(look(&value))
                 }
                 Err(error) => Err(error.to_string().into()),
             };

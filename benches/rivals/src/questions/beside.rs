@@ -12,7 +12,7 @@ use crate::task::{Actor, Task};
 const RATE_HZ: u32 = 100_000;
 
 fn is_read(task: Task) -> bool {
-    matches!(task, Task::Read { .. })
+    matches!(task, Task::ReadBeside)
 }
 
 fn is_check(task: Task) -> bool {
@@ -54,7 +54,7 @@ pub(super) fn ask(asking: &mut Asking<'_>) -> Result<Vec<Cell>> {
                         },
                     ]
                 };
-                let reading = beside(Task::Read { aged: false });
+                let reading = beside(Task::ReadBeside);
                 timed.push(Entry::new(&case, peer, size, reading));
                 checked.push(Entry::new(&case, peer, size, beside(Task::Check)));
             }
