@@ -3,3 +3,4 @@
 . "$(dirname "$0")/lib.sh"
 cargo fmt --all -- --check
 cargo fmt --manifest-path fuzz/Cargo.toml -- --check
+cargo fmt --manifest-path benches/rivals/Cargo.toml -- --check

@@ -37,4 +37,4 @@ mod imp {
 mod omittable;
 
 pub use imp::*;
-pub use omittable::load_omittable;
+pub(crate) use omittable::load_omittable;

@@ -9,8 +9,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, Once};
 
-/// Mappings that can be registered at one time.
-const MAX_MAPPINGS: usize = 1 << 16;
+/// Mappings that can be registered at one time: more than a process can have, unless somebody has raised
+/// `vm.max_map_count`, which is 65 530, far. What is not used takes no memory.
+const MAX_MAPPINGS: usize = 1 << 20;
 
 struct Entry {
     start: AtomicUsize,

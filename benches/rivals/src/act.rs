@@ -30,12 +30,16 @@ const MOST_MISSED: u32 = 5;
 /// Waits at the start of a scene that do not count.
 const WARM_UP_TURNS: usize = 10;
 
+/// So many publications beside a reader, and that is noted.
+const NOTED: u32 = 16;
+
 /// A thread that is ready to do its part.
 pub(crate) enum Part {
     Read(Box<dyn Reads>),
     ReadBeside(Box<dyn Reads>, Board),
     Check(Box<dyn Reads>),
-    Publish(Box<dyn Publishes>, Board),
+    Publish(Box<dyn Publishes>),
+    PublishBeside(Box<dyn Publishes>, Board),
     Pace(Box<dyn Publishes>, Board, u32),
     Follow(Box<dyn Follows>, Board, usize),
     Tell(Box<dyn Publishes>, Board, usize),
@@ -53,15 +57,10 @@ pub(crate) fn prepare(peer: &'static dyn Peer, site: &Site, task: Task) -> Can<P
         Task::Read { aged: true } => Part::Read(peer.reads_aged(site)?),
         Task::ReadBeside => Part::ReadBeside(peer.reads(site)?, board()?),
         Task::Check => Part::Check(peer.reads(site)?),
-        Task::Publish { stamped: false } => Part::Publish(peer.publishes(site)?, board()?),
-        Task::Publish { stamped: true } => Part::Publish(peer.publishes_stamped(site)?, board()?),
-        // Whichever way it has.
-        Task::Pace { hz } => {
-            let handle = peer
-                .publishes(site)
-                .or_else(|_| peer.publishes_stamped(site))?;
-            Part::Pace(handle, board()?, hz)
-        }
+        Task::Publish { stamped: false } => Part::Publish(peer.publishes(site)?),
+        Task::Publish { stamped: true } => Part::Publish(peer.publishes_stamped(site)?),
+        Task::PublishBeside => Part::PublishBeside(anyhow(peer, site)?, board()?),
+        Task::Pace { hz } => Part::Pace(anyhow(peer, site)?, board()?, hz),
         Task::Follow { turns } => Part::Follow(peer.follows(site)?, board()?, turns),
         Task::Tell { turns } => Part::Tell(peer.tells(site)?, Board::open(&site.directory)?, turns),
         Task::Update => Part::Update(peer.updates(site)?),
@@ -73,6 +72,12 @@ pub(crate) fn prepare(peer: &'static dyn Peer, site: &Site, task: Task) -> Can<P
             Part::Subscribe(peer, site.clone())
         }
     })
+}
+
+/// Without time stamps, or with them where there is no other way.
+fn anyhow(peer: &'static dyn Peer, site: &Site) -> Can<Box<dyn Publishes>> {
+    peer.publishes(site)
+        .or_else(|_| peer.publishes_stamped(site))
 }
 
 /// Does it, within the window.
@@ -100,9 +105,15 @@ pub(crate) fn perform(part: Part, window: Window) -> Result<Outcome> {
                 || published() != seen.get(),
             )
         }
-        Part::Publish(mut handle, board) => blocks(window, |count, _| {
-            handle.publish(count)?;
-            board.published().fetch_add(1, Ordering::Relaxed);
+        Part::Publish(mut handle) => blocks(window, |count, _| handle.publish(count)),
+        Part::PublishBeside(mut handle, board) => blocks(window, |count, _| {
+            let mut left = count;
+            while left > 0 {
+                let some = left.min(NOTED);
+                handle.publish(some)?;
+                board.published().fetch_add(1, Ordering::Relaxed);
+                left -= some;
+            }
             Ok(())
         }),
         Part::Update(mut handle) => blocks(window, |count, sum| {
@@ -111,7 +122,10 @@ pub(crate) fn perform(part: Part, window: Window) -> Result<Outcome> {
             Ok(())
         }),
         Part::Commit(mut handle) => blocks(window, |count, _| handle.commit(count)),
-        Part::ReadSeveral(mut handle) => blocks(window, |count, _| handle.read(count)),
+        Part::ReadSeveral(mut handle) => blocks(window, |count, sum| {
+            sum.torn += handle.read(count)?;
+            Ok(())
+        }),
         Part::Subscribe(peer, site) => blocks(window, |count, _| {
             for _ in 0..count {
                 peer.reads(&site).map_err(|cannot| cannot.0)?.word()?;
@@ -130,7 +144,8 @@ fn blocks(window: Window, work: impl FnMut(u32, &mut Outcome) -> Result<()>) -> 
     blocks_that_count(window, work, || true)
 }
 
-/// As [`blocks`]; after each is asked whether it counts.
+/// As [`blocks`]; after each is asked whether it counts. All actors of a scene stop at one moment: what one would do
+/// after the others have ended is not done beside them.
 fn blocks_that_count(
     window: Window,
     mut work: impl FnMut(u32, &mut Outcome) -> Result<()>,
@@ -154,12 +169,14 @@ fn blocks_that_count(
     let mut sum = Outcome::default();
     let begin = Instant::now();
     let mut before = begin;
-    let length = Duration::from_nanos(window.end_ns - window.start_ns);
-    while before - begin < length {
+    let left = Duration::from_nanos(window.end_ns.saturating_sub(now_ns()));
+    while before - begin < left {
         let count = size.0;
         work(count, &mut sum)?;
         let after = Instant::now();
-        let seconds = (after - before).as_secs_f64();
+        let took = after - before;
+        let seconds = took.as_secs_f64();
+        sum.longest_ns = sum.longest_ns.max(u64::try_from(took.as_nanos())?);
         if counts() {
             sum.samples.push(single(seconds * 1e9 / f64::from(count)));
         }
@@ -167,7 +184,7 @@ fn blocks_that_count(
         size.adapt(after - before);
         before = after;
     }
-    sum.seconds = (before - begin).as_secs_f64();
+    sum.seconds = window.seconds();
     // A mixture is one whenever it was seen.
     sum.torn += warm.torn;
     // And a change is one.
@@ -216,8 +233,7 @@ fn pace(mut handle: Box<dyn Publishes>, board: &Board, hz: u32, window: Window) 
         // Who cannot keep up does not owe what is past.
         next = (next + interval).max(now);
     }
-    let ns = Duration::from_nanos(window.end_ns - window.start_ns);
-    sum.seconds = ns.as_secs_f64();
+    sum.seconds = window.seconds();
     Ok(sum)
 }
 

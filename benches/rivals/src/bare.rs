@@ -19,7 +19,19 @@ use crate::value::Value;
 /// The ring's slots, as many as one of kstate's writers has.
 const SLOTS: u64 = 4;
 /// Bytes before the first slot: the index alone in its page.
-const FIRST: usize = 4096;
+pub(crate) const FIRST: usize = 4096;
+
+/// So many bytes of the file at `path`, which is made if there is none, shared with whoever maps it.
+pub(crate) fn shared(path: &Path, length: usize) -> std::io::Result<MmapRaw> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    file.set_len(length as u64)?;
+    MmapOptions::new().len(length).map_raw(&file)
+}
 
 /// A ring of values in a mapping that another process may share.
 ///
@@ -32,16 +44,9 @@ pub(crate) struct Bare<const W: usize>(MmapRaw);
 impl<const W: usize> Bare<W> {
     /// The ring in the file at `path`, which is made if there is none.
     pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
         let length = FIRST + 4 * size_of::<Value<W>>().next_multiple_of(64);
-        file.set_len(length as u64)?;
         // INVARIANT: 1: whoever opens it sets the same length.
-        Ok(Self(MmapOptions::new().len(length).map_raw(&file)?))
+        Ok(Self(shared(path, length)?))
     }
 
     /// The index: how many values were published.
@@ -49,6 +54,17 @@ impl<const W: usize> Bare<W> {
     pub(crate) fn head(&self) -> &AtomicU64 {
         // SAFETY: invariant 1: the first word, aligned, always an atomic.
         unsafe { AtomicU64::from_ptr(self.0.as_mut_ptr().cast()) }
+    }
+
+    /// When the value of that index was published, in ticks: a line behind the index.
+    #[inline]
+    pub(crate) fn stamp(&self, index: u64) -> &AtomicU64 {
+        // Four slots: fits every usize.
+        let slot = usize::try_from(index % SLOTS).unwrap_or(0);
+        // SAFETY: invariant 1: the first page is the index's alone.
+        let stamp = unsafe { self.0.as_mut_ptr().add(64 + slot * size_of::<u64>()) };
+        // SAFETY: invariant 1: aligned, always an atomic.
+        unsafe { AtomicU64::from_ptr(stamp.cast()) }
     }
 
     #[inline]

@@ -1,12 +1,13 @@
 #![expect(unsafe_code, reason = "words that processes share")]
 //! What teller and follower say to each other beside what is measured.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapRaw;
+
+use crate::bare::shared;
 
 /// Words in a page that processes share, a cache line each.
 ///
@@ -21,16 +22,8 @@ const LINE: usize = 64;
 impl Board {
     /// The board of the run in `directory`.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(directory.join("board"))?;
-        let length = WORDS * LINE;
-        file.set_len(length as u64)?;
         // INVARIANT: 1: whoever opens it sets the same length.
-        Ok(Self(MmapOptions::new().len(length).map_raw(&file)?))
+        Ok(Self(shared(&directory.join("board"), WORDS * LINE)?))
     }
 
     /// The word that the follower holds.

@@ -63,8 +63,31 @@ pub(crate) trait Several {
     /// Adds one to every word of all values at once, so many times.
     fn commit(&mut self, count: u32) -> Result<()>;
 
-    /// Copies all values out as of one moment, so many times.
-    fn read(&mut self, count: u32) -> Result<()>;
+    /// Copies all values out as of one moment, so many times; returns how often a word of any was another than that of
+    /// the first.
+    fn read(&mut self, count: u32) -> Result<u64>;
+}
+
+/// Looks at copies of several values that belong to one moment: no commit leaves them different.
+pub(crate) struct Together(Option<u64>, bool);
+
+impl Together {
+    pub(crate) const fn new() -> Self {
+        Self(None, false)
+    }
+
+    /// The next copy.
+    #[inline(always)]
+    pub(crate) fn look<const W: usize>(&mut self, value: &Value<W>) {
+        self.1 |= ends_differ(value) | self.0.is_some_and(|word| word != value[0]);
+        self.0 = Some(value[0]);
+    }
+
+    /// 1 if they were none of one moment.
+    #[inline(always)]
+    pub(crate) fn torn(&self) -> u64 {
+        u64::from(self.1)
+    }
 }
 
 /// How long a wait lasts before somebody looks whether it shall go on.

@@ -86,7 +86,7 @@ struct Run {
     /// Only these, by their names in `list`, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     peers: Vec<String>,
-    /// Two minutes instead of twenty: orders of magnitude
+    /// A minute and a half instead of six: orders of magnitude
     #[arg(long)]
     short: bool,
     /// As root, install redis-server with apt-get where it is missing

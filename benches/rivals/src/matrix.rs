@@ -39,6 +39,9 @@ impl Extent {
     };
 }
 
+/// So many rounds that fail, and a peer cannot do it; one that fails alone is left out.
+const FAILURES: usize = 2;
+
 /// What is measured of one peer.
 pub(crate) struct Entry {
     pub(crate) case: String,
@@ -92,24 +95,35 @@ pub(crate) fn measure(
         fastrand::shuffle(&mut order);
         for index in &order {
             let (entry, track) = (&entries[*index], &mut tracks[*index]);
-            if track.cannot.is_none() {
+            if track.failures < FAILURES {
                 match track.play(stage, entry, extent.length)? {
                     Ok(outcomes) => track.rounds.push(outcomes),
-                    Err(why) => track.cannot = Some(why),
+                    Err(why) => {
+                        track.failures += 1;
+                        track.cannot = Some(why);
+                    }
                 }
             }
         }
     }
-    let cell = |(entry, track): (Entry, Track)| Cell {
-        question: question.to_owned(),
-        case: entry.case.clone(),
-        peer: entry.peer.id().to_owned(),
-        figures: track
-            .cannot
-            .is_none()
-            .then(|| figures(&entry, &track.rounds)),
-        cannot: track.cannot,
-        seen: None,
+    let cell = |(entry, track): (Entry, Track)| {
+        let why = track.cannot.unwrap_or_default();
+        let answer = match track.failures < FAILURES && !track.rounds.is_empty() {
+            true => Some(figures(&entry, &track.rounds)).filter(|figures| figures.samples > 0),
+            false => None,
+        };
+        let cannot = match why.is_empty() {
+            true => "nothing was to be timed in any round".to_owned(),
+            false => why,
+        };
+        Cell {
+            question: question.to_owned(),
+            case: entry.case.clone(),
+            peer: entry.peer.id().to_owned(),
+            cannot: answer.is_none().then_some(cannot),
+            figures: answer,
+            seen: None,
+        }
     };
     Ok(entries.drain(..).zip(tracks).map(cell).collect())
 }
@@ -119,6 +133,7 @@ pub(crate) fn measure(
 struct Track {
     rounds: Rounds,
     cannot: Option<String>,
+    failures: usize,
     value: Option<(Site, Option<Home>)>,
 }
 

@@ -1,6 +1,7 @@
 //! What is measured: kstate three ways, its peers, and the limits of the machine.
 
 mod arc_swap;
+mod checked_ring;
 mod eventfd;
 mod futex;
 mod iceoryx2;
@@ -121,6 +122,7 @@ pub(crate) const ALL: &[&dyn Peer] = &[
     &lock::Lock,
     &memcpy::Memcpy,
     &ring::Ring,
+    &checked_ring::CheckedRing,
     &futex::Futex,
     &eventfd::Eventfd,
 ];

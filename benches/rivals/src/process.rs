@@ -1,10 +1,16 @@
 //! Processes of a run, spoken to in lines.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use nix::poll::{PollFd, PollFlags, poll};
+
 use crate::Result;
+
+/// Longer than any scene, in milliseconds.
+const PATIENCE: u16 = 60_000;
 
 /// A process of this program in another role; ended when dropped.
 #[derive(Debug)]
@@ -36,6 +42,14 @@ impl Process {
     }
 
     pub(crate) fn hear(&mut self) -> Result<String> {
+        if self.output.buffer().is_empty() {
+            let output = self.output.get_ref().as_fd();
+            let mut wanted = [PollFd::new(output, PollFlags::POLLIN)];
+            if poll(&mut wanted, PATIENCE)? == 0 {
+                self.kill()?;
+                return Err("a process said nothing for a minute, and was killed".into());
+            }
+        }
         let mut line = String::new();
         match self.output.read_line(&mut line)? {
             0 => Err("a process has ended".into()),

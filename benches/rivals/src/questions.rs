@@ -87,8 +87,9 @@ pub(crate) const ALL: &[Question] = &[
 
 /// Peers that were not left out with good reason: a limit that only wakes is not asked to read.
 pub(crate) fn readers(asking: &Asking<'_>) -> Vec<&'static dyn Peer> {
-    let wakes_only =
-        |peer: &&dyn Peer| peer.kind() == Kind::Limit && !matches!(peer.id(), "memcpy" | "ring");
+    let wakes_only = |peer: &&dyn Peer| {
+        peer.kind() == Kind::Limit && !matches!(peer.id(), "memcpy" | "ring" | "checked-ring")
+    };
     let peers = asking.peers.iter().copied();
     peers.filter(|peer| !wakes_only(peer)).collect()
 }

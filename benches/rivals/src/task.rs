@@ -1,5 +1,7 @@
 //! What processes of a measurement are told, and what they answer.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::site::Site;
@@ -30,6 +32,8 @@ pub(crate) enum Task {
     Check,
     /// Publishes, timed in blocks; `stamped`: with the time of the commit.
     Publish { stamped: bool },
+    /// Publishes for who reads beside it, timed in blocks.
+    PublishBeside,
     /// Publishes that many times a second.
     Pace { hz: u32 },
     /// Sleeps until there is a newer value; timed from the publication that it holds.
@@ -53,6 +57,12 @@ pub(crate) struct Window {
     pub(crate) end_ns: u64,
 }
 
+impl Window {
+    pub(crate) fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.end_ns - self.start_ns).as_secs_f64()
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Outcome {
@@ -62,9 +72,11 @@ pub(crate) struct Outcome {
     pub(crate) samples: Vec<f32>,
     /// Operations of all blocks.
     pub(crate) operations: u64,
-    /// How long they took together.
+    /// How long the window is.
     pub(crate) seconds: f64,
-    /// Values that were a mixture.
+    /// The longest block.
+    pub(crate) longest_ns: u64,
+    /// Values that were a mixture, alone or together.
     pub(crate) torn: u64,
     /// Attempts, where those may be more than operations; values that were not seen, of who tells.
     pub(crate) attempts: u64,

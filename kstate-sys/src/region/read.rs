@@ -132,7 +132,8 @@ pub struct Candidate<'a> {
     /// Which one it is.
     pub version: Version,
     slot: &'a SlotMeta,
-    /// Its tag: the generation, since a version under an intent is none here.
+    /// Its tag: the generation, since no version has a tag with the intent bit. Who scribbles one can have a version taken
+    /// for decided, as it could by clearing the bit in `head`.
     tag: u64,
 }
 

@@ -1,5 +1,5 @@
 #![cfg_attr(
-    all(target_arch = "x86_64", not(kstate_loom)),
+    all(target_arch = "x86_64", target_pointer_width = "64", not(kstate_loom)),
     expect(unsafe_code, reason = "loads by an instruction that may be left out")
 )]
 //! A load that is not made where nobody uses what it found.
@@ -14,10 +14,11 @@ use super::AtomicU64;
 /// # Memory ordering
 ///
 /// Relaxed. It stays between the acquiring loads and fences around it, since these may change memory
-/// as far as the compiler knows.
+/// as far as the compiler knows: LLVM takes them so. Nothing else holds it: a loop that waits for such a word and
+/// does nothing else could wait for ever.
 #[inline(always)]
-pub fn load_omittable(word: &AtomicU64) -> u64 {
-    #[cfg(all(target_arch = "x86_64", not(kstate_loom)))]
+pub(crate) fn load_omittable(word: &AtomicU64) -> u64 {
+    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64", not(kstate_loom)))]
     {
         let found;
         // SAFETY: an aligned word behind a reference. Its load is one instruction that the processor
@@ -32,6 +33,6 @@ pub fn load_omittable(word: &AtomicU64) -> u64 {
         }
         found
     }
-    #[cfg(not(all(target_arch = "x86_64", not(kstate_loom))))]
+    #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64", not(kstate_loom))))]
     word.load(super::Ordering::Relaxed)
 }

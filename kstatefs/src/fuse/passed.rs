@@ -67,7 +67,7 @@ impl<Id> Passed<Id> {
     /// Nobody opens `ino` any more.
     pub(super) fn retire(&self, ino: u64) {
         let retired = self.lock().by_inode.remove(&ino);
-        // The kernel is told, if this was the last, without the lock.
+        // The kernel is told, if this was the last, without this lock.
         drop(retired);
     }
 

@@ -6,7 +6,7 @@ use super::{Kind, Peer, Reach};
 use crate::Result;
 use crate::capability::{By, Can, Publishes, Reads, Source, To, Updates};
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// arc-swap.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl Peer for ArcSwap {
     }
 
     fn used(&self) -> &'static str {
-        "`load` and a copy, `store` of a new `Arc`, `rcu` to change."
+        "A `Cache` and a copy, as it advises who reads often; `store` of a new `Arc`, `rcu` to change."
     }
 
     fn home(&self, site: &Site) -> Can<Home> {
@@ -56,18 +56,25 @@ fn home<const W: usize>(_: &Site) -> Can<Home> {
     Ok(Arc::new(Shared::<W>::from_pointee([0; W])))
 }
 
-struct Loading<const W: usize>(Arc<Shared<W>>);
+struct Loading<const W: usize> {
+    cache: arc_swap::Cache<Arc<Shared<W>>, Arc<Value<W>>>,
+    place: Box<Place<W>>,
+}
 
 impl<const W: usize> Source<W> for Loading<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        let value: Value<W> = **self.0.load();
-        Ok(look(&value))
+        **self.place = **self.cache.load();
+        Ok(look(&self.place))
     }
 }
 
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
-    Ok(Box::new(By(Loading::<W>(site.shared()?))))
+    let shared: Arc<Shared<W>> = site.shared()?;
+    Ok(Box::new(By(Loading::<W> {
+        cache: arc_swap::Cache::new(shared),
+        place: Place::new(),
+    })))
 }
 
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
@@ -79,10 +86,12 @@ fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
 }
 
 fn updates<const W: usize>(site: &Site) -> Can<Box<dyn Updates>> {
-    Ok(Box::new(Loading::<W>(site.shared()?)))
+    Ok(Box::new(Changing::<W>(site.shared()?)))
 }
 
-impl<const W: usize> Updates for Loading<W> {
+struct Changing<const W: usize>(Arc<Shared<W>>);
+
+impl<const W: usize> Updates for Changing<W> {
     fn update(&mut self, count: u32) -> Result<u64> {
         let mut attempts = 0;
         for _ in 0..count {

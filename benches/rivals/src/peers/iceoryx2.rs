@@ -1,5 +1,9 @@
+#![expect(unsafe_code, reason = "to say that a loan was written is unsafe")]
 //! iceoryx2: a blackboard for the value, an event to wake.
 
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use iceoryx2::config::Config;
@@ -36,8 +40,8 @@ impl Peer for Iceoryx2 {
     }
 
     fn used(&self) -> &'static str {
-        "Service type `ipc`. A blackboard with one entry: `EntryHandle::get`, `EntryHandleMut::update_with_copy`; \
-         waking by an event service, `notify` after the update and `timed_wait`."
+        "Service type `ipc`. A blackboard with one entry: `EntryHandle::get`, `EntryHandleMut::update_with_copy` \
+         up to 64 bytes, `loan_uninit` above; one node a thread; waking by an event service, `notify` after the update and `timed_wait`."
     }
 
     fn home(&self, site: &Site) -> Can<Home> {
@@ -81,6 +85,20 @@ fn node<S: iceoryx2::service::Service>(site: &Site) -> Result<Node<S>> {
     Ok(NodeBuilder::new().config(&config).create::<S>()?)
 }
 
+/// The node of this thread, as a program has one for all it does.
+fn node_of_thread(site: &Site) -> Result<Rc<Node<ipc::Service>>> {
+    type OfRun = Option<(PathBuf, Rc<Node<ipc::Service>>)>;
+    thread_local!(static NODE: RefCell<OfRun> = const { RefCell::new(None) });
+    NODE.with_borrow_mut(|kept| match kept {
+        Some((run, node)) if *run == site.directory => Ok(node.clone()),
+        _ => {
+            let node = Rc::new(node::<ipc::Service>(site)?);
+            *kept = Some((site.directory.clone(), node.clone()));
+            Ok(node)
+        }
+    })
+}
+
 fn name(site: &Site, what: &str) -> Result<ServiceName> {
     Ok(ServiceName::new(&format!("{}/{what}", site.name))?)
 }
@@ -105,12 +123,12 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
 
 struct Reading<const W: usize> {
     entry: EntryHandle<ipc::Service, u64, Value<W>>,
-    node: Node<ipc::Service>,
+    node: Rc<Node<ipc::Service>>,
 }
 
 impl<const W: usize> Reading<W> {
     fn open(site: &Site) -> Result<Self> {
-        let node = node::<ipc::Service>(site)?;
+        let node = node_of_thread(site)?;
         let service = node
             .service_builder(&name(site, "value")?)
             .blackboard_opener::<u64>()
@@ -134,33 +152,48 @@ fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
 }
 
 struct Writing<const W: usize> {
-    entry: EntryHandleMut<ipc::Service, u64, Value<W>>,
-    node: Node<ipc::Service>,
+    /// Always there: a loan takes it and gives it back.
+    entry: Option<EntryHandleMut<ipc::Service, u64, Value<W>>>,
+    node: Rc<Node<ipc::Service>>,
 }
 
 impl<const W: usize> Writing<W> {
     fn open(site: &Site) -> Result<Self> {
-        let node = node::<ipc::Service>(site)?;
+        let node = node_of_thread(site)?;
         let service = node
             .service_builder(&name(site, "value")?)
             .blackboard_opener::<u64>()
             .open()?;
         let writer = service.writer_builder().create()?;
-        let entry = writer.entry::<Value<W>>(&KEY)?;
+        let entry = Some(writer.entry::<Value<W>>(&KEY)?);
         Ok(Self { entry, node })
+    }
+
+    #[inline(always)]
+    fn update(&mut self, value: &Value<W>) -> Result<()> {
+        let entry = self.entry.take().ok_or("the entry is on loan")?;
+        self.entry = Some(if W <= 8 {
+            entry.update_with_copy(*value);
+            entry
+        } else {
+            let mut loan = entry.loan_uninit();
+            loan.value_mut().write(*value);
+            // SAFETY: written just now.
+            unsafe { loan.assume_init_and_update() }
+        });
+        Ok(())
     }
 }
 
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
-    let writing = Writing::<W>::open(site)?;
+    let mut writing = Writing::<W>::open(site)?;
     Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        writing.entry.update_with_copy(*value);
-        Ok(())
+        writing.update(value)
     })))
 }
 
 fn tells<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
-    let writing = Writing::<W>::open(site)?;
+    let mut writing = Writing::<W>::open(site)?;
     let event = writing
         .node
         .service_builder(&name(site, "event")?)
@@ -168,7 +201,7 @@ fn tells<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
         .open_or_create()?;
     let notifier: Notifier<ipc::Service> = event.notifier_builder().create()?;
     Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        writing.entry.update_with_copy(*value);
+        writing.update(value)?;
         notifier.notify()?;
         Ok(())
     })))

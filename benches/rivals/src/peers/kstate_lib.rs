@@ -1,6 +1,7 @@
 //! kstate by its library.
 
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use kstate::{Generation, Mount, Reader, Stamping, State, Subscribe, TransactManyError};
@@ -8,7 +9,7 @@ use kstate::{Generation, Mount, Reader, Stamping, State, Subscribe, TransactMany
 use super::{Kind, Peer};
 use crate::Result;
 use crate::capability::{
-    By, Can, Follows, PATIENCE, Publishes, Reads, Several, Source, To, Updates,
+    By, Can, Follows, PATIENCE, Publishes, Reads, Several, Source, To, Together, Updates,
 };
 use crate::site::{Home, Site};
 use crate::value::{Place, Value, for_size};
@@ -31,9 +32,10 @@ impl Peer for KstateLib {
     }
 
     fn used(&self) -> &'static str {
-        "The library, typed states. Up to 512 bytes are read by `snapshot`, more by `snapshot_into`, as \
+        "The library, typed states. Up to 64 bytes are read by `snapshot`, more by `snapshot_into`, as \
          its documentation says. Without time stamps: `Stamping::Off`; with: `Stamping::CommitTime`, \
-         read by `age`."
+         read by `age`. Of more than 10 000 values the others are kept without a \
+         subscriber, and a daemon has as many as `vm.max_map_count` allows mappings."
     }
 
     fn home(&self, site: &Site) -> Can<Home> {
@@ -83,23 +85,48 @@ pub(super) fn writing<const W: usize>(site: &Site, name: &str) -> Result<State<V
     Ok(state)
 }
 
-/// What keeps states: nothing but a subscription to each.
-struct Kept<const W: usize>(#[expect(dead_code, reason = "held, not used")] Vec<State<Value<W>>>);
+/// Values with a subscription each, a descriptor of this process; those behind them are kept without a subscriber.
+const SUBSCRIBED: usize = 10_000;
+
+/// What keeps states: a subscription to each, and the names of those that stay without.
+struct Kept<const W: usize> {
+    subscribed: Vec<State<Value<W>>>,
+    left: Vec<PathBuf>,
+}
+
+impl<const W: usize> Drop for Kept<W> {
+    fn drop(&mut self) {
+        for state in &self.left {
+            // One that stays is in the way of nobody.
+            let _ = std::fs::remove_file(state);
+        }
+    }
+}
 
 fn home<const W: usize>(site: &Site) -> Can<Home> {
     let mut names = site.names();
     if names.is_empty() {
         names.push(site.name.clone());
     }
-    let mut kept = Vec::new();
+    let mount = Mount::at(site.mount())?;
+    let mut kept = Kept::<W> {
+        subscribed: Vec::new(),
+        left: Vec::new(),
+    };
     for name in names {
-        let state = writing::<W>(site, &name)?;
+        let stays = kept.subscribed.len() >= SUBSCRIBED;
+        let subscribe = mount.subscribe(name.as_str()).write();
+        let subscribe = if stays { subscribe.keep() } else { subscribe };
+        let state = subscribe.typed::<Value<W>>()?;
         state.set_stamping(Stamping::CommitTime);
         state.publish(&[0; W])?;
-        kept.push(state);
+        match stays {
+            true => kept.left.push(site.mount().join(&name)),
+            false => kept.subscribed.push(state),
+        }
     }
     // A handle for writing belongs to one thread at a time.
-    Ok(Arc::new(Mutex::new(Kept(kept))))
+    Ok(Arc::new(Mutex::new(kept)))
 }
 
 /// A reader, and the place in the program where big values go.
@@ -235,13 +262,15 @@ impl<const W: usize> Several for Both<W> {
         Ok(())
     }
 
-    fn read(&mut self, count: u32) -> Result<()> {
+    fn read(&mut self, count: u32) -> Result<u64> {
+        let mut torn = 0;
         for _ in 0..count {
-            let cut = kstate::cut(&self.readers[..])?;
-            for snapshot in &cut {
-                black_box(&snapshot.value);
+            let mut together = Together::new();
+            for snapshot in &kstate::cut(&self.readers[..])? {
+                together.look(&snapshot.value);
             }
+            torn += together.torn();
         }
-        Ok(())
+        Ok(torn)
     }
 }

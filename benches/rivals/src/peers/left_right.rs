@@ -8,7 +8,7 @@ use super::{Kind, Peer, Reach};
 use crate::Result;
 use crate::capability::{By, Can, Publishes, Reads, Source, To};
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// left-right.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ type Writer<const W: usize> = WriteHandle<Held<W>, Replace<W>>;
 /// Readers are made by one, the writer is taken once.
 struct Ends<const W: usize> {
     readers: ReadHandleFactory<Held<W>>,
-    writer: Arc<Mutex<Writer<W>>>,
+    writer: Mutex<Option<Writer<W>>>,
 }
 
 fn home<const W: usize>(_: &Site) -> Can<Home> {
@@ -82,20 +82,21 @@ fn home<const W: usize>(_: &Site) -> Can<Home> {
     writer.publish();
     Ok(Arc::new(Ends {
         readers: reader.factory(),
-        writer: Arc::new(Mutex::new(writer)),
+        writer: Mutex::new(Some(writer)),
     }))
 }
 
 struct Entering<const W: usize> {
     reader: ReadHandle<Held<W>>,
+    place: Box<Place<W>>,
     _home: Arc<Ends<W>>,
 }
 
 impl<const W: usize> Source<W> for Entering<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        let value: Value<W> = self.reader.enter().ok_or("the writer has gone")?.0;
-        Ok(look(&value))
+        **self.place = self.reader.enter().ok_or("the writer has gone")?.0;
+        Ok(look(&self.place))
     }
 }
 
@@ -104,16 +105,17 @@ fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
     let reader = home.readers.handle();
     Ok(Box::new(By(Entering {
         reader,
+        place: Place::new(),
         _home: home,
     })))
 }
 
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
     let home: Arc<Ends<W>> = site.shared()?;
-    let writer = home.writer.clone();
+    let writer = home.writer.lock().map(|mut writer| writer.take());
+    // Of a scene, which has a value of its own.
+    let mut writer = writer.ok().flatten().ok_or("there is one writer")?;
     Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        // Nobody else wants it: some nanoseconds.
-        let mut writer = writer.lock().map_err(|_| "the writer has panicked")?;
         writer.append(Replace(*value));
         writer.publish();
         Ok(())

@@ -1,7 +1,6 @@
 #![expect(unsafe_code, reason = "opening an environment is unsafe")]
 //! LMDB through heed.
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use heed::types::{Bytes, Str};
@@ -9,7 +8,7 @@ use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions};
 
 use super::{Kind, Peer};
 use crate::Result;
-use crate::capability::{By, Can, Publishes, Reads, Several, Source, To, Updates};
+use crate::capability::{By, Can, Publishes, Reads, Several, Source, To, Together, Updates};
 use crate::site::{Home, Site};
 use crate::value::{Place, Value, bytes_of, bytes_of_mut, copy_from, for_size};
 
@@ -80,14 +79,15 @@ impl Store {
         unsafe { options.flags(EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC) };
         // SAFETY: nobody but LMDB changes the files.
         let env = unsafe { options.open(&path) }?;
-        let wtxn = env.write_txn()?;
-        let database = env
-            .create_databases_and_commit(wtxn, |opener, wtxn| {
-                opener
-                    .create_database(wtxn, None)
-                    .map(CommitOrAbort::<_, ()>::Commit)
-            })?
-            .unwrap_commit();
+        // Who finds it does not take the writers' lock.
+        let found = env.open_databases_and_commit(env.read_txn()?, |opener, rtxn| {
+            let found = opener.open_database(rtxn, None)?;
+            Ok::<_, heed::Error>(found.map_or(CommitOrAbort::Abort(()), CommitOrAbort::Commit))
+        })?;
+        let database = match found {
+            CommitOrAbort::Commit(database) => database,
+            CommitOrAbort::Abort(()) => create(&env)?,
+        };
         let mut names = site.names();
         if names.is_empty() {
             names.push("value".to_owned());
@@ -98,6 +98,16 @@ impl Store {
             names,
         })
     }
+}
+
+fn create(env: &Env) -> Result<Database<'static, Str, Bytes>> {
+    let wtxn = env.write_txn()?;
+    let created = env.create_databases_and_commit(wtxn, |opener, wtxn| {
+        opener
+            .create_database(wtxn, None)
+            .map(CommitOrAbort::<_, ()>::Commit)
+    })?;
+    Ok(created.unwrap_commit())
 }
 
 fn home<const W: usize>(site: &Site) -> Can<Home> {
@@ -197,16 +207,19 @@ impl<const W: usize> Several for Changing<W> {
         (0..count).try_for_each(|_| self.change())
     }
 
-    fn read(&mut self, count: u32) -> Result<()> {
+    fn read(&mut self, count: u32) -> Result<u64> {
+        let mut torn = 0;
         for _ in 0..count {
             let rtxn = self.0.env.read_txn()?;
+            let mut together = Together::new();
             for name in &self.0.names {
                 let mut value = [0; W];
                 let bytes = self.0.database.get(&rtxn, name)?;
                 copy_from(bytes.ok_or("no value")?, &mut value)?;
-                black_box(&value);
+                together.look(&value);
             }
+            torn += together.torn();
         }
-        Ok(())
+        Ok(torn)
     }
 }

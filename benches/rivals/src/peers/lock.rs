@@ -8,7 +8,7 @@ use super::{Kind, Peer, Reach};
 use crate::Result;
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To, Updates};
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// A lock.
 #[derive(Debug)]
@@ -72,19 +72,27 @@ fn home<const W: usize>(_: &Site) -> Can<Home> {
     }))
 }
 
-struct Locking<const W: usize>(Arc<Shared<W>>);
+struct Copying<const W: usize> {
+    shared: Arc<Shared<W>>,
+    place: Box<Place<W>>,
+}
 
-impl<const W: usize> Source<W> for Locking<W> {
+impl<const W: usize> Source<W> for Copying<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        let value: Value<W> = *self.0.value.lock();
-        Ok(look(&value))
+        **self.place = *self.shared.value.lock();
+        Ok(look(&self.place))
     }
 }
 
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
-    Ok(Box::new(By(Locking::<W>(site.shared()?))))
+    Ok(Box::new(By(Copying::<W> {
+        shared: site.shared()?,
+        place: Place::new(),
+    })))
 }
+
+struct Locking<const W: usize>(Arc<Shared<W>>);
 
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
     let shared: Arc<Shared<W>> = site.shared()?;

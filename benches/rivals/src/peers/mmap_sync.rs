@@ -11,7 +11,7 @@ use super::{Kind, Peer};
 use crate::Result;
 use crate::capability::{By, Can, Publishes, Reads, Source, To};
 use crate::site::{Home, Site};
-use crate::value::{Value, for_size};
+use crate::value::{Place, Value, for_size};
 
 /// How long a writer waits for readers, as in its examples.
 const GRACE: Duration = Duration::from_secs(1);
@@ -74,22 +74,30 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
     Ok(Arc::new(()))
 }
 
-struct Reading(Synchronizer);
+struct Reading<const W: usize> {
+    synchronizer: Synchronizer,
+    place: Box<Place<W>>,
+}
 
-impl<const W: usize> Source<W> for Reading {
+impl<const W: usize> Source<W> for Reading<W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
         // SAFETY: dropped long before the grace period ends, unless this thread is stopped for as
         // long; written as the same type.
-        let guarded = unsafe { self.0.read::<Value<W>>(false) }?;
-        let value: Value<W> = *guarded;
-        Ok(look(&value))
+        let guarded = unsafe { self.synchronizer.read::<Value<W>>(false) }?;
+        **self.place = *guarded;
+        drop(guarded);
+        Ok(look(&self.place))
     }
 }
 
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
     let synchronizer = Synchronizer::new(path(site)?.as_os_str());
-    Ok(Box::new(By::<_, W>(Reading(synchronizer))))
+    let place = Place::new();
+    Ok(Box::new(By(Reading::<W> {
+        synchronizer,
+        place,
+    })))
 }
 
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {

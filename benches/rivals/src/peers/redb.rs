@@ -1,13 +1,12 @@
 //! redb, within one process: what is not durable is seen nowhere else.
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::{Kind, Peer, Reach};
 use crate::Result;
-use crate::capability::{By, Can, Publishes, Reads, Several, Source, To, Updates};
+use crate::capability::{By, Can, Publishes, Reads, Several, Source, To, Together, Updates};
 use crate::site::{Home, Site};
 use crate::value::{Place, Value, bytes_of, copy_from, for_size};
 
@@ -160,15 +159,18 @@ impl<const W: usize> Several for Shared<W> {
         (0..count).try_for_each(|_| self.change())
     }
 
-    fn read(&mut self, count: u32) -> Result<()> {
+    fn read(&mut self, count: u32) -> Result<u64> {
+        let mut torn = 0;
         for _ in 0..count {
             let table = self.database.begin_read()?.open_table(TABLE)?;
+            let mut together = Together::new();
             for key in 0..self.keys {
                 let mut value = [0; W];
                 copy_from(table.get(key)?.ok_or("no value")?.value(), &mut value)?;
-                black_box(&value);
+                together.look(&value);
             }
+            torn += together.torn();
         }
-        Ok(())
+        Ok(torn)
     }
 }

@@ -1,13 +1,15 @@
 //! The limit of sharing: a ring in shared memory with no checks at all.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+
+use kstate_sys::clock::{Clock, Ticks};
 
 use super::{Kind, Peer};
 use crate::Result;
 use crate::bare::Bare;
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To, lacks};
-use crate::place::{now_ns, processors, reader};
+use crate::place::{processors, reader};
 use crate::site::{Home, Site};
 use crate::value::{Place, Value, for_size};
 
@@ -39,6 +41,10 @@ impl Peer for Ring {
 
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
         for_size!(site.size, reads, site)
+    }
+
+    fn reads_aged(&self, site: &Site) -> Can<Box<dyn Reads>> {
+        for_size!(site.size, reads_aged, site)
     }
 
     fn publishes(&self, site: &Site) -> Can<Box<dyn Publishes>> {
@@ -90,13 +96,50 @@ fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
     })))
 }
 
-/// With a look at the clock that a program has.
+/// Compared with the machine's own once a process.
+fn clock() -> Clock {
+    static CLOCK: OnceLock<Clock> = OnceLock::new();
+    *CLOCK.get_or_init(Clock::calibrate)
+}
+
+/// With the time of the clock that kstate takes, beside the value.
 fn publishes_stamped<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
     let ring = Bare::<W>::open(&site.file_of("ring")?)?;
+    let clock = clock();
     Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        std::hint::black_box(now_ns());
+        let next = ring.head().load(Ordering::Relaxed) + 1;
+        ring.stamp(next).store(clock.now().0, Ordering::Relaxed);
         ring.publish(value);
         Ok(())
+    })))
+}
+
+/// Copies out, and says how long ago that was published.
+struct Aging<const W: usize> {
+    of: Copying<W>,
+    clock: Clock,
+}
+
+impl<const W: usize> Source<W> for Aging<W> {
+    #[inline(always)]
+    fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
+        let ring = &self.of.ring;
+        ring.read_into(&mut self.of.place);
+        let stamp = ring.stamp(ring.head().load(Ordering::Relaxed));
+        let then = Ticks(stamp.load(Ordering::Relaxed));
+        let age = self.clock.between(then, self.clock.now());
+        std::hint::black_box(age);
+        Ok(look(&self.of.place))
+    }
+}
+
+fn reads_aged<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
+    let ring = Bare::<W>::open(&site.file_of("ring")?)?;
+    let place = Place::new();
+    let clock = clock();
+    Ok(Box::new(By(Aging {
+        of: Copying { ring, place },
+        clock,
     })))
 }
 

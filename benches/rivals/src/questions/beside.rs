@@ -3,7 +3,6 @@
 use super::{Asking, bytes, readers};
 use crate::Result;
 use crate::matrix::{Entry, Rounds, measure, samples, total};
-use crate::peers::Peer;
 use crate::place::{WRITER, reader};
 use crate::record::{Cell, Figures};
 use crate::task::{Actor, Task};
@@ -20,11 +19,11 @@ fn is_check(task: Task) -> bool {
 }
 
 fn writes(task: Task) -> bool {
-    matches!(task, Task::Publish { .. } | Task::Pace { .. })
+    matches!(task, Task::PublishBeside | Task::Pace { .. })
 }
 
 fn is_publish(task: Task) -> bool {
-    matches!(task, Task::Publish { .. })
+    matches!(task, Task::PublishBeside)
 }
 
 /// How the writer goes.
@@ -47,7 +46,7 @@ pub(super) fn ask(asking: &mut Asking<'_>) -> Result<Vec<Cell>> {
                 let case = case.replace("at flat", "flat");
                 let beside = |task| {
                     vec![
-                        writer(peer, pace),
+                        writer(pace),
                         Actor {
                             task,
                             processor: reader(0),
@@ -99,12 +98,10 @@ pub(super) fn ask(asking: &mut Asking<'_>) -> Result<Vec<Cell>> {
     Ok(cells)
 }
 
-fn writer(peer: &'static dyn Peer, pace: Pace) -> Actor {
-    // Those that always stamp have no other way.
-    let stamped = matches!(peer.id(), "kstate-c" | "kstate-file");
+fn writer(pace: Pace) -> Actor {
     let task = match pace {
         Pace::Rate => Task::Pace { hz: RATE_HZ },
-        Pace::FlatOut => Task::Publish { stamped },
+        Pace::FlatOut => Task::PublishBeside,
     };
     Actor {
         task,

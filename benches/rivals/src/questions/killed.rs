@@ -1,5 +1,6 @@
 //! A reader or a writer is killed in the middle of it: what the others then see.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::{Asking, readers};
@@ -16,6 +17,8 @@ use crate::worker::Ready;
 const SIZE: usize = 4096;
 /// How long the one is at it before it is killed.
 const BEFORE: Duration = Duration::from_millis(20);
+/// How long another is at it, which goes on when that is killed.
+const BESIDE: Duration = Duration::from_millis(60);
 
 /// Who is killed.
 #[derive(Clone, Copy)]
@@ -79,16 +82,22 @@ fn story(
         Victim::Reader => (Task::Read { aged: false }, [publishing, Task::Check]),
         Victim::Writer => (publishing, [Task::Check, publishing]),
     };
+    // Who goes on beside it, and who come afterwards.
+    let beside = others[0];
+    let mut standstill = Duration::ZERO;
     let mut refused = Vec::new();
     let mut publications = Vec::new();
     let mut torn = 0;
     let mut slowest = Duration::ZERO;
     for time in 0..times {
-        match kill(stage, peer, &site, victims)? {
-            None => {}
-            Some(why) if time == 0 => return Ok(Err(why)),
+        match kill(stage, peer, &site, victims, beside)? {
+            Ok(outcome) => {
+                torn += outcome.torn;
+                standstill = standstill.max(Duration::from_nanos(outcome.longest_ns));
+            }
+            Err(why) if time == 0 => return Ok(Err(why)),
             // The next victim is one who comes after.
-            Some(why) => refused.push(why),
+            Err(why) => refused.push(why),
         }
         for task in others {
             let begin = Instant::now();
@@ -105,46 +114,70 @@ fn story(
     drop(home);
     let figures = Figures::of(&publications);
     let mut seen = format!(
-        "{times} times: publishing goes on in {} ns (99.9th {}), {torn} mixtures read",
-        figures.p50.round(),
-        figures.p999.round()
+        "{times} times: who went on beside it stood still for {:.1} ms at the longest; {torn} mixtures read; who came \
+         then took {} ms at the longest to open, warm up and do 18 ms of it",
+        standstill.as_secs_f64() * 1e3,
+        slowest.as_millis()
     );
+    if figures.samples > 0 {
+        write!(
+            seen,
+            ", publishing in {} ns (99.9th {})",
+            figures.p50.round(),
+            figures.p999.round()
+        )?;
+    }
     if let Some(why) = refused.first() {
-        seen = format!(
-            "of {} readers and writers that came after one that was killed, {} were refused: {why}",
+        write!(
+            seen,
+            "; of {} that came after one that was killed {} were refused: {why}",
             3 * times - 1,
             refused.len()
-        );
+        )?;
     }
-    Ok(Ok(format!(
-        "{seen}; the longest to open, warm up and do 20 ms of it: {} ms",
-        slowest.as_millis()
-    )))
+    Ok(Ok(seen))
 }
 
-/// Has a process do the task, and kills it; or says why it cannot be done.
-fn kill(stage: &Stage, peer: &'static dyn Peer, site: &Site, task: Task) -> Result<Option<String>> {
-    let mut process = stage.worker()?;
-    let processor = match task {
-        Task::Publish { .. } => WRITER,
-        _ => reader(0),
-    };
-    let job = Job {
-        peer: peer.id().to_owned(),
-        site: site.clone(),
-        actors: vec![Actor { task, processor }],
-    };
-    process.tell(&serde_json::to_string(&job)?)?;
-    let ready: Ready = serde_json::from_str(&process.hear()?)?;
-    if ready.cannot.is_some() {
-        return Ok(ready.cannot);
+/// Has a process do the task, another one go on beside it, and kills the first. What the other saw, or why it cannot be done.
+fn kill(
+    stage: &Stage,
+    peer: &'static dyn Peer,
+    site: &Site,
+    task: Task,
+    beside: Task,
+) -> Result<std::result::Result<Outcome, String>> {
+    let mut opened = Vec::new();
+    for task in [task, beside] {
+        let mut process = stage.worker()?;
+        let processor = match task {
+            Task::Publish { .. } => WRITER,
+            _ => reader(0),
+        };
+        let job = Job {
+            peer: peer.id().to_owned(),
+            site: site.clone(),
+            actors: vec![Actor { task, processor }],
+        };
+        process.tell(&serde_json::to_string(&job)?)?;
+        let ready: Ready = serde_json::from_str(&process.hear()?)?;
+        if let Some(why) = ready.cannot {
+            return Ok(Err(why));
+        }
+        opened.push(process);
     }
     let start_ns = now_ns();
-    let end_ns = start_ns + 60_000_000_000;
-    process.tell(&serde_json::to_string(&Window { start_ns, end_ns })?)?;
+    for (process, length) in opened.iter_mut().zip([Duration::from_secs(60), BESIDE]) {
+        let end_ns = start_ns + u64::try_from(length.as_nanos())?;
+        process.tell(&serde_json::to_string(&Window { start_ns, end_ns })?)?;
+    }
     std::thread::sleep(BEFORE);
-    process.kill()?;
-    Ok(None)
+    opened[0].kill()?;
+    let mut outcomes: Vec<Outcome> = serde_json::from_str(&opened[1].hear()?)?;
+    let outcome = outcomes.pop().ok_or("nothing came of it")?;
+    Ok(match outcome.cannot {
+        None => Ok(outcome),
+        Some(why) => Err(why),
+    })
 }
 
 /// What another process can do then.

@@ -107,10 +107,12 @@ fn allocated(path: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Memory that is in no file.
+/// Memory that is in no file, with the tables through which pages are found.
 fn own_memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1024
+    let kilobytes = |of: &str| {
+        let line = status.lines().find(|line| line.starts_with(of))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    (kilobytes("RssAnon:").unwrap_or(0) + kilobytes("VmPTE:").unwrap_or(0)) * 1024
 }
