@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use super::{Header, Memory, Payload, Recorded, Slot, SlotMeta};
-use crate::abi::{ABI_VERSION, CLASSES, Class, Geometry, MAGIC, SLOTS};
+use crate::abi::{ABI_VERSION, CLASSES, Class, Geometry, MAGIC};
 use crate::clock::Clock;
 use crate::sync::Ordering;
 
@@ -17,7 +17,7 @@ use crate::sync::Ordering;
 /// # Invariants
 ///
 /// 1. The `len` bytes that begin a page before `header` stay mapped for `'a`, at least up to the
-///    end of the slots' metadata, and `header` is page aligned.
+///    end of the area of the smallest class, and `header` is page aligned.
 /// 2. The mapping is only reached through the words and payloads handed out here: no reference
 ///    to shared bytes that are not atomics exists in this process.
 /// 3. An area in `areas` is that many bytes behind `header`, and mapped to its end; 0 for one that is not.
@@ -63,8 +63,10 @@ pub enum HeaderError {
         /// This machine's, in bytes.
         expected: u32,
     },
-    /// The mapping does not reach the end of the metadata.
-    #[error("the mapping has {found} bytes, a region's header and metadata {needed}")]
+    /// The mapping does not reach the end of the smallest class's slots.
+    #[error(
+        "the mapping has {found} bytes, a region's header, metadata and smallest slots {needed}"
+    )]
     TooShort {
         /// Bytes mapped.
         found: usize,
@@ -89,7 +91,7 @@ impl<'a> Mapped<'a> {
         len: usize,
         geometry: Geometry,
     ) -> Result<Self, HeaderError> {
-        let needed = geometry.slot_meta(SLOTS);
+        let needed = geometry.mapped_len(Class::B64);
         if len < needed {
             return Err(HeaderError::TooShort { found: len, needed });
         }
@@ -176,6 +178,10 @@ impl Memory for Mapped<'_> {
     #[inline]
     fn payload(&self, slot: Slot, class: Class) -> Option<Payload<'_>> {
         let area = self.areas[class as usize] as usize;
+        if class == Class::B64 {
+            // SAFETY: invariants 1 and 3: it is mapped, and not where the header is.
+            unsafe { core::hint::assert_unchecked(area != 0) };
+        }
         if area == 0 {
             return None;
         }

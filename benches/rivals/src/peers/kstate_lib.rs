@@ -47,11 +47,11 @@ impl Peer for KstateLib {
     }
 
     fn reads(&self, site: &Site) -> Can<Box<dyn Reads>> {
-        Ok(for_size!(site.size, reads, site, false)?)
+        Ok(for_size!(site.size, reads, site)?)
     }
 
     fn reads_aged(&self, site: &Site) -> Can<Box<dyn Reads>> {
-        Ok(for_size!(site.size, reads, site, true)?)
+        Ok(for_size!(site.size, reads_aged, site)?)
     }
 
     fn publishes(&self, site: &Site) -> Can<Box<dyn Publishes>> {
@@ -130,19 +130,18 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
 }
 
 /// A reader, and the place in the program where big values go.
-struct Snapshots<const W: usize> {
+struct Snapshots<const W: usize, const AGED: bool> {
     reader: Reader<Value<W>>,
     place: Box<Place<W>>,
-    aged: bool,
 }
 
-impl<const W: usize> Source<W> for Snapshots<W> {
+impl<const W: usize, const AGED: bool> Source<W> for Snapshots<W, AGED> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
         if W <= 8 {
             return match self.reader.snapshot() {
                 Ok(snapshot) => {
-                    if self.aged {
+                    if AGED {
                         black_box(snapshot.age());
                     }
                     // By itself: the place of the whole snapshot would be handed on with it.
@@ -154,7 +153,7 @@ impl<const W: usize> Source<W> for Snapshots<W> {
         }
         match self.reader.snapshot_into(&mut self.place) {
             Ok(snapshot) => {
-                if self.aged {
+                if AGED {
                     black_box(snapshot.age());
                 }
                 Ok(look(&self.place))
@@ -164,14 +163,16 @@ impl<const W: usize> Source<W> for Snapshots<W> {
     }
 }
 
-fn reads<const W: usize>(site: &Site, aged: bool) -> Result<Box<dyn Reads>> {
+fn reads<const W: usize>(site: &Site) -> Result<Box<dyn Reads>> {
     let reader = subscribe(site, &site.name)?.typed::<Value<W>>()?.reader();
     let place = Place::new();
-    Ok(Box::new(By(Snapshots::<W> {
-        reader,
-        place,
-        aged,
-    })))
+    Ok(Box::new(By(Snapshots::<W, false> { reader, place })))
+}
+
+fn reads_aged<const W: usize>(site: &Site) -> Result<Box<dyn Reads>> {
+    let reader = subscribe(site, &site.name)?.typed::<Value<W>>()?.reader();
+    let place = Place::new();
+    Ok(Box::new(By(Snapshots::<W, true> { reader, place })))
 }
 
 fn publishes<const W: usize>(site: &Site, stamping: Stamping) -> Result<Box<dyn Publishes>> {

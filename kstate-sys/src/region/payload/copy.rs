@@ -33,6 +33,27 @@ pub(super) unsafe fn fetch(to: *mut u8, from: *const u8, len: usize) {
             // SAFETY: the caller's promise.
             unsafe { put(to, 0, a) };
         }
+        // The commonest length needs no register for the length.
+        64 => {
+            let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    "movups {a}, [{from}]",
+                    "movups {b}, [{from} + 16]",
+                    "movups {c}, [{from} + 32]",
+                    "movups {d}, [{from} + 48]",
+                    from = in(reg) from,
+                    a = out(xmm_reg) a, b = out(xmm_reg) b,
+                    c = out(xmm_reg) c, d = out(xmm_reg) d,
+                    options(nostack, preserves_flags)
+                );
+            }
+            for (at, block) in [(0, a), (16, b), (32, c), (48, d)] {
+                // SAFETY: the caller's promise.
+                unsafe { put(to, at, block) };
+            }
+        }
         16..=32 => {
             let (a, b): (__m128i, __m128i);
             // SAFETY: the caller's promise; two blocks of 16 that cover 16 to 32 bytes.
