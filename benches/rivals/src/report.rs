@@ -15,11 +15,14 @@ use crate::record::{Cell, Record};
 /// The method, which is the same for every run.
 const METHOD: &str = include_str!("../README.md");
 
-/// Writes `performance.md` and its plots into that directory.
+/// Writes `performance.md` into that directory, and its plots and the run's file below it.
 pub(crate) fn write(file: &Path, into: &Path) -> Result<()> {
-    let record: Record = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    let figures = std::fs::read_to_string(file)?;
+    let record: Record = serde_json::from_str(&figures)?;
     let plots = into.join("performance");
     std::fs::create_dir_all(&plots)?;
+    // Beside what is made of them, so that anybody can make it again.
+    std::fs::write(plots.join("run.json"), figures)?;
     let mut text = String::new();
     head(&mut text, &record)?;
     goals::write(&mut text, &record)?;
@@ -78,7 +81,8 @@ fn head(text: &mut String, record: &Record) -> Result<()> {
         .iter()
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
-    writeln!(text, "| versions | {} |\n", versions.join(", "))?;
+    writeln!(text, "| versions | {} |", versions.join(", "))?;
+    writeln!(text, "| all figures | [run.json](performance/run.json) |\n")?;
     Ok(())
 }
 
