@@ -11,9 +11,34 @@ use crate::record::{Cell, Figures};
 /// Pixels.
 const SIZE: (u32, u32) = (900, 480);
 
+/// Where the names of lines begin, in pixels.
+const NAMES: (i32, i32) = (700, 50);
+
+/// A color a peer, in the order of all of them: ours warm, the limits grey.
+const COLORS: [RGBColor; 17] = [
+    RGBColor(214, 39, 40),
+    RGBColor(255, 127, 14),
+    RGBColor(160, 82, 20),
+    RGBColor(31, 119, 180),
+    RGBColor(23, 190, 207),
+    RGBColor(44, 160, 44),
+    RGBColor(148, 103, 189),
+    RGBColor(227, 119, 194),
+    RGBColor(0, 95, 115),
+    RGBColor(188, 189, 34),
+    RGBColor(87, 117, 144),
+    RGBColor(106, 4, 88),
+    RGBColor(0, 0, 0),
+    RGBColor(85, 85, 85),
+    RGBColor(150, 150, 150),
+    RGBColor(58, 58, 160),
+    RGBColor(190, 170, 150),
+];
+
 /// A line of a plot.
 struct Line {
     title: &'static str,
+    style: ShapeStyle,
     points: Vec<(f64, f64)>,
 }
 
@@ -125,6 +150,7 @@ fn of_case(cells: &[&Cell], case: &str, points: fn(&Figures) -> Vec<(f64, f64)>)
         let points = points(cell.figures.as_ref()?);
         Some(Line {
             title: peer.title(),
+            style: style(*peer),
             points,
         })
     };
@@ -158,6 +184,7 @@ fn over_cases(cells: &[&Cell], cases: &[String]) -> Vec<Line> {
         let points: Vec<(f64, f64)> = (0..).zip(cases).filter_map(point).collect();
         (!points.is_empty()).then_some(Line {
             title: peer.title(),
+            style: style(*peer),
             points,
         })
     };
@@ -198,15 +225,9 @@ fn plot(path: &Path, lines: &[Line], axes: &Axes<'_>) -> Result<()> {
             .y_label_formatter(&|y| short(*y))
             .x_label_formatter(&|x| short(*x))
             .draw()?;
-        for (index, line) in lines.iter().enumerate() {
-            let style = style(index);
-            let drawn = chart.draw_series(LineSeries::new(line.points.clone(), style))?;
-            drawn.label(line.title).legend(move |at| key(at, style));
+        for line in lines {
+            chart.draw_series(LineSeries::new(line.points.clone(), line.style))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::Coordinate(600, 10))
-            .draw()?;
     } else {
         let last = axes.names.len().saturating_sub(1) as f64;
         let mut chart = builder.build_cartesian_2d(-0.1..last + 0.1, heights)?;
@@ -227,28 +248,26 @@ fn plot(path: &Path, lines: &[Line], axes: &Axes<'_>) -> Result<()> {
             .y_label_formatter(&|y| short(*y))
             .x_label_formatter(&name)
             .draw()?;
-        for (index, line) in lines.iter().enumerate() {
-            let style = style(index);
-            let drawn = chart.draw_series(LineSeries::new(line.points.clone(), style))?;
-            drawn.label(line.title).legend(move |at| key(at, style));
+        for line in lines {
+            chart.draw_series(LineSeries::new(line.points.clone(), line.style))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::Coordinate(600, 10))
-            .draw()?;
+    }
+    for (line, at) in lines.iter().zip((NAMES.1..).step_by(20)) {
+        let key = vec![(NAMES.0, at), (NAMES.0 + 24, at)];
+        area.draw(&PathElement::new(key, line.style))?;
+        let place = (NAMES.0 + 30, at - 6);
+        area.draw(&Text::new(line.title, place, ("sans-serif", 13)))?;
     }
     area.present()?;
     Ok(())
 }
 
-/// Ours are drawn thick.
-fn style(index: usize) -> ShapeStyle {
-    let color = Palette99::pick(index).to_rgba();
-    color.stroke_width(if index == 0 { 4 } else { 2 })
-}
-
-fn key(at: (i32, i32), style: ShapeStyle) -> PathElement<(i32, i32)> {
-    PathElement::new(vec![(at.0, at.1), (at.0 + 18, at.1)], style)
+/// kstate's own line is drawn thick.
+fn style(peer: &dyn peers::Peer) -> ShapeStyle {
+    let index = peers::ALL.iter().position(|known| known.id() == peer.id());
+    let color = COLORS[index.unwrap_or(0) % COLORS.len()];
+    let width = if index == Some(0) { 4 } else { 2 };
+    color.to_rgba().stroke_width(width)
 }
 
 /// With thousands as k and millions as M.

@@ -58,6 +58,12 @@ const TORN: Shown = Shown {
     folded: false,
 };
 
+const APART: Shown = Shown {
+    title: "Readings whose values were not of one moment",
+    of: |figures| figures.count("torn").map(many),
+    folded: false,
+};
+
 const WRITES: Shown = Shown {
     title: "Publications a second meanwhile, and their median in ns where the writer goes flat out",
     of: |figures| {
@@ -123,6 +129,7 @@ pub(super) fn write(text: &mut String, question: &str, cells: &[&Cell]) -> Resul
         "beside" => &[TORN, WRITES],
         "update" => &[RATE, ATTEMPTS],
         "wake" => &[MISSED],
+        "several" => &[APART],
         _ => &[],
     };
     for shown in [MEDIANS].iter().chain(more).chain(&[TAILS, NOISE]) {
