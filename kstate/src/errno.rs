@@ -25,6 +25,8 @@ pub(crate) enum Refusal {
     DaemonDied,
     /// No memory on the file system.
     NoSpace,
+    /// The daemon, or the system, has no descriptor or mapping left.
+    Full,
     /// More than a page.
     TooBig,
     /// All slot groups are taken.
@@ -55,6 +57,7 @@ pub(crate) fn refusal(error: &io::Error) -> Refusal {
         // In flight when the daemon died: ECONNABORTED; afterwards: ENOTCONN. `replaced`: the library's own.
         Some(libc::ENOTCONN | libc::ECONNABORTED | libc::ECONNRESET) => Refusal::DaemonDied,
         Some(libc::ENOSPC | libc::ENOMEM | libc::EDQUOT) => Refusal::NoSpace,
+        Some(libc::ENFILE) => Refusal::Full,
         Some(libc::EFBIG) => Refusal::TooBig,
         Some(libc::EUSERS) => Refusal::TooManyWriters,
         Some(libc::EBADF) => Refusal::WrongMode,
@@ -323,6 +326,7 @@ fn subscribe(error: &SubscribeError) -> i32 {
         SubscribeError::AbiVersion { .. } => libc::EPROTONOSUPPORT,
         SubscribeError::TooBig { .. } => libc::EFBIG,
         SubscribeError::NoSpace { .. } => libc::ENOSPC,
+        SubscribeError::Full { .. } => libc::ENFILE,
         SubscribeError::Claim(error) => claim(error),
         SubscribeError::Announce(error) => announce(error),
         SubscribeError::Persist(error) => persist(error),

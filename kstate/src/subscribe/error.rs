@@ -107,6 +107,15 @@ pub enum SubscribeError {
         /// The state's name.
         name: StateName,
     },
+    /// The daemon has a mapping for each state, and may have no more of them or of descriptors.
+    #[error(
+        "the daemon has no descriptor or mapping left for state `{name}`; delete states, or raise its limit of open \
+         files or vm.max_map_count"
+    )]
+    Full {
+        /// The state's name.
+        name: StateName,
+    },
     /// It was to be written, and there are no slots to write to.
     #[error(transparent)]
     Claim(ClaimError),

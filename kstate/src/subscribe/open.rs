@@ -219,6 +219,7 @@ impl Options<'_> {
                 access: self.access,
             },
             Refusal::NoSpace => SubscribeError::NoSpace { name },
+            Refusal::Full => SubscribeError::Full { name },
             Refusal::DaemonDied => MountError::DaemonDied {
                 path: self.mount.path().to_owned(),
             }

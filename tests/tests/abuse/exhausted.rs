@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use kstate::SubscribeError;
 use kstate_sys::ioctl::{Ticket, call};
 use kstate_tests::{Daemon, PATIENCE, Running, Setup, eventually, open_descriptors};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -78,6 +79,13 @@ fn a_daemon_out_of_descriptors_refuses_states_by_enfile_and_serves_those_there_a
     let mut existing = Existing::new(&daemon);
     let mut files = states_until_refused(&daemon);
     assert!(files.len() > 50, "{}", files.len());
+    let refused = daemon.library().subscribe("by.the.library").bytes();
+    let refused = refused.map(drop).unwrap_err();
+    assert!(
+        matches!(&refused, SubscribeError::Full { name } if name.as_str() == "by.the.library"),
+        "{refused:?}"
+    );
+    assert_eq!(kstate::Error::from(refused).errno(), libc::ENFILE);
     existing.goes_on(&daemon);
     // One's own state can be deleted, and the name is free and refused as any.
     let last = files.len() - 1;
