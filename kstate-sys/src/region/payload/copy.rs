@@ -133,37 +133,50 @@ unsafe fn put<B>(to: *mut u8, at: usize, block: B) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx")]
 unsafe fn fetch_wide(to: *mut u8, from: *const u8, len: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { fetch_block(to, from, 0) };
+    // Behind the first block stores are aligned: one that meets two cache lines costs as much as two.
+    let mut at = 128 - to.addr() % 32;
+    while at + 128 < len {
+        // SAFETY: 128 bytes and more are left.
+        unsafe { fetch_block(to, from, at) };
+        at += 128;
+    }
+    // It overlaps the one before it where the length is no multiple.
+    // SAFETY: the caller's promise: there are 128 bytes.
+    unsafe { fetch_block(to, from, len - 128) };
+}
+
+/// Fetches the 128 bytes that begin `at` bytes behind `from`.
+///
+/// # Safety
+///
+/// As [`fetch`], of these; the processor has AVX.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+#[inline]
+unsafe fn fetch_block(to: *mut u8, from: *const u8, at: usize) {
     use core::arch::asm;
     use core::arch::x86_64::__m256i;
-    let mut at = 0;
-    loop {
-        let (a, b, c, d): (__m256i, __m256i, __m256i, __m256i);
-        // SAFETY: at most `len - 128`: the caller's promise.
-        let block = unsafe { from.add(at) };
-        // SAFETY: 128 bytes are left: the caller's promise.
-        unsafe {
-            asm!(
-                "vmovdqu {a}, [{from}]",
-                "vmovdqu {b}, [{from} + 32]",
-                "vmovdqu {c}, [{from} + 64]",
-                "vmovdqu {d}, [{from} + 96]",
-                from = in(reg) block,
-                a = out(ymm_reg) a, b = out(ymm_reg) b,
-                c = out(ymm_reg) c, d = out(ymm_reg) d,
-                options(nostack, preserves_flags)
-            );
-        }
-        for (offset, part) in [(0, a), (32, b), (64, c), (96, d)] {
-            // SAFETY: 128 bytes are left: the caller's promise.
-            unsafe { put(to, at + offset, part) };
-        }
-        if at + 128 == len {
-            return;
-        }
-        // Behind the first block stores are aligned: one that meets two cache lines costs as much as two. The last
-        // block overlaps the one before it where the length is no multiple.
-        let misaligned = if at == 0 { to.addr() % 32 } else { 0 };
-        at = (at + 128 - misaligned).min(len - 128);
+    let (a, b, c, d): (__m256i, __m256i, __m256i, __m256i);
+    // SAFETY: the caller's promise.
+    let block = unsafe { from.add(at) };
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "vmovdqu {a}, [{from}]",
+            "vmovdqu {b}, [{from} + 32]",
+            "vmovdqu {c}, [{from} + 64]",
+            "vmovdqu {d}, [{from} + 96]",
+            from = in(reg) block,
+            a = out(ymm_reg) a, b = out(ymm_reg) b,
+            c = out(ymm_reg) c, d = out(ymm_reg) d,
+            options(nostack, preserves_flags)
+        );
+    }
+    for (offset, part) in [(0, a), (32, b), (64, c), (96, d)] {
+        // SAFETY: the caller's promise.
+        unsafe { put(to, at + offset, part) };
     }
 }
 
