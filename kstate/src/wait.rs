@@ -224,6 +224,12 @@ impl Wait {
             if holds(&snapshot.value) {
                 return Ok(Some(snapshot));
             }
+            // Where versions come faster than `holds` looks at them, no wait is there to end.
+            match request.ended() {
+                None => {}
+                Some(Waited::Interrupted) => return Err(WatchError::Interrupted),
+                Some(_) => return Ok(None),
+            }
         }
     }
 

@@ -114,7 +114,9 @@ impl Running {
     #[track_caller]
     pub fn say(&mut self, line: &str) {
         let input = self.input.as_mut().expect("its input is open");
-        writeln!(input, "{line}").expect("it reads");
+        // In one: what reads the line and becomes another program leaves nothing of it to that.
+        let line = format!("{line}\n");
+        input.write_all(line.as_bytes()).expect("it reads");
     }
 
     /// Stops it, and waits until none of its threads runs any more: the signal alone does not.

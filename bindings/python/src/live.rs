@@ -2,6 +2,7 @@
 //! The live page, as memory.
 
 use std::ffi::c_int;
+use std::sync::atomic::{Ordering, fence};
 
 use kstate::{Bytes, Live};
 use pyo3::ffi;
@@ -56,10 +57,12 @@ impl PyLive {
     fn read<'py>(&self, py: Python<'py>) -> Option<(u64, Bound<'py, PyBytes>)> {
         let mut page = vec![0; self.live.page_len()];
         for _ in 0..MOST_LOOKS {
-            let length = self.live.len().min(page.len());
             let generation = self.live.load_into(&mut page)?;
             // The length is not copied with the rest: it belongs to the version if that is there still.
-            if self.live.generation() == Some(generation) && self.live.len() == length {
+            let length = self.live.len().min(page.len());
+            // ORDERING: Acquire: the length before the second look at the generation.
+            fence(Ordering::Acquire);
+            if self.live.generation() == Some(generation) {
                 return Some((generation.0, PyBytes::new(py, &page[..length])));
             }
         }

@@ -6,12 +6,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::durable;
-use crate::error::{conflict, ended, not_yours_to_end, raised};
+use crate::error::{conflict, ended, in_use, not_yours_to_end, raised};
 use crate::held_many::HeldMany;
 use crate::members::{Lenders, give_back, lend};
 use crate::part::Part;
 use crate::state::PyState;
-use crate::transaction::PyTransaction;
+use crate::transaction::{ABORTED, PyTransaction};
 
 /// A change of several states: all of it becomes newest at once, if none of the states was changed by others meanwhile.
 ///
@@ -113,24 +113,49 @@ impl PyMany {
         })
     }
 
-    /// Ends the parts: what is to be committed to each, if anything; nothing at all if it was aborted.
-    pub(crate) fn take(&mut self, py: Python<'_>, how: &'static str) -> Vec<Option<Vec<u8>>> {
-        let was_ended = matches!(self.stage, Stage::Ended(_));
-        if !was_ended {
-            self.stage = Stage::Ended(how);
+    /// Ends the parts: what is to be committed to each, if anything; nothing at all if it or a part of it was aborted.
+    ///
+    /// # Errors
+    ///
+    /// `Busy`: another thread is in a part. Nothing has ended then.
+    pub(crate) fn take(
+        &mut self,
+        py: Python<'_>,
+        how: &'static str,
+    ) -> PyResult<Vec<Option<Vec<u8>>>> {
+        let mut was_ended = matches!(self.stage, Stage::Ended(_));
+        let mut values = Vec::new();
+        {
+            let mut parts = self.borrow_parts(py)?;
+            was_ended |= parts.iter().any(|part| part.was_aborted());
+            for part in &mut parts {
+                values.push(part.take(py, how).filter(|_| !was_ended));
+            }
         }
-        let parts = self.members.iter().map(|(_, part)| {
-            let value = part.borrow_mut(py).take(py, how);
-            value.filter(|_| !was_ended)
-        });
-        parts.collect()
+        if !matches!(self.stage, Stage::Ended(_)) {
+            self.stage = Stage::Ended(if was_ended { ABORTED } else { how });
+        }
+        Ok(values)
+    }
+
+    /// All parts at once, none of which another thread or a call further up is in.
+    fn borrow_parts<'py>(
+        &'py self,
+        py: Python<'py>,
+    ) -> PyResult<Vec<PyRefMut<'py, PyTransaction>>> {
+        let parts = self.members.iter();
+        let parts = parts.map(|(_, part)| part.bind(py).try_borrow_mut());
+        parts
+            .collect::<Result<_, _>>()
+            .map_err(|_| in_use("the transaction"))
     }
 
     fn names(&self, py: Python<'_>) -> String {
         let names = self
             .members
             .iter()
-            .map(|(_, part)| format!("`{}`", part.borrow(py).reader().name()));
+            .filter_map(|(_, part)| part.try_borrow(py).ok())
+            .map(|part| format!("`{}`", part.reader().name()));
         format!("states {}", names.collect::<Vec<_>>().join(", "))
     }
 
@@ -138,19 +163,32 @@ impl PyMany {
         if !matches!(self.stage, Stage::Own(..)) {
             return Ok(());
         }
+        let (is_aborted, values) = {
+            let mut parts = self.borrow_parts(py)?;
+            let is_aborted = parts.iter().any(|part| part.was_aborted());
+            let how = if is_aborted { ABORTED } else { "committed" };
+            let values = parts.iter_mut().map(|part| part.take(py, how));
+            (is_aborted, values.collect::<Vec<_>>())
+        };
         let Stage::Own(mut held, lenders) =
             std::mem::replace(&mut self.stage, Stage::Ended("committed"))
         else {
             return Ok(());
         };
-        let values = self.members.iter();
-        let values = values.map(|(_, part)| part.borrow_mut(py).take(py, "committed"));
-        let values: Vec<_> = values.collect();
+        if is_aborted {
+            // All of it or nothing.
+            give_back(held.abort(), &lenders);
+            self.stage = Stage::Ended(ABORTED);
+            return Err(ended(&self.names(py), ABORTED));
+        }
         let mut written = Vec::new();
         let mut ready = Ok(());
         for (index, value) in values.iter().enumerate() {
             let Some(value) = value else { continue };
-            let part = self.members[index].1.borrow(py);
+            let Ok(part) = self.members[index].1.try_borrow(py) else {
+                ready = ready.and(Err(in_use("the transaction")));
+                continue;
+            };
             if lenders[index].is_none() {
                 let name = part.reader().name().clone();
                 ready = ready.and(Err(raised(kstate::BeginError::ReadOnly { name })));
@@ -172,9 +210,14 @@ impl PyMany {
             Some(ManyOutcome::Committed { generations }) => {
                 let mut settled = Ok(());
                 for (index, generation) in written.into_iter().zip(generations.iter()) {
-                    let mut part = self.members[index].1.borrow_mut(py);
-                    part.note(generation.0);
-                    if self.durable {
+                    // Another thread may be in it since; it is committed all the same.
+                    let part = self.members[index].1.bind(py);
+                    if let Ok(mut part) = part.try_borrow_mut() {
+                        part.note(generation.0);
+                    }
+                    if self.durable
+                        && let Ok(part) = part.try_borrow()
+                    {
                         settled = settled.and(durable::settle(py, part.reader(), *generation));
                     }
                 }
@@ -193,10 +236,12 @@ impl PyMany {
             return;
         }
         for (_, part) in &self.members {
-            part.borrow_mut(py).take(py, "aborted");
+            // Who is in one finds out by the next call.
+            if let Ok(mut part) = part.try_borrow_mut(py) {
+                part.take(py, ABORTED);
+            }
         }
-        if let Stage::Own(held, lenders) =
-            std::mem::replace(&mut self.stage, Stage::Ended("aborted"))
+        if let Stage::Own(held, lenders) = std::mem::replace(&mut self.stage, Stage::Ended(ABORTED))
         {
             give_back(held.abort(), &lenders);
         }
@@ -206,8 +251,7 @@ impl PyMany {
 /// One that is forgotten is aborted.
 impl Drop for PyMany {
     fn drop(&mut self) {
-        if let Stage::Own(held, lenders) =
-            std::mem::replace(&mut self.stage, Stage::Ended("aborted"))
+        if let Stage::Own(held, lenders) = std::mem::replace(&mut self.stage, Stage::Ended(ABORTED))
         {
             give_back(held.abort(), &lenders);
         }
@@ -225,6 +269,10 @@ impl PyMany {
                 state.repr()?
             ))),
         }
+    }
+
+    fn __contains__(&self, state: &Bound<'_, PyAny>) -> bool {
+        self.members.iter().any(|(member, _)| member.is(state))
     }
 
     fn __len__(&self) -> usize {
@@ -252,7 +300,7 @@ impl PyMany {
             Stage::Own(held, _) => held.is_valid(),
             Stage::Lent => Python::attach(|py| {
                 let mut parts = self.members.iter();
-                parts.all(|(_, part)| part.borrow(py).is_valid())
+                parts.all(|(_, part)| part.try_borrow(py).is_ok_and(|part| part.is_valid()))
             }),
             Stage::Ended(_) => false,
         }

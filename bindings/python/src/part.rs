@@ -98,8 +98,9 @@ impl Part {
     ///
     /// Those of [`Input::of`].
     pub(crate) fn write(&mut self, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let value = Input::of(data, &self.reader)?.into_owned();
-        self.replace(data.py(), value);
+        let value = Input::of(data, &self.reader)?;
+        self.check(value.len())?;
+        self.replace(data.py(), value.into_owned());
         Ok(())
     }
 
@@ -128,17 +129,23 @@ impl Part {
     ///
     /// `TooLong`.
     pub(crate) fn resize(&mut self, py: Python<'_>, length: usize) -> PyResult<()> {
-        if length > MOST_BYTES {
-            return Err(raised(CommitError::TooLong {
-                name: self.reader.name().clone(),
-                length,
-                capacity: self.reader.capacity(),
-            }));
-        }
+        self.check(length)?;
         let mut value = self.current();
         value.resize(length, 0);
         self.replace(py, value);
         Ok(())
+    }
+
+    /// Before so much is copied.
+    fn check(&self, length: usize) -> PyResult<()> {
+        match length > MOST_BYTES {
+            false => Ok(()),
+            true => Err(raised(CommitError::TooLong {
+                name: self.reader.name().clone(),
+                length,
+                capacity: self.reader.capacity(),
+            })),
+        }
     }
 
     fn current(&self) -> Vec<u8> {
@@ -150,7 +157,6 @@ impl Part {
 
     /// The memory it is changed in from now on.
     fn page<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, Page>> {
-        self.is_dirty = true;
         if let Some(page) = &self.page {
             return Ok(page.bind(py).clone());
         }
@@ -167,6 +173,7 @@ impl Part {
     pub(crate) fn view<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyMemoryView>> {
         let page = self.page(py)?.into_any();
         let view = PyMemoryView::from(&page)?;
+        self.is_dirty = true;
         self.views.push(view.clone().unbind());
         Ok(view)
     }
@@ -187,7 +194,12 @@ impl Part {
         }
         let length = self.length();
         let page = self.page(py)?.into_any();
-        codec::edit(&self.codec, &self.reader, page, length)
+        let value = codec::edit(&self.codec, &self.reader, page, length)?;
+        self.is_dirty = true;
+        if let Ok(view) = value.cast::<PyMemoryView>() {
+            self.views.push(view.clone().unbind());
+        }
+        Ok(value)
     }
 
     /// A numpy array in place.
@@ -202,7 +214,9 @@ impl Part {
     ) -> PyResult<Bound<'py, PyAny>> {
         let page = self.page(py)?;
         let module = PyModule::import(py, "kstate._codec")?;
-        module.getattr("array")?.call1((page, dtype))
+        let array = module.getattr("array")?.call1((page, dtype))?;
+        self.is_dirty = true;
+        Ok(array)
     }
 
     /// Ends it: what is to be committed, if anything was written.

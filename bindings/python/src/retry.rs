@@ -13,7 +13,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::codec::Coded;
 use crate::durable;
-use crate::error::{exhausted, raised};
+use crate::error::{exhausted, in_use, raised};
 use crate::held_many::Member;
 use crate::input::duration;
 use crate::many::PyMany;
@@ -123,8 +123,11 @@ pub(crate) fn run(
 type Last = Mutex<Option<Py<PyTransaction>>>;
 
 fn note(py: Python<'_>, last: Option<Py<PyTransaction>>, generation: Generation) {
-    if let Some(last) = last {
-        last.borrow_mut(py).note(generation.0);
+    // One that another thread is in is not told; it has been committed all the same.
+    if let Some(last) = last
+        && let Ok(mut last) = last.try_borrow_mut(py)
+    {
+        last.note(generation.0);
     }
 }
 
@@ -142,8 +145,11 @@ fn attempt(
     let part = Part::new(open.reader.clone(), codec.clone(), base.0, is_doomed, value);
     let object = Bound::new(py, PyTransaction::lent(part)).map_err(TransactError::Aborted)?;
     let returned = function.call(py, object.as_any());
-    let value = object.borrow_mut().take(py, "committed");
+    let taken = object.try_borrow_mut();
+    let taken = taken.map(|mut object| object.take(py, "committed"));
     let returned = returned.map_err(TransactError::Aborted)?;
+    // Unless the function has left a thread in it.
+    let value = taken.map_err(|_| TransactError::Aborted(in_use("the transaction")))?;
     if let Some(value) = value {
         transaction.set(&value);
     }
@@ -252,8 +258,12 @@ fn attempt_many(
     let py = states.py();
     let object = Bound::new(py, PyMany::lent(states, values)?)?;
     let returned = function.call(py, object.as_any());
-    let written = object.borrow_mut().take(py, "committed");
-    Ok((returned?, written))
+    let taken = object.try_borrow_mut();
+    let taken = taken.map(|mut object| object.take(py, "committed"));
+    let returned = returned?;
+    // Unless the function has left a thread in it.
+    let written = taken.map_err(|_| in_use("the transaction"))??;
+    Ok((returned, written))
 }
 
 /// An exception aborts, and runs the function again if it had seen values that do not belong together. Not so what ends

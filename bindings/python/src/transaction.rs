@@ -34,6 +34,9 @@ pub(crate) struct PyTransaction {
     generation: Option<u64>,
 }
 
+/// How one has ended that was thrown away.
+pub(crate) const ABORTED: &str = "aborted";
+
 /// Whose it is to end.
 #[derive(Debug)]
 enum Stage {
@@ -76,6 +79,11 @@ impl PyTransaction {
             }
             Stage::Own(..) | Stage::Lent => value,
         }
+    }
+
+    /// Whether the program has thrown it away.
+    pub(crate) fn was_aborted(&self) -> bool {
+        matches!(self.stage, Stage::Ended(ABORTED))
     }
 
     /// Notes what a commit has made of it.
@@ -156,8 +164,7 @@ impl PyTransaction {
             return;
         }
         self.part.end(py);
-        if let Stage::Own(held, handles) =
-            std::mem::replace(&mut self.stage, Stage::Ended("aborted"))
+        if let Stage::Own(held, handles) = std::mem::replace(&mut self.stage, Stage::Ended(ABORTED))
         {
             handles.give_back(held.abort());
         }
@@ -167,8 +174,7 @@ impl PyTransaction {
 /// One that is forgotten is aborted.
 impl Drop for PyTransaction {
     fn drop(&mut self) {
-        if let Stage::Own(held, handles) =
-            std::mem::replace(&mut self.stage, Stage::Ended("aborted"))
+        if let Stage::Own(held, handles) = std::mem::replace(&mut self.stage, Stage::Ended(ABORTED))
         {
             handles.give_back(held.abort());
         }

@@ -140,5 +140,10 @@ pub(crate) fn for_value<'py, W: Waitable + Sync>(
         if holds.call1((&snapshot,))?.is_truthy()? {
             return Ok(Some(snapshot));
         }
+        // Where versions come faster than it looks at them, no wait is there to end.
+        py.check_signals()?;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Ok(None);
+        }
     }
 }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import os
+import pickle
 import threading
 import time
 
@@ -199,3 +201,29 @@ def test_a_view_is_followed(state: kstate.State) -> None:
         assert bytes(await first(changes)) == b"y"
 
     asyncio.run(main())
+
+
+def test_what_nobody_asks_for_is_not_kept(state: kstate.State) -> None:
+    async def main() -> None:
+        changes = state.changes()
+        state.write(b"first")
+        assert bytes(await first(changes)) == b"first"
+        for number in range(200):
+            state.write(str(number).encode())
+            await asyncio.sleep(0.001)
+        assert bytes(await first(changes)) == b"199"
+        more = asyncio.create_task(changes.__anext__())
+        await asyncio.sleep(0.05)
+        assert not more.done()
+        state.write(b"more")
+        assert bytes(await more) == b"more"
+
+    asyncio.run(main())
+
+
+def test_an_iterator_is_neither_copied_nor_pickled(state: kstate.State) -> None:
+    changes = state.changes()
+    with pytest.raises(TypeError, match="event loop"):
+        copy.copy(changes)
+    with pytest.raises(TypeError, match="event loop"):
+        pickle.dumps(changes)

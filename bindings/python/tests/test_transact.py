@@ -261,3 +261,41 @@ def test_what_is_no_function_or_state_is_refused(number: kstate.State) -> None:
         kstate.transact(lambda tx: None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="states"):
         kstate.transact()
+
+
+def test_what_only_begins_when_called_is_refused(number: kstate.State) -> None:
+    async def later(tx: kstate.Transaction) -> None:
+        tx.value += 1
+
+    def one_by_one(tx: kstate.Transaction) -> Any:
+        yield tx.value
+
+    for function in (later, one_by_one):
+        with pytest.raises(TypeError, match="only begins"):
+            number.transact(function)
+    assert number.generation == 1
+
+
+def test_a_part_that_is_aborted_takes_all_with_it(number: kstate.State, name: str) -> None:
+    with kstate.subscribe(name + ".other", write=True, format="<q") as other:
+        other.set(0)
+        with pytest.raises(kstate.Closed, match="aborted"):
+            with kstate.transaction(number, other) as tx:
+                assert number in tx and other in tx and object() not in tx
+                try:
+                    with tx[number] as part:
+                        part.value -= 10
+                        raise ValueError
+                except ValueError:
+                    pass
+                tx[other].value += 10
+
+        @kstate.transact(number, other)
+        def move(tx: kstate.Transactions) -> str:
+            tx[other].value += 10
+            tx[number].abort()
+            return "done"
+
+        assert move() == "done"
+        assert number.get() == 0 and other.get() == 0
+        assert number.generation == 1 and other.generation == 1

@@ -16,6 +16,14 @@ class Gps(ctypes.Structure):
     _fields_ = [("lat", ctypes.c_double), ("lon", ctypes.c_double), ("fix", ctypes.c_uint32)]
 
 
+class Pointing(ctypes.Structure):
+    _fields_ = [("there", ctypes.c_char_p)]
+
+
+class PointingMore(Pointing):
+    _fields_ = [("here", ctypes.c_int)]
+
+
 def test_a_format_of_one_field_is_that_and_of_several_a_tuple(name: str) -> None:
     with kstate.subscribe(name, write=True, format="<d") as speed:
         assert speed.get() is None and speed.capacity == 8
@@ -123,10 +131,16 @@ def test_a_version_of_another_length_is_an_error_that_names_both(name: str) -> N
         ({"format": 7}, TypeError),
         ({"format": "\ud800"}, UnicodeError),
         ({"format": "<4097s"}, kstate.TooLong),
+        ({"format": "2000000000B"}, ValueError),
         ({"format": "9999999999999999999s"}, (struct.error, OverflowError)),
         ({"type": int}, TypeError),
         ({"type": Gps(1, 2, 3)}, TypeError),
         ({"type": ctypes.c_void_p}, TypeError),
+        ({"type": ctypes.POINTER(ctypes.c_int)}, TypeError),
+        ({"type": ctypes.CFUNCTYPE(None)}, TypeError),
+        ({"type": ctypes.py_object * 1}, TypeError),
+        ({"type": Pointing}, TypeError),
+        ({"type": PointingMore}, TypeError),
         ({"type": ctypes.c_uint8 * 0}, ValueError),
         ({"type": ctypes.c_uint8 * 5000}, kstate.TooLong),
         ({"dtype": "no such"}, TypeError),
@@ -170,3 +184,32 @@ def test_without_numpy_all_else_works(name: str, run: Callable[..., str]) -> Non
 
 def test_importing_kstate_does_not_import_numpy(run: Callable[..., str]) -> None:
     assert run("import sys, kstate; print('numpy' in sys.modules)") == "False\n"
+
+
+def test_a_struct_is_edited_as_bytes(name: str) -> None:
+    with kstate.subscribe(name, write=True, format="<ii") as state:
+        state.set((1, 2))
+        with state.transaction() as tx:
+            view = tx.edit()
+            view[4] = 7
+        assert state.get() == (1, 7)
+        with pytest.raises(ValueError):
+            view[0] = 1
+
+
+def test_an_edit_that_is_refused_writes_nothing(name: str) -> None:
+    with kstate.subscribe(name, write=True) as state:
+        state.write(b"abc")
+        with state.transaction() as tx:
+            with pytest.raises(ValueError):
+                tx.array("<f8")
+            assert not tx.dirty
+        assert tx.generation is None and state.generation == 1
+
+
+def test_what_is_far_too_long_is_not_copied(name: str) -> None:
+    with kstate.subscribe(name, write=True) as state:
+        tx = state.transaction()
+        with pytest.raises(kstate.TooLong):
+            tx.write(bytes(65537))
+        tx.abort()

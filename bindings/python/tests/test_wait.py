@@ -77,6 +77,20 @@ def test_a_value_is_waited_for(name: str) -> None:
             state.wait_for(lambda now: 1 / 0)
 
 
+def test_a_wait_for_a_value_ends_beside_a_writer_that_is_faster_than_the_function(name: str) -> None:
+    with kstate.subscribe(name, write=True, format="<i") as state:
+        state.set(0)
+
+        def never(_: kstate.Snapshot) -> bool:
+            # There is always another version already.
+            state.set(0)
+            return False
+
+        start = time.monotonic()
+        assert state.wait_for(never, timeout=0.1) is None
+        assert time.monotonic() - start < 10
+
+
 def test_a_watch_gives_the_newest_and_then_each_change(state: kstate.State) -> None:
     state.write(b"0")
     watch = state.watch(timeout=20)

@@ -145,6 +145,33 @@ def test_values_that_use_the_transaction_they_are_for_are_borne(name: str) -> No
         tx.abort()
 
 
+def test_values_that_end_the_transaction_they_are_a_part_of_are_borne(name: str) -> None:
+    class Ending:
+        def __init__(self, end: Callable[[], object]) -> None:
+            self.end = end
+
+        def __index__(self) -> int:
+            self.end()
+            return 5
+
+    with kstate.subscribe(name, write=True, format="<i") as state:
+        tx = kstate.transaction(state)
+        with pytest.raises(kstate.Busy):
+            tx[state].value = Ending(tx.commit)
+        tx[state].value = Ending(lambda: repr(tx))
+        tx[state].value = Ending(tx.abort)
+        with pytest.raises(kstate.Closed):
+            tx.commit()
+        assert state.generation == 0
+
+        @kstate.transact(state)
+        def nested(tx: kstate.Transactions) -> None:
+            tx[state].value = Ending(lambda: tx[state])
+
+        nested()
+        assert state.get() == 5
+
+
 def test_random_calls_with_random_arguments_end_no_process(name: str, run: Callable[..., str]) -> None:
     said = run(
         """

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kstate::{Generation, Interrupt, Wait, Waited};
+use kstate::{Generation, Interrupt, Wait, Waited, WatchError};
 use kstate_tests::{Daemon, Ended, Kind, PATIENCE, Sleeper, both_transports, eventually};
 
 use crate::{AT_ONCE, await_waiters, waiters, writer};
@@ -91,6 +91,30 @@ fn a_wait_for_a_generation_sleeps_through_those_before() {
             .timeout(SHORT)
             .for_generation(&state, Generation(6));
         assert_eq!(later.unwrap(), Waited::TimedOut);
+    });
+}
+
+#[test]
+fn a_wait_for_a_value_ends_beside_a_writer_that_is_faster_than_who_looks() {
+    both_transports(|daemon| {
+        let mount = daemon.library();
+        let state = writer(&mount, "x");
+        state.publish(&0).unwrap();
+        // There is always another version already.
+        let never = |_: &u64| {
+            state.publish(&0).unwrap();
+            false
+        };
+        let start = Instant::now();
+        let found = Wait::new().timeout(SHORT).for_value(&state, never).unwrap();
+        assert!(found.is_none() && start.elapsed() < PATIENCE);
+        let interrupt = Interrupt::new();
+        interrupt.raise();
+        let ended = Wait::new()
+            .interrupted_by(&interrupt)
+            .for_value(&state, |_| false)
+            .map(drop);
+        assert!(matches!(ended, Err(WatchError::Interrupted)), "{ended:?}");
     });
 }
 

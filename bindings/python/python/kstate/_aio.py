@@ -6,6 +6,7 @@ import asyncio
 import collections
 import errno
 import weakref
+from typing import NoReturn
 
 from . import _kstate
 from ._errors import Deleted
@@ -80,12 +81,14 @@ class Changes:
     :class:`Deleted` is raised. One task at a time may ask for the next.
     """
 
+    _hub: _Hub | None = None
+
     def __init__(self, view: _kstate.View) -> None:
         self._view = view
-        self._hub: _Hub | None = None
         self._key = 0
         self._seen = 0
-        self._news: list[_kstate.Change] = []
+        # One is enough: whatever it tells of, the newest version is looked at.
+        self._news: _kstate.Change | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -104,21 +107,17 @@ class Changes:
             self._key = hub.add(self, self._view)
             self._hub = hub
         while True:
-            while not self._news:
+            while (change := self._news) is None:
                 await self._more(loop)
-            change = self._news.pop(0)
-            if change.error is not None or change.kind == "deleted":
-                self._hub = None
-                self._news.clear()
+            if _is_last(change):
+                self._leave()
+                self._news = None
                 raise change.error or Deleted(*_deleted(self._view.name))
-            try:
-                snapshot = self._view.snapshot()
-            except BaseException:
-                # It is told of again.
-                self._news.insert(0, change)
-                raise
+            # Still there if that fails: it is told of again.
+            snapshot = self._view.snapshot()
+            self._news = None
             # What has come since it was told of has been read with it.
-            if snapshot.generation != self._seen or change.kind == "overdue":
+            if snapshot.generation != self._seen or (change.kind == "overdue" and snapshot.overdue):
                 self._seen = snapshot.generation
                 return snapshot
 
@@ -138,7 +137,8 @@ class Changes:
         self._wake()
 
     def _tell(self, change: _kstate.Change) -> None:
-        self._news.append(change)
+        if self._news is None or not _is_last(self._news):
+            self._news = change
         self._wake()
 
     def _wake(self) -> None:
@@ -154,8 +154,15 @@ class Changes:
         if self._hub is not None:
             self._hub.forget(self._key)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an iterator over changes belongs to its event loop; make another with State.changes")
+
     def __repr__(self) -> str:
         return f"<kstate.Changes of {self._view.name}>"
+
+
+def _is_last(change: _kstate.Change) -> bool:
+    return change.error is not None or change.kind == "deleted"
 
 
 def _deleted(name: str) -> tuple[int, str]:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
+from _ctypes import CFuncPtr
 from collections.abc import Callable
 from typing import Any
+
+
+# No page of any machine is longer.
+_MOST_BYTES = 65536
 
 
 class Codec:
@@ -54,6 +59,8 @@ def _struct(format: str | bytes) -> Codec:
     text = f"the struct format {packing.format!r}"
     if packing.size == 0:
         raise ValueError(f"{text} has no bytes; a value has at least one")
+    if packing.size > _MOST_BYTES:
+        raise ValueError(f"{text} has {packing.size} bytes; a state holds a page")
     fields = len(packing.unpack(bytes(packing.size)))
     if fields == 1:
         decode: Callable[[Any], Any] = lambda data: packing.unpack(data)[0]  # noqa: E731
@@ -68,7 +75,7 @@ def _struct(format: str | bytes) -> Codec:
         unit=1,
         decode=decode,
         encode=encode,
-        edit=lambda view: view,
+        edit=memoryview,
     )
 
 
@@ -79,7 +86,7 @@ def _ctype(type_: Any) -> Codec:
     size = ctypes.sizeof(type_)
     if size == 0:
         raise ValueError(f"{text} has no bytes; a value has at least one")
-    if getattr(type_, "_type_", "") in ("P", "z", "Z", "O"):
+    if _holds_addresses(type_):
         raise TypeError(f"{text} holds addresses, which mean nothing to another process")
 
     def encode(value: Any) -> Any:
@@ -97,6 +104,17 @@ def _ctype(type_: Any) -> Codec:
         encode=encode,
         edit=kind.from_buffer,
     )
+
+
+def _holds_addresses(type_: Any) -> bool:
+    if issubclass(type_, (ctypes._Pointer, CFuncPtr)):
+        return True
+    if issubclass(type_, ctypes.Array):
+        return _holds_addresses(type_._type_)
+    if issubclass(type_, (ctypes.Structure, ctypes.Union)):
+        bases = (base.__dict__.get("_fields_", ()) for base in type_.__mro__)
+        return any(_holds_addresses(field[1]) for fields in bases for field in fields)
+    return getattr(type_, "_type_", "") in ("P", "z", "Z", "O")
 
 
 def _numpy(dtype: Any) -> Codec:

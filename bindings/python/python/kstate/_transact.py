@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from . import _kstate
@@ -72,6 +73,8 @@ def _decorated(run: Run, function: Callable[..., Any] | None) -> Any:
         return lambda function: _decorated(run, function)
     if not callable(function):
         raise TypeError(f"a function is run, and not {function!r}")
+    if any(is_one(function) for is_one in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)):
+        raise TypeError(f"{function!r} only begins when it is called; a transaction is over when its function returns")
 
     @functools.wraps(function)
     def changed(*arguments: Any, **keywords: Any) -> Any:

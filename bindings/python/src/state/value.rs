@@ -142,12 +142,20 @@ impl PyState {
             let this = slf.borrow();
             let reader = &this.open()?.reader;
             let bytes = read(slf.py(), reader, &this.length)?;
+            if bytes.as_bytes().is_empty() {
+                // Whether that was written is told by the same look.
+                let now = reader.snapshot().map_err(raised)?;
+                let bytes = PyBytes::new(slf.py(), &now.value);
+                let (length, written) = (now.value.len(), !now.generation().is_never());
+                let (reader, codec) = (reader.clone(), this.codec.clone());
+                drop(this);
+                return codec::decode(&codec, &reader, bytes.into_any(), length, written);
+            }
             // Python code runs next, which may close the handle.
             (bytes, reader.clone(), this.codec.clone())
         };
         let length = bytes.as_bytes().len();
-        let written = length > 0 || !reader.generation().is_never();
-        codec::decode(&codec, &reader, bytes.into_any(), length, written)
+        codec::decode(&codec, &reader, bytes.into_any(), length, true)
     }
 
     /// Publishes ``data`` as the newest version, whatever was there, and returns its generation.
