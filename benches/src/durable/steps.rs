@@ -5,6 +5,7 @@
 use std::ffi::c_void;
 
 use kstate::State;
+use kstate_sys::abi::SLOTS_PER_GROUP;
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -52,9 +53,10 @@ fn count<const WORDS: usize>(state: &State<[u64; WORDS]>) -> Result<Count> {
         ForkResult::Child => {
             let mark = || raise(Signal::SIGSTOP).is_ok();
             if ptrace::traceme().is_ok() && mark() {
-                // Claims slots of its own, once.
-                publish_one(state);
-                publish_one(state);
+                // Claims slots of its own, and fills each: what is new there is stored the first time.
+                for _ in 0..2 * SLOTS_PER_GROUP {
+                    publish_one(state);
+                }
                 // Between these nothing, and between these what counts.
                 mark();
                 mark();
