@@ -33,6 +33,27 @@ pub(crate) fn shared(path: &Path, length: usize) -> std::io::Result<MmapRaw> {
     MmapOptions::new().len(length).map_raw(&file)
 }
 
+/// What a ring of values does, whether it checks or not.
+pub(crate) trait Ring<const W: usize> {
+    /// The newest value, as far as the ring knows.
+    fn read_into(&self, place: &mut Value<W>);
+
+    /// Makes `value` the newest.
+    fn publish(&self, value: &Value<W>);
+}
+
+impl<const W: usize> Ring<W> for Bare<W> {
+    #[inline(always)]
+    fn read_into(&self, place: &mut Value<W>) {
+        self.read_into(place);
+    }
+
+    #[inline(always)]
+    fn publish(&self, value: &Value<W>) {
+        self.publish(value);
+    }
+}
+
 /// A ring of values in a mapping that another process may share.
 ///
 /// # Invariants

@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use memmap2::MmapRaw;
 
+use super::ring::{Copying, publishing};
 use super::{Kind, Peer};
 use crate::Result;
 use crate::bare;
-use crate::capability::{By, Can, Publishes, Reads, Source, To};
+use crate::capability::{By, Can, Publishes, Reads};
 use crate::site::{Home, Site};
-use crate::value::{Place, Value, for_size};
+use crate::value::{Value, for_size};
 
 /// The ring.
 #[derive(Debug)]
@@ -95,7 +96,9 @@ impl<const W: usize> Ring<W> {
         // SAFETY: invariant 1: the slot is behind its tag.
         (tag, unsafe { start.add(LINE) }.cast())
     }
+}
 
+impl<const W: usize> bare::Ring<W> for Ring<W> {
     /// The newest value; again while it is overtaken.
     #[inline]
     fn read_into(&self, place: &mut Value<W>) {
@@ -138,28 +141,10 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
     Ok(Arc::new(()))
 }
 
-struct Copying<const W: usize> {
-    ring: Ring<W>,
-    place: Box<Place<W>>,
-}
-
-impl<const W: usize> Source<W> for Copying<W> {
-    #[inline(always)]
-    fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
-        self.ring.read_into(&mut self.place);
-        Ok(look(&self.place))
-    }
-}
-
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
-    let (ring, place) = (Ring::<W>::open(site)?, Place::new());
-    Ok(Box::new(By(Copying { ring, place })))
+    Ok(Box::new(By(Copying::of(Ring::<W>::open(site)?))))
 }
 
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
-    let ring = Ring::<W>::open(site)?;
-    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
-        ring.publish(value);
-        Ok(())
-    })))
+    Ok(publishing(Ring::<W>::open(site)?))
 }

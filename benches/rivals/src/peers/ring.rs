@@ -7,7 +7,7 @@ use kstate_sys::clock::{Clock, Ticks};
 
 use super::{Kind, Peer};
 use crate::Result;
-use crate::bare::Bare;
+use crate::bare::{self, Bare};
 use crate::capability::{By, Can, Follows, PATIENCE, Publishes, Reads, Source, To, lacks};
 use crate::place::{processors, reader};
 use crate::site::{Home, Site};
@@ -68,13 +68,20 @@ fn home<const W: usize>(site: &Site) -> Can<Home> {
     Ok(Arc::new(()))
 }
 
-/// The ring, and the place in the program where values go.
-struct Copying<const W: usize> {
-    ring: Bare<W>,
+/// A ring, and the place in the program where values go.
+pub(super) struct Copying<R, const W: usize> {
+    ring: R,
     place: Box<Place<W>>,
 }
 
-impl<const W: usize> Source<W> for Copying<W> {
+impl<R: bare::Ring<W>, const W: usize> Copying<R, W> {
+    pub(super) fn of(ring: R) -> Self {
+        let place = Place::new();
+        Self { ring, place }
+    }
+}
+
+impl<O: bare::Ring<W>, const W: usize> Source<W> for Copying<O, W> {
     #[inline(always)]
     fn copy_out<R>(&mut self, look: impl FnOnce(&Value<W>) -> R) -> Result<R> {
         self.ring.read_into(&mut self.place);
@@ -83,17 +90,21 @@ impl<const W: usize> Source<W> for Copying<W> {
 }
 
 fn reads<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
-    let ring = Bare::<W>::open(&site.file_of("ring")?)?;
-    let place = Place::new();
-    Ok(Box::new(By(Copying { ring, place })))
+    Ok(Box::new(By(Copying::of(Bare::<W>::open(
+        &site.file_of("ring")?,
+    )?))))
 }
 
 fn publishes<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
-    let ring = Bare::<W>::open(&site.file_of("ring")?)?;
-    Ok(Box::new(To::<_, W>::new(move |value: &Value<W>| {
+    Ok(publishing(Bare::<W>::open(&site.file_of("ring")?)?))
+}
+
+/// Publishes to a ring.
+pub(super) fn publishing<const W: usize>(ring: impl bare::Ring<W> + 'static) -> Box<dyn Publishes> {
+    Box::new(To::<_, W>::new(move |value: &Value<W>| {
         ring.publish(value);
         Ok(())
-    })))
+    }))
 }
 
 /// Compared with the machine's own once a process.
@@ -116,7 +127,7 @@ fn publishes_stamped<const W: usize>(site: &Site) -> Can<Box<dyn Publishes>> {
 
 /// Copies out, and says how long ago that was published.
 struct Aging<const W: usize> {
-    of: Copying<W>,
+    of: Copying<Bare<W>, W>,
     clock: Clock,
 }
 
@@ -135,11 +146,9 @@ impl<const W: usize> Source<W> for Aging<W> {
 
 fn reads_aged<const W: usize>(site: &Site) -> Can<Box<dyn Reads>> {
     let ring = Bare::<W>::open(&site.file_of("ring")?)?;
-    let place = Place::new();
-    let clock = clock();
     Ok(Box::new(By(Aging {
-        of: Copying { ring, place },
-        clock,
+        of: Copying::of(ring),
+        clock: clock(),
     })))
 }
 
